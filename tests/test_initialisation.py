@@ -1,0 +1,116 @@
+"""The toolbox's initialisers leave UBN meaning what they mean for BatchNorm."""
+
+import copy
+import math
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule, build_norm_layer
+from mmdet.models import ResNet
+from mmengine.model import constant_init
+from torch import nn
+
+from ubn_mmdet import UBN
+
+STARTS = {
+    'batchnorm': {},
+    'small': {'initial_weight': 0.1},
+    "authors'": {'initial_weight': 0, 'initial_spatial': 'kaiming'},
+}
+
+
+def resnet(norm: str = 'UBN', zero_init_residual: bool = False, **settings) -> ResNet:
+    torch.manual_seed(0)
+    model = ResNet(
+        18,
+        norm_cfg={'type': norm, 'requires_grad': True} | settings,
+        norm_eval=False,
+        zero_init_residual=zero_init_residual,
+    )
+    model.init_weights()
+    return model
+
+
+def norms(model: nn.Module) -> dict[str, UBN]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, UBN)}
+
+
+def is_last_of_block(name: str) -> bool:
+    return name.startswith('layer') and name.endswith('bn2')
+
+
+@pytest.mark.parametrize('start', STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize('zero_init_residual', [False, True])
+def test_a_resnet_starts_as_it_was_told(start, zero_init_residual):
+    layers = norms(resnet(zero_init_residual=zero_init_residual, **start))
+    assert len(layers) == 20
+    for name, layer in layers.items():
+        zeroed = zero_init_residual and is_last_of_block(name)
+        weight = 0 if zeroed else start.get('initial_weight', 1)
+        assert torch.equal(layer.weight, torch.full_like(layer.weight, weight)), name
+        assert not layer.bias.any() and not layer.centering_weight.any()
+        assert not layer.scaling_weight.any() and (layer.scaling_bias == 1).all()
+        if start.get('initial_spatial') != 'kaiming':
+            assert not layer.spatial_weight.any()
+
+
+def test_the_kaiming_start_has_the_stated_deviation():
+    torch.manual_seed(0)
+    for c, k in [(512, 3), (256, 5)]:
+        weight = UBN(c, kernel_size=k, initial_spatial='kaiming').spatial_weight
+        want = 1 / (1 + math.exp(-1)) * math.sqrt(2 / (k * k * c))
+        assert abs(weight.std() / want - 1) < 0.05 and abs(weight.mean()) < want / 10
+
+
+@pytest.mark.parametrize('zero_init_residual', [False, True])
+def test_a_fresh_ubn_resnet_is_the_batchnorm_resnet(zero_init_residual):
+    ours, theirs = (resnet(n, zero_init_residual).double() for n in ('UBN', 'BN'))
+    state = ours.state_dict()
+    for name, value in theirs.state_dict().items():  # the same names, the same draws
+        assert torch.equal(state[name], value), name
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for training in (True, False):
+        ours.train(training), theirs.train(training)
+        for y, expected in zip(ours(x), theirs(x), strict=True):
+            torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize('start', STARTS.values(), ids=STARTS)
+def test_a_conv_module_does_not_overwrite_the_start(start):
+    module = ConvModule(3, 8, 3, norm_cfg={'type': 'UBN'} | start)
+    assert module.norm_name == 'bn'
+    module.init_weights()
+    assert (module.bn.weight == start.get('initial_weight', 1)).all()
+
+
+def test_build_norm_layer_honours_requires_grad():
+    name, layer = build_norm_layer({'type': 'UBN', 'requires_grad': False}, 8, 2)
+    assert name == 'bn2' and layer.eps == 1e-5
+    assert not any(parameter.requires_grad for parameter in layer.parameters())
+
+
+class TestInitialWeight:
+    """The parameter that reads "filled with one" as its own start."""
+
+    def test_obeys_every_value_but_one(self):
+        layer = UBN(4, initial_weight=0.1)
+        constant_init(layer, 0.5)
+        assert (layer.weight == 0.5).all()
+        constant_init(layer, 1)
+        assert (layer.weight == 0.1).all()
+
+    def test_survives_a_deepcopy_before_its_first_use(self):
+        layer = copy.deepcopy(UBN(4, initial_weight=0.1))
+        constant_init(layer, 1)
+        assert (layer.weight == 0.1).all()
+
+    def test_is_an_ordinary_parameter_once_used(self):
+        layer = UBN(4, initial_weight=0.1)
+        layer(torch.randn(2, 4, 3, 3))
+        assert type(layer.weight) is nn.Parameter
+
+    def test_saves_as_a_plain_tensor(self, tmp_path):
+        layer = UBN(4, initial_weight=0.1)
+        torch.save(layer.state_dict(), tmp_path / 'state.pth')
+        state = torch.load(tmp_path / 'state.pth', weights_only=True)
+        assert type(state['weight']) is torch.Tensor

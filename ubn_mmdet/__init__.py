@@ -1,0 +1,28 @@
+"""Unified Batch Normalization (arXiv 2311.15993) for MMDetection 3.x.
+
+Importing this package registers ``UBN`` as a norm layer wherever MMEngine is installed:
+``norm_cfg=dict(type='UBN')``. The layer itself needs PyTorch alone.
+"""
+
+import warnings
+
+from .layers import UBN
+from .mm.toolbox import mmengine_problem
+from .version import __version__
+
+__all__ = ['UBN', '__version__']
+
+
+def _register() -> None:
+    """Register the layers, or say why the toolbox that is installed cannot have them."""
+    from importlib.util import find_spec
+
+    if find_spec('mmengine') is None:
+        return
+    if problem := mmengine_problem():
+        warnings.warn(f'UBN is not registered: {problem}', stacklevel=3)
+        return
+    from .mm import register  # noqa: F401
+
+
+_register()

@@ -1,0 +1,162 @@
+"""The closed form of Unified Batch Normalization, as pure functions on tensors.
+
+Source: "Unified Batch Normalization", arXiv 2311.15993. The definition's stages
+(condensation, centering, statistics, scaling, affine) need no pass of their own: up to
+the depthwise convolution the layer is an affine map of ``x`` for each sample and channel,
+and all its coefficients follow from the mean ``K`` and the biased variance ``V`` of each
+sample and channel over positions. docs/how-it-works.md derives this.
+
+Shapes: ``x`` is ``(N, C, H, W)``; ``K`` and ``V`` are ``(N, C)``; statistics and
+parameters are ``(C,)``. Everything but ``x`` and the result of the two ``apply``
+functions is in :func:`compute_dtype`, at least float32: sums of float16 overflow.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CONDENSATION_SAMPLES = 16
+INITIAL_SCALING_BIAS = 1.0
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of statistics and coefficients for input ``x``: float32 or wider."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+# --- moments: the only reduction over positions -------------------------------------
+
+
+def spatial_mean(x: Tensor) -> Tensor:
+    """``K``: the mean of each sample and channel over positions, ``(N, C)``.
+
+    Zero where there are no positions.
+    """
+    if x.numel() == 0:
+        return x.new_zeros(x.shape[:2], dtype=compute_dtype(x))
+    return x.mean(dim=(2, 3), dtype=compute_dtype(x))
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``K, V``: mean and biased variance of each sample and channel, ``(N, C)`` each.
+
+    Zero where there are no positions.
+    """
+    if x.numel() == 0:
+        zeros = x.new_zeros(x.shape[:2], dtype=compute_dtype(x))
+        return zeros, zeros
+    var, mean = torch.var_mean(x.to(compute_dtype(x)), dim=(2, 3), correction=0)
+    return mean, var
+
+
+# --- condensation: how alike the samples of a batch are -----------------------------
+
+
+def flat_similarity(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
+    """Sum of the cosines between samples flattened over C, H, W, and the pairs' number.
+
+    Over all ordered pairs of different samples among the first 16. With
+    ``u = sum_n x_n / |x_n|`` the sum is ``|u|^2 - n``, and ``|x_n|^2`` is
+    ``H*W * sum_c (V + K^2)``: one read of ``x``, no tensor of pairs. A sample of zeros
+    has cosine 0 with every other. Not differentiated.
+    """
+    n = min(len(x), CONDENSATION_SAMPLES)
+    with torch.no_grad():
+        x, mean, var = x[:n], mean[:n], var[:n]
+        norm = (x.shape[2] * x.shape[3] * (var + mean.square()).sum(dim=1)).sqrt()
+        inverse = _inverse_or_zero(norm)
+        u = torch.einsum('n,nchw->chw', inverse, x.to(inverse.dtype))
+        return u.square().sum() - (inverse > 0).sum(), n * (n - 1)
+
+
+def pooled_similarity(mean: Tensor) -> tuple[Tensor, int]:
+    """As :func:`flat_similarity`, between the samples' mean vectors ``K``."""
+    direction, n = pooled_direction(mean)
+    with torch.no_grad():
+        alone = (mean[:n] != 0).any(dim=1).sum()
+        return direction.square().sum() - alone, n * (n - 1)
+
+
+def pooled_direction(mean: Tensor) -> tuple[Tensor, int]:
+    """``sum_n K_n / |K_n|`` over the first 16 samples, ``(C,)``, and their number."""
+    n = min(len(mean), CONDENSATION_SAMPLES)
+    with torch.no_grad():
+        inverse = _inverse_or_zero(mean[:n].norm(dim=1))
+        return inverse @ mean[:n], n
+
+
+def condensation(similarity: Tensor, pairs: int) -> Tensor:
+    """The mean cosine over ordered pairs, a scalar; 1 when there is no pair."""
+    return similarity / pairs if pairs else torch.ones_like(similarity)
+
+
+def _inverse_or_zero(norm: Tensor) -> Tensor:
+    return torch.where(norm > 0, norm.reciprocal(), 0)
+
+
+# --- statistics and coefficients: (N, C) tensors, cheap -----------------------------
+
+
+def batch_statistics(
+    mean: Tensor, var: Tensor, centering: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of the centred input over N, H, W, ``(C,)`` each.
+
+    ``centering`` is ``a = 1 + w_m``. The variance is that within samples plus that
+    between them: never negative, and free of the cancellation of ``E[x^2] - E[x]^2``.
+    """
+    between = mean.var(dim=0, correction=0)
+    return centering * mean.mean(dim=0), var.mean(dim=0) + centering**2 * between
+
+
+def scaling_gate(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``s = sigmoid(w_v * GAP + w_b) / sigmoid(b0)``, ``(N, C)``.
+
+    ``b0`` is the initial value of ``w_b``: a fresh gate is exactly one.
+    """
+    return torch.sigmoid(weight * pooled + bias) * (1 + math.exp(-INITIAL_SCALING_BIAS))
+
+
+def spatial_kernel(weight: Tensor, spatial_weight: Tensor) -> Tensor:
+    """The depthwise kernel ``weight * delta + spatial_weight``, ``(C, k, k)``."""
+    pad = spatial_weight.shape[-1] // 2
+    return F.pad(weight[:, None, None], (pad,) * 4) + spatial_weight
+
+
+# --- apply: the only pass that writes -----------------------------------------------
+
+
+def apply_pointwise(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``scale * x + shift`` in the dtype of ``x``; coefficients ``(N, C)`` or ``(C,)``."""
+    return (x * _over_positions(scale) + _over_positions(shift)).to(x.dtype)
+
+
+def apply_depthwise(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    gate: Tensor | None,
+) -> Tensor:
+    """``gate * (depthwise(scale * x + shift; kernel) + bias)`` in the dtype of ``x``.
+
+    The convolution pads the normalised map with zeros, ``k // 2`` on each side, as the
+    definition does. ``scale`` and ``shift`` are ``(N, C)`` or ``(C,)``, ``kernel`` is
+    ``(C, k, k)``, ``bias`` ``(C,)``, ``gate`` ``(N, C)`` or None for one.
+    """
+    normalized = x * _over_positions(scale) + _over_positions(shift)
+    y = F.conv2d(
+        normalized,
+        kernel[:, None].to(normalized.dtype),
+        bias.to(normalized.dtype),
+        padding=kernel.shape[-1] // 2,
+        groups=len(kernel),
+    )
+    return (y if gate is None else y * _over_positions(gate)).to(x.dtype)
+
+
+def _over_positions(coefficient: Tensor) -> Tensor:
+    return coefficient[..., None, None]

@@ -1,0 +1,36 @@
+"""Checks of constructor arguments: each names the value and what is allowed."""
+
+from collections.abc import Callable, Collection
+from numbers import Real
+
+
+def check_choice(name: str, value: object, allowed: Collection) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        choices = ' or '.join(map(repr, allowed))
+        raise ValueError(f'{name} must be {choices}, got {value!r}')
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f'{name} must be True or False, got {value!r}')
+
+
+def check_count(name: str, value: object, *, odd: bool = False) -> None:
+    """Raise unless ``value`` is a positive, if asked odd, integer."""
+    kind = 'a positive odd integer' if odd else 'a positive integer'
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f'{name} must be {kind}, got {value!r}')
+    if value < 1 or (odd and value % 2 == 0):
+        raise ValueError(f'{name} must be {kind}, got {value!r}')
+
+
+def check_number(
+    name: str, value: object, within: Callable[[float], bool], allowed: str
+) -> None:
+    """Raise unless ``value`` is a real number for which ``within`` holds."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f'{name} must be {allowed}, got {value!r}')
+    if not within(value):
+        raise ValueError(f'{name} must be {allowed}, got {value!r}')

@@ -1,0 +1,5 @@
+"""Checks of the installed toolbox: none yet."""
+
+
+def mmengine_problem():
+    return None
