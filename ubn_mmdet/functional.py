@@ -52,44 +52,52 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # --- condensation: how alike the samples of a batch are -----------------------------
+#
+# In two steps, because summaries of disjoint sets of samples add up, condensations do not.
 
 
-def flat_similarity(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
-    """Sum of the cosines between samples flattened over C, H, W, and the pairs' number.
+def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Sum of the cosines between samples flattened over C, H, W, and pairs' number.
 
-    Over all ordered pairs of different samples among the first 16. With
+    ``(2,)``, over all ordered pairs of different samples among the first 16. With
     ``u = sum_n x_n / |x_n|`` the sum is ``|u|^2 - n``, and ``|x_n|^2`` is
     ``H*W * sum_c (V + K^2)``: one read of ``x``, no tensor of pairs. A sample of zeros
     has cosine 0 with every other. Not differentiated.
     """
-    n = min(len(x), CONDENSATION_SAMPLES)
+    n = min(len(x), CONDENSATION_SAMPLES) if x.numel() else 0
     with torch.no_grad():
         x, mean, var = x[:n], mean[:n], var[:n]
         norm = (x.shape[2] * x.shape[3] * (var + mean.square()).sum(dim=1)).sqrt()
         inverse = _inverse_or_zero(norm)
         u = torch.einsum('n,nchw->chw', inverse, x.to(inverse.dtype))
-        return u.square().sum() - (inverse > 0).sum(), n * (n - 1)
+        cosines = u.square().sum() - (inverse > 0).sum()
+        return torch.stack([cosines, cosines.new_full((), n * (n - 1))])
 
 
-def pooled_similarity(mean: Tensor) -> tuple[Tensor, int]:
-    """As :func:`flat_similarity`, between the samples' mean vectors ``K``."""
-    direction, n = pooled_direction(mean)
-    with torch.no_grad():
-        alone = (mean[:n] != 0).any(dim=1).sum()
-        return direction.square().sum() - alone, n * (n - 1)
+def flat_condensation(summary: Tensor) -> Tensor:
+    """The mean cosine over the pairs of a :func:`flat_summary`; 1 without a pair."""
+    cosines, pairs = summary
+    return torch.where(pairs > 0, cosines / pairs, 1)
 
 
-def pooled_direction(mean: Tensor) -> tuple[Tensor, int]:
-    """``sum_n K_n / |K_n|`` over the first 16 samples, ``(C,)``, and their number."""
+def pooled_summary(mean: Tensor) -> Tensor:
+    """``sum_n K_n / |K_n|`` over the first 16 samples, how many are not zero, and all.
+
+    ``(C + 2,)``. Not differentiated.
+    """
     n = min(len(mean), CONDENSATION_SAMPLES)
     with torch.no_grad():
         inverse = _inverse_or_zero(mean[:n].norm(dim=1))
-        return inverse @ mean[:n], n
+        direction = (inverse[:, None] * mean[:n]).sum(dim=0)
+        counts = torch.stack([(inverse > 0).sum(), inverse.new_full((), n)])
+        return torch.cat([direction, counts])
 
 
-def condensation(similarity: Tensor, pairs: int) -> Tensor:
-    """The mean cosine over ordered pairs, a scalar; 1 when there is no pair."""
-    return similarity / pairs if pairs else torch.ones_like(similarity)
+def pooled_condensation(summary: Tensor) -> Tensor:
+    """The mean cosine between the vectors ``K_n`` of a :func:`pooled_summary`."""
+    direction, (nonzero, n) = summary[:-2], summary[-2:]
+    pairs = n * (n - 1)
+    return torch.where(pairs > 0, (direction.square().sum() - nonzero) / pairs, 1)
 
 
 def _inverse_or_zero(norm: Tensor) -> Tensor:
@@ -106,9 +114,12 @@ def batch_statistics(
 
     ``centering`` is ``a = 1 + w_m``. The variance is that within samples plus that
     between them: never negative, and free of the cancellation of ``E[x^2] - E[x]^2``.
+    Both are zero where there are no samples.
     """
-    between = mean.var(dim=0, correction=0)
-    return centering * mean.mean(dim=0), var.mean(dim=0) + centering**2 * between
+    n = max(len(mean), 1)
+    batch_mean = mean.sum(dim=0) / n
+    between = (mean - batch_mean).square().sum(dim=0) / n
+    return centering * batch_mean, var.sum(dim=0) / n + centering**2 * between
 
 
 def scaling_gate(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -251,15 +251,10 @@ class UBN(_BatchNorm):
         if self.condensation is None:
             return None
         if self.condensation_feature == 'flat':
-            similarity, pairs = F.flat_similarity(x, sample_mean, sample_var)
+            c = F.flat_condensation(F.flat_summary(x, sample_mean, sample_var))
         else:
-            similarity, pairs = F.pooled_similarity(sample_mean)
-        _move(
-            self.condensation,
-            F.condensation(similarity, pairs),
-            CONDENSATION_MOMENTUM,
-            None,
-        )
+            c = F.pooled_condensation(F.pooled_summary(sample_mean))
+        _move(self.condensation, c, CONDENSATION_MOMENTUM, None)
         return self.condensation > self.condensation_threshold
 
     def _move_running_statistics(
