@@ -165,7 +165,9 @@ def test_momentum_none_averages_the_batches_that_moved_the_statistics():
     torch.testing.assert_close(layer.running_mean, mean)
 
 
-@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    'memory_format', [torch.contiguous_format, torch.channels_last]
+)
 @pytest.mark.parametrize('kernel_size', [1, 3])
 @pytest.mark.parametrize(
     ('dtype', 'tolerance'),

@@ -5,6 +5,7 @@ Importing this package registers ``UBN`` as a norm layer wherever MMEngine is in
 """
 
 import warnings
+from importlib.util import find_spec
 
 from .layers import UBN
 from .mm.toolbox import mmengine_problem
@@ -15,8 +16,6 @@ __all__ = ['UBN', '__version__']
 
 def _register() -> None:
     """Register the layers, or say why the toolbox that is installed cannot have them."""
-    from importlib.util import find_spec
-
     if find_spec('mmengine') is None:
         return
     if problem := mmengine_problem():

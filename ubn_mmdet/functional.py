@@ -64,7 +64,7 @@ def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     ``H*W * sum_c (V + K^2)``: one read of ``x``, no tensor of pairs. A sample of zeros
     has cosine 0 with every other. Not differentiated.
     """
-    n = min(len(x), CONDENSATION_SAMPLES) if x.numel() else 0
+    n = _samples(x)
     with torch.no_grad():
         x, mean, var = x[:n], mean[:n], var[:n]
         norm = (x.shape[2] * x.shape[3] * (var + mean.square()).sum(dim=1)).sqrt()
@@ -80,12 +80,12 @@ def flat_condensation(summary: Tensor) -> Tensor:
     return torch.where(pairs > 0, cosines / pairs, 1)
 
 
-def pooled_summary(mean: Tensor) -> Tensor:
+def pooled_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     """``sum_n K_n / |K_n|`` over the first 16 samples, how many are not zero, and all.
 
     ``(C + 2,)``. Not differentiated.
     """
-    n = min(len(mean), CONDENSATION_SAMPLES)
+    n = _samples(x)
     with torch.no_grad():
         inverse = _inverse_or_zero(mean[:n].norm(dim=1))
         direction = (inverse[:, None] * mean[:n]).sum(dim=0)
@@ -100,8 +100,17 @@ def pooled_condensation(summary: Tensor) -> Tensor:
     return torch.where(pairs > 0, (direction.square().sum() - nonzero) / pairs, 1)
 
 
+def _samples(x: Tensor) -> int:
+    """How many samples are compared: the first 16; none if they are empty."""
+    return min(len(x), CONDENSATION_SAMPLES) if x.numel() else 0
+
+
 def _inverse_or_zero(norm: Tensor) -> Tensor:
     return torch.where(norm > 0, norm.reciprocal(), 0)
+
+
+SUMMARIES = {'flat': flat_summary, 'pooled': pooled_summary}
+CONDENSATIONS = {'flat': flat_condensation, 'pooled': pooled_condensation}
 
 
 # --- statistics and coefficients: (N, C) tensors, cheap -----------------------------
@@ -137,37 +146,47 @@ def spatial_kernel(weight: Tensor, spatial_weight: Tensor) -> Tensor:
 
 
 # --- apply: the only pass that writes -----------------------------------------------
+#
+# In terms of x - pivot: the coefficients' gradients are then sums over deviations, exact
+# also where the mean is large against the deviation.
 
 
-def apply_pointwise(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``scale * x + shift`` in the dtype of ``x``; coefficients ``(N, C)`` or ``(C,)``."""
-    return (x * _over_positions(scale) + _over_positions(shift)).to(x.dtype)
+def apply_pointwise(x: Tensor, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``scale * (x - pivot) + shift`` in the dtype of ``x``.
+
+    The coefficients are ``(N, C)`` or ``(C,)``.
+    """
+    return _affine(x, pivot, scale, shift).to(x.dtype)
 
 
 def apply_depthwise(
     x: Tensor,
+    pivot: Tensor,
     scale: Tensor,
     shift: Tensor,
     kernel: Tensor,
     bias: Tensor,
-    gate: Tensor | None,
 ) -> Tensor:
-    """``gate * (depthwise(scale * x + shift; kernel) + bias)`` in the dtype of ``x``.
+    """``depthwise(scale * (x - pivot) + shift; kernel) + bias`` in the dtype of ``x``.
 
-    The convolution pads the normalised map with zeros, ``k // 2`` on each side, as the
-    definition does. ``scale`` and ``shift`` are ``(N, C)`` or ``(C,)``, ``kernel`` is
-    ``(C, k, k)``, ``bias`` ``(C,)``, ``gate`` ``(N, C)`` or None for one.
+    The convolution pads with zeros, ``k // 2`` on each side. ``kernel`` is ``(C, k, k)``,
+    the other coefficients ``(N, C)`` or ``(C,)``.
     """
-    normalized = x * _over_positions(scale) + _over_positions(shift)
-    y = F.conv2d(
-        normalized,
-        kernel[:, None].to(normalized.dtype),
-        bias.to(normalized.dtype),
-        padding=kernel.shape[-1] // 2,
-        groups=len(kernel),
-    )
-    return (y if gate is None else y * _over_positions(gate)).to(x.dtype)
+    normalized = _affine(x, pivot, scale, shift)
+    if x.numel():
+        weight = kernel[:, None].to(normalized.dtype)
+        padding = kernel.shape[-1] // 2
+        y = F.conv2d(normalized, weight, padding=padding, groups=len(kernel))
+    else:  # the convolution refuses maps without positions
+        y = normalized + 0 * kernel.sum()
+    return (y + over_positions(bias)).to(x.dtype)
 
 
-def _over_positions(coefficient: Tensor) -> Tensor:
+def _affine(x: Tensor, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    centred = x - over_positions(pivot)
+    return centred * over_positions(scale) + over_positions(shift)
+
+
+def over_positions(coefficient: Tensor) -> Tensor:
+    """``(..., C)`` to ``(..., C, 1, 1)``."""
     return coefficient[..., None, None]

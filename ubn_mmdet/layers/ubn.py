@@ -16,9 +16,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import functional as F
+from ..distributed import merge_statistics, sync_group
 from .checks import check_choice, check_count, check_flag, check_number
 from .initial_weight import InitialWeight
 
@@ -56,6 +58,9 @@ class UBN(_BatchNorm):
             in [0, 1); None for no gate.
         condensation_feature: What samples are compared by: ``'flat'``, whole maps, or
             ``'pooled'``, their channel means, which costs nothing extra.
+        sync: Whether, in training, statistics and condensation are those of the batches
+            of all ranks; on one process there is nothing to merge.
+        sync_group_size: Merge over this many consecutive ranks; None for all.
         device: Of parameters and buffers.
         dtype: Of parameters and buffers.
 
@@ -91,6 +96,8 @@ class UBN(_BatchNorm):
         initial_spatial: str = 'zeros',
         condensation_threshold: float | None = 0.15,
         condensation_feature: str = 'flat',
+        sync: bool = True,
+        sync_group_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -114,7 +121,10 @@ class UBN(_BatchNorm):
                 lambda v: 0 <= v < 1,
                 'None or within [0, 1)',
             )
-        check_choice('condensation_feature', condensation_feature, ('flat', 'pooled'))
+        check_choice('condensation_feature', condensation_feature, F.SUMMARIES)
+        check_flag('sync', sync)
+        if sync_group_size is not None:
+            check_count('sync_group_size', sync_group_size)
 
         factory = {'device': device, 'dtype': dtype}
         super().__init__(
@@ -127,6 +137,8 @@ class UBN(_BatchNorm):
         self.initial_spatial = initial_spatial
         self.condensation_threshold = condensation_threshold
         self.condensation_feature = condensation_feature
+        self.sync = sync
+        self.sync_group_size = sync_group_size
 
         def add_parameter(name: str, present: bool, *shape: int) -> None:
             data = torch.empty(shape, **factory) if present else None
@@ -182,18 +194,30 @@ class UBN(_BatchNorm):
         """
         self._check_input_dim(x)
         InitialWeight.settle(self.weight)
-        if x.numel() == 0:
-            return x + 0 * sum(parameter.sum() for parameter in self.parameters())
+        group = sync_group(self.sync_group_size) if self._merges else None
+        if group is None:
+            if x.numel() == 0:
+                return x + 0 * sum(parameter.sum() for parameter in self.parameters())
+            if self.training and x.numel() == self.num_features:
+                raise ValueError(
+                    'expected more than 1 value per channel when training, '
+                    f'got input size {tuple(x.shape)}'
+                )
         # Under autocast the convolution and the products would lose the precision that
         # the statistics are computed in.
         with _full_precision(x.device.type):
             if self.training or self.running_mean is None:
                 sample_mean, sample_var = F.moments(x)
-                mean, var = self._batch_statistics(x, sample_mean, sample_var)
+                mean, var = self._batch_statistics(x, sample_mean, sample_var, group)
             else:
                 sample_mean = F.spatial_mean(x) if self._uses_sample_mean else None
                 mean, var = self._running_statistics(x)
             return self._normalize(x, sample_mean, mean, var)
+
+    @property
+    def _merges(self) -> bool:
+        """Only ranks in training take part in collectives, as in SyncBatchNorm."""
+        return self.training and self.sync
 
     @property
     def _uses_sample_mean(self) -> bool:
@@ -207,30 +231,41 @@ class UBN(_BatchNorm):
                 f'expected input with {self.num_features} channels, '
                 f'got {x.shape[1]}: {tuple(x.shape)}'
             )
-        if self.training and x.numel() == self.num_features:
-            raise ValueError(
-                'expected more than 1 value per channel when training, '
-                f'got input size {tuple(x.shape)}'
-            )
 
     def _running_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         dtype = F.compute_dtype(x)
         return self.running_mean.to(dtype), self.running_var.to(dtype)
 
     def _batch_statistics(
-        self, x: Tensor, sample_mean: Tensor, sample_var: Tensor
+        self,
+        x: Tensor,
+        sample_mean: Tensor,
+        sample_var: Tensor,
+        group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor]:
         """Mean and variance to normalise with when the batch's own are wanted.
 
-        In training this moves the gate and, where it is open, the running statistics.
+        In training this moves the condensation and, where the gate is open, the running
+        statistics. The gate stays a tensor: reading it back would make the host wait for
+        the device in every layer.
         """
         centering = 1 if self.centering_weight is None else 1 + self.centering_weight
         mean, var = F.batch_statistics(sample_mean, sample_var, centering)
+        count = x.numel() // self.num_features
+        summary = self._summary(x, sample_mean, sample_var)
+        is_open = None
+        if group is not None:
+            mean, var, count, summary = merge_statistics(
+                mean, var, count, summary, group
+            )
+            is_open = count > 0  # no rank may have had anything
         if not self.training or self.running_mean is None:
             return mean, var
-        count = x.numel() // self.num_features
         with torch.no_grad():
-            is_open = self._move_gate(x, sample_mean, sample_var)
+            if self.condensation is not None:
+                self._move_condensation(summary, is_open)
+                similar = self.condensation > self.condensation_threshold
+                is_open = similar if is_open is None else is_open & similar
             self._move_running_statistics(mean, var * (count / (count - 1)), is_open)
         if is_open is None:
             return mean, var
@@ -240,22 +275,16 @@ class UBN(_BatchNorm):
             torch.where(is_open, var, running_var),
         )
 
-    def _move_gate(
-        self, x: Tensor, sample_mean: Tensor, sample_var: Tensor
-    ) -> Tensor | None:
-        """Move ``condensation``; whether the gate is open then, a tensor of no axes.
+    def _summary(self, x: Tensor, sample_mean: Tensor, sample_var: Tensor) -> Tensor:
+        """What the condensation follows from; sums up over ranks."""
+        if self.condensation is None or not self.training:
+            return sample_mean.new_empty(0)
+        summarize = F.SUMMARIES[self.condensation_feature]
+        return summarize(x, sample_mean, sample_var)
 
-        A tensor, not a bool: reading it back would make the host wait for the device in
-        every layer.
-        """
-        if self.condensation is None:
-            return None
-        if self.condensation_feature == 'flat':
-            c = F.flat_condensation(F.flat_summary(x, sample_mean, sample_var))
-        else:
-            c = F.pooled_condensation(F.pooled_summary(sample_mean))
-        _move(self.condensation, c, CONDENSATION_MOMENTUM, None)
-        return self.condensation > self.condensation_threshold
+    def _move_condensation(self, summary: Tensor, moves: Tensor | None) -> None:
+        c = F.CONDENSATIONS[self.condensation_feature](summary)
+        _move(self.condensation, c, CONDENSATION_MOMENTUM, moves)
 
     def _move_running_statistics(
         self, mean: Tensor, unbiased_var: Tensor, is_open: Tensor | None
@@ -272,26 +301,36 @@ class UBN(_BatchNorm):
     ) -> Tensor:
         """Centering, normalisation, scaling and affine, as coefficients of one apply.
 
-        ``xhat = inv_std * (x + centre)``, whose mean over positions needs no pass.
+        ``xhat = inv_std * (x - K) + GAP(xhat)``, and ``GAP(xhat)`` needs no pass.
         """
-        inv_std = torch.rsqrt(var + self.eps)
-        centre = -mean
-        if self.centering_weight is not None:
-            centre = self.centering_weight * sample_mean - mean
-        shift = inv_std * centre
+        scale = torch.rsqrt(var + self.eps)
+        if sample_mean is None:
+            pivot, shift = mean, torch.zeros_like(mean)
+        else:
+            pivot, shift = sample_mean, scale * (self._centre(sample_mean) - mean)
         gate = None
         if self.scaling_weight is not None:
-            pooled = inv_std * (sample_mean + centre)
-            gate = F.scaling_gate(pooled, self.scaling_weight, self.scaling_bias)
-        if self.spatial_weight is not None:
-            kernel = F.spatial_kernel(self.weight, self.spatial_weight)
-            return F.apply_depthwise(x, inv_std, shift, kernel, self.bias, gate)
-        scale = inv_std
-        if self.weight is not None:
+            gate = F.scaling_gate(shift, self.scaling_weight, self.scaling_bias)
+
+        def gated(coefficient: Tensor) -> Tensor:
+            return coefficient if gate is None else gate * coefficient
+
+        if self.weight is None:
+            return F.apply_pointwise(x, pivot, gated(scale), gated(shift))
+        if self.spatial_weight is None:
             scale, shift = self.weight * scale, self.weight * shift + self.bias
-        if gate is not None:
-            scale, shift = gate * scale, gate * shift
-        return F.apply_pointwise(x, scale, shift)
+            return F.apply_pointwise(x, pivot, gated(scale), gated(shift))
+        # The gate is one number a map: it may as well act before the convolution.
+        kernel = F.spatial_kernel(self.weight, self.spatial_weight)
+        return F.apply_depthwise(
+            x, pivot, gated(scale), gated(shift), kernel, gated(self.bias)
+        )
+
+    def _centre(self, mean: Tensor) -> Tensor:
+        """``(1 + w_m) * mean``: what centering makes of a mean."""
+        if self.centering_weight is None:
+            return mean
+        return mean + self.centering_weight * mean
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         """Take a BatchNorm's state as what it is: a UBN whose stages do nothing yet."""
@@ -322,15 +361,17 @@ class UBN(_BatchNorm):
 
 
 def _move(
-    average: Tensor, value: Tensor, step: Tensor | float, is_open: Tensor | None
+    average: Tensor, value: Tensor, step: Tensor | float, moves: Tensor | None
 ) -> None:
-    """Move a running average in place, where the gate is open and ``value`` is finite.
+    """Move a running average in place, if it ``moves`` and where ``value`` is finite.
 
     One batch with inf or nan in it must not spoil the average for good.
     """
     moved = average + step * (value - average)
-    moves = torch.isfinite(moved) if is_open is None else torch.isfinite(moved) & is_open
-    average.copy_(torch.where(moves, moved, average))
+    finite = torch.isfinite(moved)
+    average.copy_(
+        torch.where(finite if moves is None else finite & moves, moved, average)
+    )
 
 
 def _full_precision(device_type: str) -> AbstractContextManager:

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Makes the virtual environment $VENV as .ci/requirements.txt says, or does nothing if it
+# is ready. An interrupted set-up continues. `make help` lists the variables.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=${VENV:-.venv}
+PYTHON=${PYTHON:-python3}
+MAX_JOBS=${MAX_JOBS:-$(nproc)}
+requirements=.ci/requirements.txt
+stamp=$VENV/.ubn_mmdet-ready
+
+pinned() { grep -E "^$1==" "$requirements"; }
+
+# What was installed last time holds until something else is asked for.
+TORCH=${TORCH:-$(cat "$VENV/.torch" 2>/dev/null || pinned torch)}
+
+fail() {
+    echo "set-up: $*" >&2
+    exit 1
+}
+
+fingerprint() {
+    { cat "$requirements" .ci/setup.sh; echo "$TORCH"; "$VENV/bin/python" -VV; } | sha256sum
+}
+
+check_machine() {
+    "$PYTHON" -V &>/dev/null || fail "$PYTHON does not run; PYTHON= names another"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        fail "$("$PYTHON" -V) is too old, 3.10 or newer is needed; PYTHON= names another"
+    "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
+        fail "$PYTHON cannot make virtual environments: install its venv package" \
+            "(Debian, Ubuntu: apt-get install python3-venv)"
+    command -v "${CXX:-c++}" >/dev/null ||
+        fail "MMCV's operators need a C++ compiler, and ${CXX:-c++} is not found" \
+            "(Debian, Ubuntu: apt-get install g++; or set CXX)"
+    "$PYTHON" -c 'import os, sysconfig
+sys_include = sysconfig.get_paths()["include"]
+raise SystemExit(not os.path.exists(os.path.join(sys_include, "Python.h")))' ||
+        fail "MMCV's operators need Python's headers, and Python.h is not found" \
+            "(Debian, Ubuntu: apt-get install python3-dev)"
+
+    local disk memory
+    disk=$(df -Pk "$(dirname "$VENV")" | awk 'NR == 2 { print int($4 / 2^20) }')
+    memory=$(awk '/MemAvailable/ { print int($2 / 2^20) }' /proc/meminfo)
+    ((disk >= 8)) || echo "set-up: only $disk GiB of disk are free; CPU builds of" \
+        "PyTorch take about 3 in all, CUDA builds about 10"
+    ((memory >= 2 * MAX_JOBS)) || echo "set-up: only $memory GiB of memory for" \
+        "$MAX_JOBS compilers; if one is killed, set MAX_JOBS=1"
+}
+
+# What is known about the causes of a failure, from the log.
+advise() {
+    case $(tail -n 400 "$1") in
+    *"Python.h: No such file"*) echo "Python's headers are missing (python3-dev)." ;;
+    *"Killed signal"* | *"Cannot allocate memory"* | *"internal compiler error"*)
+        echo "The compiler ran out of memory: try MAX_JOBS=1." ;;
+    *"No space left"*) echo "The disk is full; TMPDIR can name another for building." ;;
+    *"No matching distribution"* | *"Max retries"* | *"name resolution"*)
+        echo "The package index was not reached or lacks this version: see pip's" \
+            "settings (PIP_INDEX_URL and others); TORCH= names another PyTorch." ;;
+    esac
+}
+
+# A line every 20 s: time passed, and files compiled if the log tells.
+progress() {
+    local log=$1 start=$SECONDS count
+    # The sleep must not hold the output open for those who wait for its end.
+    while sleep 20 &>/dev/null; do
+        count=$(grep -aoE '^ *\[[0-9]+/[0-9]+\] ' "$log" | tail -n 1 | tr -d ' []') || true
+        printf '    %d min %02d s%s\n' $(((SECONDS - start) / 60)) \
+            $(((SECONDS - start) % 60)) "${count:+, ${count/\// of } files compiled}"
+    done
+}
+
+# step NAME WHAT COMMAND...: run with the output in a log, and a sign of life.
+step() {
+    local log=$VENV/log/$1.txt status=0
+    echo "set-up: $2"
+    shift 2
+    : >"$log"
+    progress "$log" &
+    ticker=$!
+    trap 'kill "$ticker" 2>/dev/null' EXIT
+    "$@" >"$log" 2>&1 || status=$?
+    kill "$ticker" 2>/dev/null || true
+    wait "$ticker" 2>/dev/null || true
+    trap - EXIT
+    ((status)) || return 0
+    tail -n 20 "$log" >&2
+    fail "failed; above is the end of $log. $(advise "$log")" \
+        "The next run continues from this step."
+}
+
+# pip reuses a wheel that it built once, for whatever PyTorch there was. So MMCV gets a
+# cache for each PyTorch, and for each kind of operators it can have.
+mmcv_cache() {
+    local cache kind
+    cache=$("$VENV/bin/pip" cache dir 2>/dev/null) || return 0
+    kind=$("$VENV/bin/python" -c 'import torch
+print(torch.__version__, "cuda" if torch.cuda.is_available() else "cpu", sep="-")')
+    echo "--cache-dir=$cache/ubn_mmdet-$kind"
+}
+
+if [[ -f $stamp && $(fingerprint) == "$(<"$stamp")" ]]; then
+    exit 0
+fi
+
+check_machine
+[[ -x $VENV/bin/pip ]] || "$PYTHON" -m venv "$VENV"
+mkdir -p "$VENV/log"
+rm -f "$stamp"
+pip=("$VENV/bin/python" -m pip --disable-pip-version-check install)
+
+# TORCH may hold options of pip as well: several words.
+read -ra torch <<<"$TORCH"
+mapfile -t build < <(grep -E '^(numpy|ninja|setuptools|wheel)==' "$requirements")
+step torch "PyTorch ($TORCH) and build tools; minutes, by the speed of the network" \
+    "${pip[@]}" "${torch[@]}" "${build[@]}"
+echo "$TORCH" >"$VENV/.torch"
+
+grep -vE '^(torch|onedl-mmcv)==' "$requirements" >"$VENV/.rest.txt"
+step packages "the other packages of $requirements" \
+    "${pip[@]}" --no-deps --no-build-isolation -r "$VENV/.rest.txt"
+
+mapfile -t cache < <(mmcv_cache)
+step mmcv "MMCV. Its C++ operators are compiled from source the first time: 78 files, about
+    $((25 / MAX_JOBS + 1)) minutes with $MAX_JOBS compilers at once (MAX_JOBS), longer with CUDA.
+    Later set-ups take pip's copy. Log: $VENV/log/mmcv.txt" \
+    env MMCV_WITH_OPS=1 MAX_JOBS="$MAX_JOBS" "${pip[@]}" -v --no-deps \
+    --no-build-isolation --force-reinstall "${cache[@]}" "$(pinned onedl-mmcv)"
+
+step package "ubn_mmdet itself, editable" \
+    "${pip[@]}" --no-deps --no-build-isolation -e .
+step check "checking what is installed" "$VENV/bin/python" -m ubn_mmdet
+
+fingerprint >"$stamp.new"
+mv "$stamp.new" "$stamp"
+echo "set-up: $VENV is ready"

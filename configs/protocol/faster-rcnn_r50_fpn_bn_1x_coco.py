@@ -1,0 +1,6 @@
+_base_ = './faster-rcnn_r50_fpn_ubn_1x_coco.py'
+model = dict(
+    backbone=dict(
+        norm_cfg=dict(type='BN'), init_cfg=dict(checkpoint={{_base_.bn_imagenet.r50}})
+    )
+)

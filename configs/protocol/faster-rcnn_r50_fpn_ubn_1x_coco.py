@@ -1,0 +1,11 @@
+_base_ = [
+    'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+    '../_base_/imagenet.py',
+    '../_base_/custom_imports.py',
+]
+# norm_eval=True and frozen_stages=1 are mmdet's own, and the authors'.
+model = dict(
+    backbone=dict(
+        norm_cfg=dict(type='UBN'), init_cfg=dict(checkpoint={{_base_.ubn_imagenet.r50}})
+    )
+)

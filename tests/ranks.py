@@ -1,0 +1,85 @@
+"""Runs a function on several gloo processes at once."""
+
+import contextlib
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+class Ranks:
+    """A process group of ``size`` waiting processes."""
+
+    def __init__(self, size: int, folder: Path) -> None:
+        context = mp.get_context('spawn')
+        self.size = size
+        self._tasks = [context.Queue() for _ in range(size)]
+        self._results = context.Queue()
+        self._processes = [
+            context.Process(
+                target=_work,
+                args=(rank, size, str(folder / f'store{size}'), tasks, self._results),
+                daemon=True,
+            )
+            for rank, tasks in enumerate(self._tasks)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def run(self, function: Callable, each: list) -> list:
+        """``function(each[rank])`` on every rank; the results in the ranks' order.
+
+        Fails with the traceback of the first rank to raise.
+        """
+        for tasks, argument in zip(self._tasks, each, strict=True):
+            tasks.put(pickle.dumps((function, argument)))
+        results = {}
+        while len(results) < self.size:
+            rank, result, error = pickle.loads(self._results.get(timeout=120))
+            if error:
+                raise AssertionError(f'rank {rank} failed:\n{error}')
+            results[rank] = result
+        return [results[rank] for rank in range(self.size)]
+
+    def close(self) -> None:
+        """Let the processes go."""
+        for tasks in self._tasks:
+            tasks.put(None)
+        for process in self._processes:
+            process.join(10)
+            process.kill()
+
+
+@contextlib.contextmanager
+def process_group(
+    rank: int, size: int, store: str, seconds: int = 60
+) -> Iterator[None]:
+    """The gloo process group that meets at the file ``store``."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo',
+        init_method=f'file://{store}',
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=seconds),
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _work(rank: int, size: int, store: str, tasks: mp.Queue, results: mp.Queue) -> None:
+    with process_group(rank, size, store):
+        while (task := tasks.get()) is not None:
+            function, argument = pickle.loads(task)
+            try:
+                answer = (rank, function(argument), None)
+            except Exception:
+                answer = (rank, None, traceback.format_exc())
+            results.put(pickle.dumps(answer))

@@ -1,0 +1,128 @@
+"""A built package carries its configs and tools; a checkout stays as it was."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ubn_mmdet import paths
+from ubn_mmdet.version import __version__
+
+ROOT = Path(__file__).parents[1]
+PARTS = (
+    *('ubn_mmdet', 'configs', 'tools', 'tests'),
+    *('setup.py', 'setup.cfg', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md'),
+)
+
+
+def run(*command: str, cwd: Path) -> str:
+    env = os.environ | {'PIP_NO_INDEX': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1'}
+    env.pop('PYTHONPATH', None)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def pip_wheel(source: Path, folder: Path) -> Path:
+    options = '--no-build-isolation', '--no-deps', '-w', str(folder)
+    run(sys.executable, '-m', 'pip', 'wheel', *options, str(source), cwd=folder)
+    return next(folder.glob('ubn_mmdet-*.whl'))
+
+
+@pytest.fixture(scope='module')
+def checkout(tmp_path_factory) -> Path:
+    """A copy of what a build needs."""
+    folder = tmp_path_factory.mktemp('checkout')
+    ignore = shutil.ignore_patterns('__pycache__')
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=ignore)
+        elif (ROOT / part).exists():
+            shutil.copy(ROOT / part, folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def wheel(checkout, tmp_path_factory) -> Path:
+    # What an earlier build left behind must not end up in the wheel.
+    stale = checkout / 'build/lib/ubn_mmdet/.mim/configs/gone.py'
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    return pip_wheel(checkout, tmp_path_factory.mktemp('wheel'))
+
+
+def below(folder: Path) -> set[str]:
+    """The files below ``folder``, as in an archive."""
+    files = (path for path in folder.rglob('*') if path.is_file())
+    return {
+        path.relative_to(folder).as_posix()
+        for path in files
+        if '__pycache__' not in path.parts
+    }
+
+
+def carried(names: set[str], folder: str) -> set[str]:
+    prefix = f'ubn_mmdet/.mim/{folder}/'
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def test_the_wheel_carries_configs_and_tools_and_no_tests(checkout, wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert f'ubn_mmdet-{__version__}' in wheel.name
+    for folder in ('configs', 'tools'):
+        assert carried(names, folder) == below(checkout / folder)
+    assert {name.split('/')[0] for name in names} == {
+        'ubn_mmdet',
+        f'ubn_mmdet-{__version__}.dist-info',
+    }
+    assert not (checkout / 'ubn_mmdet/.mim').exists()
+
+
+def test_an_sdist_builds_the_same_wheel(checkout, wheel, tmp_path):
+    code = 'from setuptools import build_meta; build_meta.build_sdist(".")'
+    source = tmp_path / 'source'
+    shutil.copytree(checkout, source, ignore=shutil.ignore_patterns('build'))
+    run(sys.executable, '-c', code, cwd=source)
+    archive = next(source.glob('*.tar.gz'))
+    (tmp_path / 'out').mkdir()
+    rebuilt = pip_wheel(archive, tmp_path / 'out')
+    assert set(zipfile.ZipFile(rebuilt).namelist()) == set(
+        zipfile.ZipFile(wheel).namelist()
+    )
+
+
+def test_an_installed_package_finds_its_own(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        f'import sys; sys.path.insert(0, {str(tmp_path)!r})\n'
+        'from ubn_mmdet.paths import configs_dir, tools_dir\n'
+        'print(configs_dir(), tools_dir())'
+    )
+    mim = tmp_path / 'ubn_mmdet/.mim'
+    found = run(sys.executable, '-c', code, cwd=tmp_path).split()
+    assert found == [str(mim / 'configs'), str(mim / 'tools')]
+
+
+def test_a_checkout_finds_the_folders_beside_the_package():
+    assert paths.configs_dir() == ROOT / 'configs'
+    assert paths.tools_dir() == ROOT / 'tools'
+
+
+def test_a_package_without_them_says_where_it_looked(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, 'PACKAGE', tmp_path / 'ubn_mmdet')
+    with pytest.raises(FileNotFoundError, match=r'configs/ is neither .*\.mim/configs'):
+        paths.configs_dir()
+
+
+def test_the_report_names_places_and_versions():
+    report = run(sys.executable, '-m', 'ubn_mmdet', cwd=ROOT)
+    lines = dict(line.split(maxsplit=1) for line in report.splitlines() if line)
+    assert lines['configs'] == str(ROOT / 'configs')
+    assert lines['tools'] == str(ROOT / 'tools')
+    assert lines['UBN'] == 'registered'
+    assert lines['python'] == '.'.join(map(str, sys.version_info[:3]))
+    assert {'torch', 'mmengine', 'mmcv', 'mmdet', 'pycocotools'} <= lines.keys()

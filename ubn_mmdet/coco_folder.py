@@ -1,0 +1,206 @@
+"""A folder of images with COCO-format instances, checked before anything is trained.
+
+folder/train/                   images
+folder/val/                     images
+folder/instances_train.json     COCO instances: images, annotations, categories
+folder/instances_val.json
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+from PIL import Image
+
+SPLITS = ('train', 'val')
+# Annotation tools round; a box or point may lie this far outside its image, in pixels.
+TOLERANCE = 1.0
+SHOWN_PROBLEMS = 10
+
+
+class CocoFolderError(ValueError):
+    """The folder cannot be trained on; the message says what is wrong where."""
+
+
+@dataclass(frozen=True)
+class CocoFolder:
+    """A folder that passed all checks.
+
+    Attributes:
+        root: The folder.
+        classes: Category names in the order of their ids.
+        num_images: Images of each split.
+        num_instances: Annotations of each split.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    num_images: dict[str, int]
+    num_instances: dict[str, int]
+
+    @classmethod
+    def open(cls, root: str | os.PathLike) -> 'CocoFolder':
+        """Check the folder and describe it.
+
+        Reads both json files and the header of every image.
+
+        Raises:
+            CocoFolderError: Naming the first problems and the number of all.
+        """
+        root = Path(root)
+        if not root.is_dir():
+            raise CocoFolderError(f'{root} is not a folder')
+        contents = {split: _read(root, split) for split in SPLITS}
+        problems = chain(
+            _category_problems(contents),
+            *(_split_problems(root, split, contents[split]) for split in SPLITS),
+        )
+        _raise_if_any(root, problems)
+        categories = sorted(contents['train']['categories'], key=lambda c: c['id'])
+        return cls(
+            root=root,
+            classes=tuple(category['name'] for category in categories),
+            num_images={s: len(contents[s]['images']) for s in SPLITS},
+            num_instances={s: len(contents[s]['annotations']) for s in SPLITS},
+        )
+
+
+def annotation_file(split: str) -> str:
+    """The name of a split's annotations inside the folder."""
+    return f'instances_{split}.json'
+
+
+def _read(root: Path, split: str) -> dict:
+    path = root / annotation_file(split)
+    if not (root / split).is_dir():
+        raise CocoFolderError(f'{root} has no folder {split}/ with the {split} images')
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CocoFolderError(f'{root} has no {path.name}') from None
+    except ValueError as error:
+        raise CocoFolderError(f'{path} is not readable as json: {error}') from None
+    needed = {
+        'images': ('id', 'file_name', 'width', 'height'),
+        'annotations': ('id', 'image_id', 'category_id', 'bbox', 'segmentation'),
+        'categories': ('id', 'name'),
+    }
+    for name, keys in needed.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise CocoFolderError(f'{path} has no list {name!r}')
+        if not content[name]:
+            raise CocoFolderError(f'{path}: the list {name!r} is empty')
+        for i, item in enumerate(content[name]):
+            missing = [key for key in keys if key not in item]
+            if missing:
+                raise CocoFolderError(f'{path}: {name}[{i}] has no {missing[0]!r}')
+        if repeated := _first_repeated(item['id'] for item in content[name]):
+            raise CocoFolderError(f'{path}: {name} have the id {repeated[0]} twice')
+    return content
+
+
+def _first_repeated(ids: Iterator) -> list:
+    seen = set()
+    return [i for i in ids if i in seen or seen.add(i)][:1]
+
+
+def _raise_if_any(root: Path, problems: Iterator[str]) -> None:
+    shown = list(islice(problems, SHOWN_PROBLEMS))
+    if not shown:
+        return
+    more = sum(1 for _ in problems)
+    lines = [f'{root} cannot be trained on:', *shown]
+    if more:
+        lines.append(f'and {more} more')
+    raise CocoFolderError('\n  '.join(lines))
+
+
+def _category_problems(contents: dict[str, dict]) -> Iterator[str]:
+    train, val = (
+        {c['id']: c['name'] for c in contents[split]['categories']} for split in SPLITS
+    )
+    for i in sorted(train.keys() | val.keys()):
+        if train.get(i) != val.get(i):
+            yield (
+                f'category {i} is {train.get(i)!r} in {annotation_file("train")} '
+                f'and {val.get(i)!r} in {annotation_file("val")}'
+            )
+
+
+def _split_problems(root: Path, split: str, content: dict) -> Iterator[str]:
+    name = annotation_file(split)
+    images = {image['id']: image for image in content['images']}
+    categories = {category['id'] for category in content['categories']}
+    for image in images.values():
+        if problem := _image_problem(root / split, image):
+            yield f'{name}, image {image["id"]}: {problem}'
+    for annotation in content['annotations']:
+        image = images.get(annotation['image_id'])
+        if image is None:
+            problem = f'there is no image {annotation["image_id"]!r}'
+        elif annotation['category_id'] not in categories:
+            problem = f'there is no category {annotation["category_id"]!r}'
+        else:
+            size = image['width'], image['height']
+            problem = _box_problem(annotation['bbox'], *size)
+            problem = problem or _mask_problem(annotation['segmentation'], *size)
+        if problem:
+            yield f'{name}, annotation {annotation["id"]}: {problem}'
+
+
+def _image_problem(folder: Path, image: dict) -> str | None:
+    path = folder / image['file_name']
+    try:
+        with Image.open(path) as opened:
+            size = opened.size
+    except FileNotFoundError:
+        return f'{path} is missing'
+    except OSError:
+        return f'{path} is not a readable image'
+    stated = image['width'], image['height']
+    if size != stated:
+        return f'{path} is {size[0]}x{size[1]}, stated as {stated[0]}x{stated[1]}'
+    return None
+
+
+def _box_problem(box: list, width: int, height: int) -> str | None:
+    if not isinstance(box, list) or len(box) != 4:
+        return f'bbox must be [x, y, width, height], got {box!r}'
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
+        return f'bbox {box} has no area'
+    inside = (
+        min(x, y) >= -TOLERANCE
+        and x + w <= width + TOLERANCE
+        and y + h <= height + TOLERANCE
+    )
+    return None if inside else f'bbox {box} is outside its {width}x{height} image'
+
+
+def _mask_problem(mask: list | dict, width: int, height: int) -> str | None:
+    if isinstance(mask, dict):  # run-length encoded
+        if mask.get('size') != [height, width]:
+            return (
+                f'the mask has the size {mask.get("size")}, '
+                f'its image [height, width] = [{height}, {width}]'
+            )
+        return None
+    if not isinstance(mask, list) or not mask:
+        return f'segmentation must be polygons or run lengths, got {mask!r}'
+    for polygon in mask:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            return f'a polygon needs at least 3 points x, y, got {polygon!r}'
+        xs, ys = polygon[::2], polygon[1::2]
+        if (
+            min(*xs, *ys) < -TOLERANCE
+            or max(xs) > width + TOLERANCE
+            or max(ys) > height + TOLERANCE
+        ):
+            return (
+                f'the mask reaches from ({min(xs):g}, {min(ys):g}) to '
+                f'({max(xs):g}, {max(ys):g}), outside its {width}x{height} image'
+            )
+    return None
