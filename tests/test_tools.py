@@ -1,34 +1,19 @@
 """The command lines of training and testing are MMDetection's own."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import ROOT, run
 
 from ubn_mmdet.mm import tools
 from ubn_mmdet.mm.toolbox import ToolboxError
 
-ROOT = Path(__file__).parents[1]
-
-
-def help_of(script: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, str(script), '--help'],
-        env=os.environ | {'PYTHONPATH': str(ROOT), 'COLUMNS': '100'},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
 
 @pytest.mark.parametrize('name', ['train', 'test'])
 def test_help_is_that_of_mmdet(name):
-    ours = help_of(ROOT / 'tools' / f'{name}.py')
-    assert ours == help_of(tools.find_mmdet_tool(name))
+    ours = run(ROOT / 'tools' / f'{name}.py', '--help', cwd=ROOT)
+    assert ours == run(tools.find_mmdet_tool(name), '--help', cwd=ROOT)
     for option in ('--cfg-options', '--work-dir', '--launcher'):
         assert option in ours
 
