@@ -3,10 +3,14 @@
 import json
 
 import pytest
-from PIL import Image
+from mmdet.registry import DATASETS
+from mmdet.utils import register_all_modules
+from PIL import ExifTags, Image
 
 from ubn_mmdet.coco_folder import CocoFolder, CocoFolderError
-from ubn_mmdet.shapes import make_shapes
+from ubn_mmdet.shapes import CLASSES, make_shapes
+
+register_all_modules()
 
 
 @pytest.fixture
@@ -26,15 +30,45 @@ def edit(folder, split, change):
 
 def test_a_good_folder_is_described(folder):
     opened = CocoFolder.open(folder)
-    assert opened.classes == ('ellipse', 'rectangle', 'triangle', 'star')
+    assert opened.classes == CLASSES
     assert opened.num_images == {'train': 2, 'val': 1}
     assert all(count > 0 for count in opened.num_instances.values())
 
 
-def test_classes_are_in_the_order_of_their_ids(folder):
+def test_classes_are_in_the_order_that_the_toolbox_numbers_them(folder):
     for split in ('train', 'val'):
         edit(folder, split, lambda c: c['categories'].reverse())
-    assert CocoFolder.open(folder).classes[0] == 'ellipse'
+    classes = CocoFolder.open(folder).classes
+    assert classes == CLASSES[::-1]
+    dataset = DATASETS.build(
+        {
+            'type': 'CocoDataset',
+            'ann_file': str(folder / 'instances_train.json'),
+            'data_prefix': {'img': str(folder / 'train')},
+            'metainfo': {'classes': classes},
+        }
+    )
+    assert [classes[dataset.cat2label[i]] for i in (1, 2, 3, 4)] == list(CLASSES)
+
+
+def test_splits_of_different_order_are_refused(folder):
+    edit(folder, 'val', lambda c: c['categories'].reverse())
+    with pytest.raises(
+        CocoFolderError, match=r"\(1, 'ellipse'\) in .*\(4, 'star'\) in"
+    ):
+        CocoFolder.open(folder)
+
+
+def test_a_photograph_that_lies_on_its_side_is_read_upright(folder):
+    photograph = Image.new('RGB', (64, 48))
+    exif = photograph.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    photograph.save(folder / 'train/side.jpg', exif=exif)
+    change = {'file_name': 'side.jpg', 'width': 48, 'height': 64}
+    edit(folder, 'train', set_first('images', **change))
+    with pytest.raises(CocoFolderError) as error:  # the masks are of the old size
+        CocoFolder.open(folder)
+    assert 'side.jpg' not in str(error.value)
 
 
 def test_missing_parts(folder):
@@ -58,6 +92,11 @@ def set_first(kind, **values):
     return lambda content: content[kind][0].update(values)
 
 
+def crowds_alone(content):
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = 1
+
+
 @pytest.mark.parametrize(
     ('change', 'said'),
     [
@@ -69,12 +108,28 @@ def set_first(kind, **values):
         (set_first('annotations', category_id=9), 'annotation 1: .* no category 9'),
         (
             set_first('categories', name='blob'),
-            "category 1 is 'blob' in instances_train.json and 'ellipse' in instances_val",
+            r"\(1, 'blob'\) in instances_train.json, \(1, 'ellipse'\) in instances_val",
         ),
         (set_first('images', width=65), '64x64, stated as 65x64'),
         (set_first('annotations', bbox=[60, 0, 9, 9]), 'outside its 64x64 image'),
-        (set_first('annotations', bbox=[0, 0, 0, 9]), 'has no area'),
-        (set_first('annotations', bbox=[0, 0, 9]), r'must be \[x, y, width, height\]'),
+        (set_first('annotations', bbox=[0, 0, -1, 9]), 'has a negative size'),
+        (set_first('annotations', bbox=[0, 0, 9]), 'must be four numbers'),
+        (set_first('annotations', bbox=[0, 0, 9, 'x']), 'must be four numbers'),
+        (lambda c: c['annotations'][0].pop('area'), "has no 'area'"),
+        (lambda c: c['images'].append('x'), "images\\[2\\] is 'x', not an object"),
+        (crowds_alone, 'no annotation that is not a crowd'),
+        (
+            set_first('annotations', segmentation={'size': [64, 64], 'counts': [9]}),
+            'run lengths are broken',
+        ),
+        (
+            set_first('annotations', segmentation={'size': [64, 64]}),
+            'run lengths are broken',
+        ),
+        (
+            set_first('annotations', segmentation=[[0, 0, 9, 0, float('nan'), 9]]),
+            'at least 3 points',
+        ),
         (
             set_first('annotations', segmentation={'size': [32, 64], 'counts': ''}),
             r'the mask has the size \[32, 64\]',

@@ -7,13 +7,15 @@ folder/instances_val.json
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
+from pycocotools import mask as coco_mask
 
 SPLITS = ('train', 'val')
 # Annotation tools round; a box or point may lie this far outside its image, in pixels.
@@ -31,7 +33,8 @@ class CocoFolder:
 
     Attributes:
         root: The folder.
-        classes: Category names in the order of their ids.
+        classes: Category names in the order of the files, which is how the toolbox
+            numbers its labels.
         num_images: Images of each split.
         num_instances: Annotations of each split.
     """
@@ -59,10 +62,9 @@ class CocoFolder:
             *(_split_problems(root, split, contents[split]) for split in SPLITS),
         )
         _raise_if_any(root, problems)
-        categories = sorted(contents['train']['categories'], key=lambda c: c['id'])
         return cls(
             root=root,
-            classes=tuple(category['name'] for category in categories),
+            classes=tuple(c['name'] for c in contents['train']['categories']),
             num_images={s: len(contents[s]['images']) for s in SPLITS},
             num_instances={s: len(contents[s]['annotations']) for s in SPLITS},
         )
@@ -85,7 +87,15 @@ def _read(root: Path, split: str) -> dict:
         raise CocoFolderError(f'{path} is not readable as json: {error}') from None
     needed = {
         'images': ('id', 'file_name', 'width', 'height'),
-        'annotations': ('id', 'image_id', 'category_id', 'bbox', 'segmentation'),
+        'annotations': (
+            'id',
+            'image_id',
+            'category_id',
+            'bbox',
+            'segmentation',
+            'area',
+            'iscrowd',
+        ),  # fmt: skip
         'categories': ('id', 'name'),
     }
     for name, keys in needed.items():
@@ -94,6 +104,8 @@ def _read(root: Path, split: str) -> dict:
         if not content[name]:
             raise CocoFolderError(f'{path}: the list {name!r} is empty')
         for i, item in enumerate(content[name]):
+            if not isinstance(item, dict):
+                raise CocoFolderError(f'{path}: {name}[{i}] is {item!r}, not an object')
             missing = [key for key in keys if key not in item]
             if missing:
                 raise CocoFolderError(f'{path}: {name}[{i}] has no {missing[0]!r}')
@@ -120,14 +132,17 @@ def _raise_if_any(root: Path, problems: Iterator[str]) -> None:
 
 def _category_problems(contents: dict[str, dict]) -> Iterator[str]:
     train, val = (
-        {c['id']: c['name'] for c in contents[split]['categories']} for split in SPLITS
+        [(c['id'], c['name']) for c in contents[split]['categories']]
+        for split in SPLITS
     )
-    for i in sorted(train.keys() | val.keys()):
-        if train.get(i) != val.get(i):
-            yield (
-                f'category {i} is {train.get(i)!r} in {annotation_file("train")} '
-                f'and {val.get(i)!r} in {annotation_file("val")}'
-            )
+    if train != val:
+        ours, theirs = next(
+            pair for pair in zip_longest(train, val) if pair[0] != pair[1]
+        )
+        yield (
+            'the categories (id, name) must be the same in the same order: '
+            f'{ours} in {annotation_file("train")}, {theirs} in {annotation_file("val")}'
+        )
 
 
 def _split_problems(root: Path, split: str, content: dict) -> Iterator[str]:
@@ -137,6 +152,8 @@ def _split_problems(root: Path, split: str, content: dict) -> Iterator[str]:
     for image in images.values():
         if problem := _image_problem(root / split, image):
             yield f'{name}, image {image["id"]}: {problem}'
+    if all(annotation['iscrowd'] for annotation in content['annotations']):
+        yield f'{name} has no annotation that is not a crowd'
     for annotation in content['annotations']:
         image = images.get(annotation['image_id'])
         if image is None:
@@ -152,10 +169,13 @@ def _split_problems(root: Path, split: str, content: dict) -> Iterator[str]:
 
 
 def _image_problem(folder: Path, image: dict) -> str | None:
-    path = folder / image['file_name']
+    path = folder / str(image['file_name'])
     try:
         with Image.open(path) as opened:
             size = opened.size
+            # The toolbox's loader turns photographs upright.
+            if opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
+                size = size[::-1]
     except FileNotFoundError:
         return f'{path} is missing'
     except OSError:
@@ -166,12 +186,20 @@ def _image_problem(folder: Path, image: dict) -> str | None:
     return None
 
 
-def _box_problem(box: list, width: int, height: int) -> str | None:
-    if not isinstance(box, list) or len(box) != 4:
-        return f'bbox must be [x, y, width, height], got {box!r}'
+def _are_numbers(values: object, count: int | None = None) -> bool:
+    return (
+        isinstance(values, list)
+        and (count is None or len(values) == count)
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+    )
+
+
+def _box_problem(box: object, width: int, height: int) -> str | None:
+    if not _are_numbers(box, 4):
+        return f'bbox must be four numbers, x, y, width, height; got {box!r}'
     x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return f'bbox {box} has no area'
+    if w < 0 or h < 0:
+        return f'bbox {box} has a negative size'
     inside = (
         min(x, y) >= -TOLERANCE
         and x + w <= width + TOLERANCE
@@ -180,18 +208,13 @@ def _box_problem(box: list, width: int, height: int) -> str | None:
     return None if inside else f'bbox {box} is outside its {width}x{height} image'
 
 
-def _mask_problem(mask: list | dict, width: int, height: int) -> str | None:
-    if isinstance(mask, dict):  # run-length encoded
-        if mask.get('size') != [height, width]:
-            return (
-                f'the mask has the size {mask.get("size")}, '
-                f'its image [height, width] = [{height}, {width}]'
-            )
-        return None
+def _mask_problem(mask: object, width: int, height: int) -> str | None:
+    if isinstance(mask, dict):
+        return _run_length_problem(mask, width, height)
     if not isinstance(mask, list) or not mask:
         return f'segmentation must be polygons or run lengths, got {mask!r}'
     for polygon in mask:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        if not _are_numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:
             return f'a polygon needs at least 3 points x, y, got {polygon!r}'
         xs, ys = polygon[::2], polygon[1::2]
         if (
@@ -204,3 +227,21 @@ def _mask_problem(mask: list | dict, width: int, height: int) -> str | None:
                 f'({max(xs):g}, {max(ys):g}), outside its {width}x{height} image'
             )
     return None
+
+
+def _run_length_problem(mask: dict, width: int, height: int) -> str | None:
+    if mask.get('size') != [height, width]:
+        return (
+            f'the mask has the size {mask.get("size")}, '
+            f'its image [height, width] = [{height}, {width}]'
+        )
+    counts = mask.get('counts')
+    if isinstance(counts, list):
+        readable = _are_numbers(counts) and sum(counts) == height * width
+    else:
+        try:
+            coco_mask.decode(mask)
+            readable = True
+        except (TypeError, ValueError, KeyError):
+            readable = False
+    return None if readable else f"the mask's run lengths are broken: {counts!r:.60}"

@@ -1,8 +1,9 @@
 """A generated data set for instance segmentation, in COCO format.
 
 Textured, rotated shapes of four classes on textured backgrounds. A class has a typical
-hue, but so widely spread that only the outline tells for sure; later shapes cover earlier
-ones, and small strokes and blobs of any hue that belong to no class lie behind them.
+hue, with a spread that reaches into its neighbours', so that the outline has to tell;
+later shapes cover earlier ones, and small strokes and blobs of any hue that belong to no
+class lie behind them.
 Every drawn shape is annotated with its exact visible pixels.
 """
 

@@ -24,5 +24,12 @@ optim_wrapper = dict(
 
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 log_processor = dict(window_size=10)
+# Several processes on CPU as well: gloo, and no devices to name.
 env_cfg = dict(dist_cfg=dict(backend='gloo'))
+model_wrapper_cfg = dict(
+    type='MMDistributedDataParallel',
+    device_ids=None,
+    broadcast_buffers=False,
+    find_unused_parameters=False,
+)
 randomness = dict(seed=0)

@@ -4,6 +4,8 @@ import runpy
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch.distributed as dist
+
 from .toolbox import ToolboxError, require_toolbox
 
 
@@ -35,4 +37,17 @@ def run_mmdet_tool(name: str) -> None:
         ToolboxError: If the toolbox cannot be used or has no such tool.
     """
     require_toolbox()
+    _join_ranks_on_cpu()
     runpy.run_path(str(find_mmdet_tool(name)), run_name='__main__')
+
+
+def _join_ranks_on_cpu() -> None:
+    """Let the processes of torchrun meet over gloo where there is no accelerator.
+
+    The toolbox's own launcher wants a CUDA device; it leaves alone what it finds ready.
+    The model wrapper then needs ``device_ids=None``, as in the demo's configs.
+    """
+    from mmengine.device import get_device
+
+    if dist.is_torchelastic_launched() and get_device() == 'cpu':
+        dist.init_process_group('gloo')

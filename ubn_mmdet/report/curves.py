@@ -1,8 +1,10 @@
 """Loss and mAP over a run, from the toolbox's own logs."""
 
+import contextlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -15,18 +17,25 @@ METRICS = {'coco/bbox_mAP': 'box', 'coco/segm_mAP': 'mask'}
 def read_scalars(work_dir: str | os.PathLike) -> tuple[dict, dict]:
     """Training and evaluation records of a run: ``{iteration: record}, {epoch: record}``.
 
-    A resumed run logs to a new folder; where two tell of the same step, the later holds.
+    A resumed run logs to a new folder; what it did again replaces what it had done.
     """
     training, evaluation = {}, {}
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:  # the last line of a run that was killed
-                continue
-            is_training = 'loss' in record
-            (training if is_training else evaluation)[record['step']] = record
-    return dict(sorted(training.items())), dict(sorted(evaluation.items()))
+        records = list(_records(path))
+        for known, kind in (training, True), (evaluation, False):
+            new = {r['step']: r for r in records if ('loss' in r) is kind}
+            first = min(new, default=math.inf)
+            for step in [step for step in known if step >= first]:
+                del known[step]
+            known.update(sorted(new.items()))
+    return training, evaluation
+
+
+def _records(path: Path) -> Iterator[dict]:
+    for line in path.read_text().splitlines():
+        # The last line of a run that was killed may be half a line.
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
 
 
 def draw_curves(runs: Mapping[str, str | os.PathLike], path: str | os.PathLike) -> None:

@@ -15,6 +15,8 @@ COLOURS = (
     '#e6194b', '#4363d8', '#3cb44b', '#f58231', '#911eb4',
     '#42d4f4', '#f032e6', '#bfef45', '#9a6324', '#469990',
 )  # fmt: skip
+# In an image with more objects than these, their scores would hide them.
+MAX_SCORES = 20
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _draw(axes: Axes, image: np.ndarray, instances: Instances) -> None:
         if instances.masks is None:
             box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour)
             axes.add_patch(box)
-        if instances.scores is not None:
+        if instances.scores is not None and len(instances.labels) <= MAX_SCORES:
             axes.text(
                 x1,
                 max(y1, 0),
