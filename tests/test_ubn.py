@@ -1,13 +1,14 @@
 """The layer's numbers, against the plain formulation in float64."""
 
 import itertools
+from contextlib import nullcontext
 
 import plain
 import pytest
 import torch
 from torch import nn
 
-from ubn_mmdet import UBN
+from ubn_mmdet import UBN, plain_autograd_passes
 
 OFF = {
     'centering': False,
@@ -29,6 +30,13 @@ STAGES = {
     'no affine, all off': OFF | {'affine': False},
     'all off': OFF,
 }
+
+
+@pytest.fixture(autouse=True, params=['fused', 'plain autograd'])
+def _passes(request):
+    """Every number holds for both implementations of the passes."""
+    with nullcontext() if request.param == 'fused' else plain_autograd_passes():
+        yield
 
 
 def trained(channels: int = 3, **settings) -> UBN:

@@ -1,4 +1,4 @@
-"""The closed form of Unified Batch Normalization, as pure functions on tensors.
+"""The closed form of Unified Batch Normalization: the algebra on ``(N, C)`` tensors.
 
 Source: "Unified Batch Normalization", arXiv 2311.15993. The definition's stages
 (condensation, centering, statistics, scaling, affine) need no pass of their own: up to
@@ -7,11 +7,15 @@ and all its coefficients follow from the mean ``K`` and the biased variance ``V`
 sample and channel over positions. docs/how-it-works.md derives this.
 
 Shapes: ``x`` is ``(N, C, H, W)``; ``K`` and ``V`` are ``(N, C)``; statistics and
-parameters are ``(C,)``. Everything but ``x`` and the result of the two ``apply``
-functions is in :func:`compute_dtype`, at least float32: sums of float16 overflow.
+parameters are ``(C,)``. All but ``x`` is in :func:`compute_dtype`, at least float32: sums
+of float16 overflow.
+
+The passes over ``x`` itself, reductions to moments and the apply that writes the result,
+are in ``plain_autograd.py`` and ``fused.py``.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,34 +25,25 @@ CONDENSATION_SAMPLES = 16
 INITIAL_SCALING_BIAS = 1.0
 
 
+class Moments(NamedTuple):
+    """What one reduction over the positions of ``x`` gives.
+
+    Attributes:
+        x: The input, to be given to an apply function, and to one only.
+        mean: ``K``, ``(N, C)``, or None if not asked for.
+        var: ``V``, biased, ``(N, C)``, or None.
+        link: What reduction and apply have to share; theirs alone to know.
+    """
+
+    x: Tensor
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    link: Any = None
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype of statistics and coefficients for input ``x``: float32 or wider."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-# --- moments: the only reduction over positions -------------------------------------
-
-
-def spatial_mean(x: Tensor) -> Tensor:
-    """``K``: the mean of each sample and channel over positions, ``(N, C)``.
-
-    Zero where there are no positions.
-    """
-    if x.numel() == 0:
-        return x.new_zeros(x.shape[:2], dtype=compute_dtype(x))
-    return x.mean(dim=(2, 3), dtype=compute_dtype(x))
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``K, V``: mean and biased variance of each sample and channel, ``(N, C)`` each.
-
-    Zero where there are no positions.
-    """
-    if x.numel() == 0:
-        zeros = x.new_zeros(x.shape[:2], dtype=compute_dtype(x))
-        return zeros, zeros
-    var, mean = torch.var_mean(x.to(compute_dtype(x)), dim=(2, 3), correction=0)
-    return mean, var
 
 
 # --- condensation: how alike the samples of a batch are -----------------------------
@@ -56,7 +51,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 # In two steps, because summaries of disjoint sets of samples add up, condensations do not.
 
 
-def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def flat_summary(moments: Moments) -> Tensor:
     """Sum of the cosines between samples flattened over C, H, W, and pairs' number.
 
     ``(2,)``, over all ordered pairs of different samples among the first 16. With
@@ -64,9 +59,9 @@ def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     ``H*W * sum_c (V + K^2)``: one read of ``x``, no tensor of pairs. A sample of zeros
     has cosine 0 with every other. Not differentiated.
     """
-    n = _samples(x)
+    n = _samples(moments.x)
     with torch.no_grad():
-        x, mean, var = x[:n], mean[:n], var[:n]
+        x, mean, var = (tensor[:n] for tensor in moments[:3])
         norm = (x.shape[2] * x.shape[3] * (var + mean.square()).sum(dim=1)).sqrt()
         inverse = _inverse_or_zero(norm)
         u = torch.einsum('n,nchw->chw', inverse, x.to(inverse.dtype))
@@ -80,15 +75,16 @@ def flat_condensation(summary: Tensor) -> Tensor:
     return torch.where(pairs > 0, cosines / pairs, 1)
 
 
-def pooled_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def pooled_summary(moments: Moments) -> Tensor:
     """``sum_n K_n / |K_n|`` over the first 16 samples, how many are not zero, and all.
 
     ``(C + 2,)``. Not differentiated.
     """
-    n = _samples(x)
+    n = _samples(moments.x)
     with torch.no_grad():
-        inverse = _inverse_or_zero(mean[:n].norm(dim=1))
-        direction = (inverse[:, None] * mean[:n]).sum(dim=0)
+        mean = moments.mean[:n]
+        inverse = _inverse_or_zero(mean.norm(dim=1))
+        direction = (inverse[:, None] * mean).sum(dim=0)
         counts = torch.stack([(inverse > 0).sum(), inverse.new_full((), n)])
         return torch.cat([direction, counts])
 
@@ -143,48 +139,6 @@ def spatial_kernel(weight: Tensor, spatial_weight: Tensor) -> Tensor:
     """The depthwise kernel ``weight * delta + spatial_weight``, ``(C, k, k)``."""
     pad = spatial_weight.shape[-1] // 2
     return F.pad(weight[:, None, None], (pad,) * 4) + spatial_weight
-
-
-# --- apply: the only pass that writes -----------------------------------------------
-#
-# In terms of x - pivot: the coefficients' gradients are then sums over deviations, exact
-# also where the mean is large against the deviation.
-
-
-def apply_pointwise(x: Tensor, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``scale * (x - pivot) + shift`` in the dtype of ``x``.
-
-    The coefficients are ``(N, C)`` or ``(C,)``.
-    """
-    return _affine(x, pivot, scale, shift).to(x.dtype)
-
-
-def apply_depthwise(
-    x: Tensor,
-    pivot: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    kernel: Tensor,
-    bias: Tensor,
-) -> Tensor:
-    """``depthwise(scale * (x - pivot) + shift; kernel) + bias`` in the dtype of ``x``.
-
-    The convolution pads with zeros, ``k // 2`` on each side. ``kernel`` is ``(C, k, k)``,
-    the other coefficients ``(N, C)`` or ``(C,)``.
-    """
-    normalized = _affine(x, pivot, scale, shift)
-    if x.numel():
-        weight = kernel[:, None].to(normalized.dtype)
-        padding = kernel.shape[-1] // 2
-        y = F.conv2d(normalized, weight, padding=padding, groups=len(kernel))
-    else:  # the convolution refuses maps without positions
-        y = normalized + 0 * kernel.sum()
-    return (y + over_positions(bias)).to(x.dtype)
-
-
-def _affine(x: Tensor, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    centred = x - over_positions(pivot)
-    return centred * over_positions(scale) + over_positions(shift)
 
 
 def over_positions(coefficient: Tensor) -> Tensor:

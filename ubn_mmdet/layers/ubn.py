@@ -13,6 +13,7 @@ scaling gate is divided by its initial value, and the kernel is written as Batch
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import functional as F
 from ..distributed import merge_statistics, sync_group
+from ..passes import passes_for
 from .checks import check_choice, check_count, check_flag, check_number
 from .initial_weight import InitialWeight
 
@@ -206,22 +208,20 @@ class UBN(_BatchNorm):
         # Under autocast the convolution and the products would lose the precision that
         # the statistics are computed in.
         with _full_precision(x.device.type):
+            passes = passes_for(x)
             if self.training or self.running_mean is None:
-                sample_mean, sample_var = F.moments(x)
-                mean, var = self._batch_statistics(x, sample_mean, sample_var, group)
+                moments = passes.moments(x)
+                mean, var = self._batch_statistics(moments, group)
             else:
-                sample_mean = F.spatial_mean(x) if self._uses_sample_mean else None
+                needs_mean = self.centering or self.scaling is not None
+                moments = passes.spatial_mean(x) if needs_mean else F.Moments(x)
                 mean, var = self._running_statistics(x)
-            return self._normalize(x, sample_mean, mean, var)
+            return self._normalize(passes, moments, mean, var)
 
     @property
     def _merges(self) -> bool:
         """Only ranks in training take part in collectives, as in SyncBatchNorm."""
         return self.training and self.sync
-
-    @property
-    def _uses_sample_mean(self) -> bool:
-        return self.centering or self.scaling is not None
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() != 4:
@@ -237,11 +237,7 @@ class UBN(_BatchNorm):
         return self.running_mean.to(dtype), self.running_var.to(dtype)
 
     def _batch_statistics(
-        self,
-        x: Tensor,
-        sample_mean: Tensor,
-        sample_var: Tensor,
-        group: ProcessGroup | None,
+        self, moments: F.Moments, group: ProcessGroup | None
     ) -> tuple[Tensor, Tensor]:
         """Mean and variance to normalise with when the batch's own are wanted.
 
@@ -250,9 +246,9 @@ class UBN(_BatchNorm):
         the device in every layer.
         """
         centering = 1 if self.centering_weight is None else 1 + self.centering_weight
-        mean, var = F.batch_statistics(sample_mean, sample_var, centering)
-        count = x.numel() // self.num_features
-        summary = self._summary(x, sample_mean, sample_var)
+        mean, var = F.batch_statistics(moments.mean, moments.var, centering)
+        count = moments.x.numel() // self.num_features
+        summary = self._summary(moments)
         is_open = None
         if group is not None:
             mean, var, count, summary = merge_statistics(
@@ -269,18 +265,17 @@ class UBN(_BatchNorm):
             self._move_running_statistics(mean, var * (count / (count - 1)), is_open)
         if is_open is None:
             return mean, var
-        running_mean, running_var = self._running_statistics(x)
+        running_mean, running_var = self._running_statistics(moments.x)
         return (
             torch.where(is_open, mean, running_mean),
             torch.where(is_open, var, running_var),
         )
 
-    def _summary(self, x: Tensor, sample_mean: Tensor, sample_var: Tensor) -> Tensor:
+    def _summary(self, moments: F.Moments) -> Tensor:
         """What the condensation follows from; sums up over ranks."""
         if self.condensation is None or not self.training:
-            return sample_mean.new_empty(0)
-        summarize = F.SUMMARIES[self.condensation_feature]
-        return summarize(x, sample_mean, sample_var)
+            return moments.mean.new_empty(0)
+        return F.SUMMARIES[self.condensation_feature](moments)
 
     def _move_condensation(self, summary: Tensor, moves: Tensor | None) -> None:
         c = F.CONDENSATIONS[self.condensation_feature](summary)
@@ -297,17 +292,17 @@ class UBN(_BatchNorm):
         _move(self.running_var, unbiased_var, step, is_open)
 
     def _normalize(
-        self, x: Tensor, sample_mean: Tensor | None, mean: Tensor, var: Tensor
+        self, passes: ModuleType, moments: F.Moments, mean: Tensor, var: Tensor
     ) -> Tensor:
         """Centering, normalisation, scaling and affine, as coefficients of one apply.
 
         ``xhat = inv_std * (x - K) + GAP(xhat)``, and ``GAP(xhat)`` needs no pass.
         """
         scale = torch.rsqrt(var + self.eps)
-        if sample_mean is None:
+        if moments.mean is None:
             pivot, shift = mean, torch.zeros_like(mean)
         else:
-            pivot, shift = sample_mean, scale * (self._centre(sample_mean) - mean)
+            pivot, shift = moments.mean, scale * (self._centre(moments.mean) - mean)
         gate = None
         if self.scaling_weight is not None:
             gate = F.scaling_gate(shift, self.scaling_weight, self.scaling_bias)
@@ -316,14 +311,14 @@ class UBN(_BatchNorm):
             return coefficient if gate is None else gate * coefficient
 
         if self.weight is None:
-            return F.apply_pointwise(x, pivot, gated(scale), gated(shift))
+            return passes.apply_pointwise(moments, pivot, gated(scale), gated(shift))
         if self.spatial_weight is None:
             scale, shift = self.weight * scale, self.weight * shift + self.bias
-            return F.apply_pointwise(x, pivot, gated(scale), gated(shift))
+            return passes.apply_pointwise(moments, pivot, gated(scale), gated(shift))
         # The gate is one number a map: it may as well act before the convolution.
         kernel = F.spatial_kernel(self.weight, self.spatial_weight)
-        return F.apply_depthwise(
-            x, pivot, gated(scale), gated(shift), kernel, gated(self.bias)
+        return passes.apply_depthwise(
+            moments, pivot, gated(scale), gated(shift), kernel, gated(self.bias)
         )
 
     def _centre(self, mean: Tensor) -> Tensor:
