@@ -1,0 +1,107 @@
+"""Time UBN beside BatchNorm: layers at the shapes of detectors, and whole detectors.
+
+Writes OUT.json after every case, and OUT.md and OUT.png at the end; an interrupted run
+goes on where it was. The parts of the measurement can be run one at a time.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ubn_mmdet import benchmark
+from ubn_mmdet.files import write_whole
+from ubn_mmdet.paths import configs_dir
+from ubn_mmdet.report.growth import draw_growth
+
+PARTS = ('layers', 'memory', 'growth', 'detectors')
+DETECTORS = {
+    'Mask R-CNN R18, demo': (
+        'demo/mask-rcnn_r18-scratch_fpn_{}_6e_shapes.py',
+        (160, 160),
+        8,
+    ),
+    'Mask R-CNN R50': ('finetune/mask-rcnn_r50-live_fpn_{}_1x_coco.py', (480, 800), 2),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line; --help tells."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark/layer'))
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument(
+        '--repeats', type=int, default=15, help='turns of each layer (%(default)s)'
+    )
+    parser.add_argument(
+        '--steps', type=int, default=5, help='turns of each detector (%(default)s)'
+    )
+    parser.add_argument(
+        '--device',
+        type=torch.device,
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what is missing, then report all."""
+    args = parse_args()
+    device = args.device
+    results = benchmark.Results(
+        args.out.with_suffix('.json'), benchmark.describe_machine(device)
+    )
+    if 'layers' in args.parts:
+        for name, shape in (benchmark.R50_FPN | benchmark.DEMO).items():
+            for mode in benchmark.MODES:
+                print(f'{mode}: {name} {shape}', flush=True)
+                results.case(
+                    mode,
+                    f'{name} {shape}',
+                    lambda s=shape, m=mode: benchmark.time_layers(
+                        s, m, device, args.repeats
+                    ),
+                )
+    if 'memory' in args.parts:
+        for name, shape in benchmark.DEMO.items():
+            results.case(
+                'saved bytes',
+                f'{name} {shape}',
+                lambda s=shape: benchmark.saved_bytes(s, device),
+            )
+    if 'growth' in args.parts:
+        for direction, shapes in benchmark.growth_shapes().items():
+            for shape in shapes:
+                print(f'growth over {direction}: {shape}', flush=True)
+                results.case(
+                    f'growth over {direction}',
+                    'x'.join(map(str, shape)),
+                    lambda s=shape: benchmark.time_layers(
+                        s, 'forward + backward', device, args.repeats
+                    ),
+                )
+    if 'detectors' in args.parts:
+        from ubn_mmdet.mm.benchmark import time_training_steps
+
+        for name, (config, size, images) in DETECTORS.items():
+            print(f'training step: {name}, {images} images of {size}', flush=True)
+            configs = {
+                norm: configs_dir() / config.format(norm.lower())
+                for norm in ('BN', 'UBN')
+            }
+            results.case(
+                'training step',
+                f'{name}, {images} images of {size[0]}x{size[1]}',
+                lambda c=configs, s=size, n=images: time_training_steps(
+                    c, s, n, device, args.steps
+                ),
+            )
+    report = benchmark.report(results.content)
+    write_whole(args.out.with_suffix('.md'), report.encode())
+    if 'growth over N' in results.content:
+        draw_growth(results.content, args.out.with_suffix('.png'))
+    print(report)
+
+
+if __name__ == '__main__':
+    main()
