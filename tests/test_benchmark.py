@@ -70,6 +70,21 @@ def test_a_measured_case_is_not_measured_again(tmp_path):
         benchmark.Results(path, {'device': 'that'})
 
 
+def test_growth_is_in_one_direction_at_a_time():
+    for direction, shapes in benchmark.growth_shapes().items():
+        for small, large in zip(shapes, shapes[1:], strict=False):
+            grown = [b / a for a, b in zip(small, large, strict=True)]
+            assert (
+                grown
+                == {
+                    'N': [2, 1, 1, 1],
+                    'C': [1, 2, 1, 1],
+                    'H*W': [1, 1, 2, 2],
+                }[direction]
+            )
+            assert all(isinstance(size, int) for size in large)
+
+
 def test_growth_is_drawn(tmp_path):
     case = {'BatchNorm': [0.1, 0.2], 'UBN': [0.2, 0.3]}
     content = {'growth over N': {'1x2x3x3': case, '2x2x3x3': case}}

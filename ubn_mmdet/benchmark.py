@@ -38,7 +38,7 @@ DEMO = {  # eight images of 160x160
     'demo layer3': (8, 256, 10, 10),
     'demo layer4': (8, 512, 5, 5),
 }
-GROWTH_BASE = (4, 64, 32, 32)
+GROWTH_BASE = (2, 32, 16, 16)  # the smallest
 MODES = ('forward', 'forward + backward', 'evaluation')
 
 
@@ -156,9 +156,9 @@ def growth_shapes() -> dict[str, list[tuple[int, ...]]]:
     """Shapes that grow in one direction: samples, channels, positions."""
     n, c, h, w = GROWTH_BASE
     return {
-        'N': [(n * 2**i, c, h, w) for i in range(-1, 4)],
-        'C': [(n, c * 2**i, h, w) for i in range(-1, 4)],
-        'H*W': [(n, c, h * 2**i, w * 2**i) for i in range(-1, 3)],
+        'N': [(n * 2**i, c, h, w) for i in range(5)],
+        'C': [(n, c * 2**i, h, w) for i in range(5)],
+        'H*W': [(n, c, h * 2**i, w * 2**i) for i in range(4)],
     }
 
 

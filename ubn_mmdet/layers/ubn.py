@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .. import functional as F
 from ..distributed import merge_statistics, sync_group
 from ..passes import passes_for
+from ..recompute import is_recomputation
 from .checks import check_choice, check_count, check_flag, check_number
 from .initial_weight import InitialWeight
 
@@ -257,12 +258,16 @@ class UBN(_BatchNorm):
             is_open = count > 0  # no rank may have had anything
         if not self.training or self.running_mean is None:
             return mean, var
+        moves = not is_recomputation()
         with torch.no_grad():
             if self.condensation is not None:
-                self._move_condensation(summary, is_open)
+                if moves:
+                    self._move_condensation(summary, is_open)
                 similar = self.condensation > self.condensation_threshold
                 is_open = similar if is_open is None else is_open & similar
-            self._move_running_statistics(mean, var * (count / (count - 1)), is_open)
+            if moves:
+                unbiased_var = var * (count / (count - 1))
+                self._move_running_statistics(mean, unbiased_var, is_open)
         if is_open is None:
             return mean, var
         running_mean, running_var = self._running_statistics(moments.x)
