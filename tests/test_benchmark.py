@@ -37,7 +37,7 @@ def test_runs_take_turns():
 @pytest.mark.parametrize('mode', benchmark.MODES)
 def test_every_layer_is_timed_in_every_mode(mode):
     times = benchmark.time_layers((2, 4, 8, 8), mode, CPU, repeats=2)
-    assert set(times) == set(benchmark.layers(4))
+    assert set(times) == set(benchmark.layers(4, CPU))
     assert all(second > 0 for seconds in times.values() for second in seconds)
 
 

@@ -53,6 +53,8 @@ FROM_SCRATCH = ('scratch', 'demo')
 UBN_PLAIN = {'type': 'UBN', 'requires_grad': True}
 UBN_AUTHORS_START = {**UBN_PLAIN, 'initial_weight': 0, 'initial_spatial': 'kaiming'}
 BN = {'type': 'BN', 'requires_grad': True}
+# Where statistics are live, UBN's are those of all GPUs, and so must be its twin's.
+SYNC_BN = {'type': 'SyncBN', 'requires_grad': True}
 BN_SMALL = {
     **UBN_PLAIN,
     'centering': False,
@@ -66,8 +68,9 @@ BN_SMALL = {
 def norms_of(pattern: str) -> dict[str, dict]:
     """The norm configs that a pattern of ``LAYERS`` has, by their word in the name."""
     if pattern.startswith(FROM_SCRATCH):
-        return {'ubn': UBN_AUTHORS_START, 'bn': BN, 'bn-small': BN_SMALL}
-    return {'ubn': UBN_PLAIN, 'bn': BN}
+        bn = BN if pattern.startswith('demo') else SYNC_BN
+        return {'ubn': UBN_AUTHORS_START, 'bn': bn, 'bn-small': BN_SMALL}
+    return {'ubn': UBN_PLAIN, 'bn': SYNC_BN if pattern.startswith('finetune') else BN}
 
 
 NAMES = {
@@ -157,7 +160,8 @@ def test_norm_layers_per_component(name: str) -> None:
     pattern, word = NAMES[name]
     layers = norm_layers(name)
     assert Counter(component(key) for key in layers) == LAYERS[pattern]
-    expected = nn.BatchNorm2d if word == 'bn' else UBN
+    bn = nn.SyncBatchNorm if norms_of(pattern)['bn'] is SYNC_BN else nn.BatchNorm2d
+    expected = bn if word == 'bn' else UBN
     assert {type(layer) for layer in layers.values()} == {expected}
 
 

@@ -72,9 +72,9 @@ class PlainUBN(nn.Module):
         return gate * self.kernel(xhat)
 
 
-def layers(channels: int) -> dict[str, nn.Module]:
+def layers(channels: int, device: torch.device) -> dict[str, nn.Module]:
     """What is compared; each UBN with what does the same work without its stages."""
-    return {
+    compared = {
         'BatchNorm': nn.BatchNorm2d(channels),
         'UBN k=1': UBN(channels, kernel_size=1),
         'BatchNorm + depthwise 3x3': nn.Sequential(
@@ -84,6 +84,9 @@ def layers(channels: int) -> dict[str, nn.Module]:
         'UBN k=3': UBN(channels),
         'plain definition': PlainUBN(channels),
     }
+    if device.type == 'cuda':  # the only place where PyTorch's own can train
+        compared['SyncBatchNorm'] = nn.SyncBatchNorm(channels)
+    return {name: layer.to(device) for name, layer in compared.items()}
 
 
 RATIOS = {
@@ -117,7 +120,7 @@ def time_layers(
     x.requires_grad_(mode == 'forward + backward')
 
     def runner(layer: nn.Module) -> Callable[[], None]:
-        layer.to(device).train(mode != 'evaluation')
+        layer.train(mode != 'evaluation')
 
         def run() -> None:
             with torch.set_grad_enabled(mode == 'forward + backward'):
@@ -128,15 +131,14 @@ def time_layers(
 
         return run
 
-    runs = {name: runner(layer) for name, layer in layers(shape[1]).items()}
+    runs = {name: runner(layer) for name, layer in layers(shape[1], device).items()}
     return time_interleaved(runs, repeats)
 
 
 def saved_bytes(shape: tuple[int, ...], device: torch.device) -> dict[str, int]:
     """Bytes that each layer keeps for backward, its parameters and buffers left out."""
     result = {}
-    for name, layer in layers(shape[1]).items():
-        layer.to(device)
+    for name, layer in layers(shape[1], device).items():
         own = {t.untyped_storage().data_ptr() for t in layer.state_dict().values()}
         saved = {}
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .functional import Moments, compute_dtype, over_positions
+from .functional import BLOCK, Moments, compute_dtype, over_positions
 
 
 class Link:
@@ -75,10 +75,14 @@ class _Mean(torch.autograd.Function):
 class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, link):
-        wide = x.to(compute_dtype(x))
-        mean = wide.mean(dim=(2, 3))
-        deviation = torch.linalg.vector_norm(wide - over_positions(mean), dim=(2, 3))
         ctx.link, ctx.positions = link, x.shape[2] * x.shape[3]
+        if x.device.type == 'cpu' and x.is_contiguous():
+            mean, deviation = _mean_and_deviation(x)
+        else:
+            wide = x.to(compute_dtype(x))
+            mean = wide.mean(dim=(2, 3))
+            centred = wide - over_positions(mean)
+            deviation = torch.linalg.vector_norm(centred, dim=(2, 3))
         ctx.save_for_backward(x, mean)
         return x, mean, deviation.square() / ctx.positions
 
@@ -157,6 +161,24 @@ def _back(ctx, u: Tensor, scale: Tensor) -> Tensor:
 
 def _per_map(x: Tensor, *coefficients: Tensor) -> list[Tensor]:
     return [c.expand(x.shape[:2]) for c in coefficients]
+
+
+def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each map, and the norm of what deviates from it, ``(N, C)`` each.
+
+    Some maps at a time, so that ``x`` comes from memory once and no second tensor of its
+    size is filled: both cost more than the arithmetic.
+    """
+    maps = x.view(-1, x.shape[2] * x.shape[3])
+    mean = maps.new_empty(len(maps), dtype=compute_dtype(x))
+    deviation = torch.empty_like(mean)
+    length = max(BLOCK // maps.shape[1], 1)
+    parts = maps.split(length), mean.split(length), deviation.split(length)
+    for some, to_mean, to_deviation in zip(*parts, strict=True):
+        some = some.to(mean.dtype)
+        torch.mean(some, 1, out=to_mean)
+        torch.linalg.vector_norm(some - to_mean[:, None], dim=1, out=to_deviation)
+    return mean.view(x.shape[:2]), deviation.view(x.shape[:2])
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 _base_ = './mask-rcnn_r50-scratch_fpn_ubn-all_6x_coco.py'
-norm_cfg = dict(_delete_=True, type='BN', requires_grad=True)
+norm_cfg = dict(_delete_=True, type='SyncBN', requires_grad=True)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg),
     neck=dict(norm_cfg=norm_cfg),

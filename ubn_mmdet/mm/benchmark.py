@@ -9,6 +9,7 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 
 from ..benchmark import time_interleaved
@@ -33,6 +34,8 @@ def time_training_steps(
         repeats: Timed steps of each.
     """
     register_all_modules()
+    # The toolbox would log the initialisation of every parameter.
+    MMLogger.get_instance('benchmark', log_level='WARNING')
     runs = {
         name: _step(config, image_size, images, device)
         for name, config in configs.items()
