@@ -34,8 +34,9 @@ def time_training_steps(
         repeats: Timed steps of each.
     """
     register_all_modules()
-    # The toolbox would log the initialisation of every parameter.
-    MMLogger.get_instance('benchmark', log_level='WARNING')
+    if not MMLogger.check_instance_created('benchmark'):
+        # The toolbox would log the initialisation of every parameter.
+        MMLogger.get_instance('benchmark', log_level='WARNING')
     runs = {
         name: _step(config, image_size, images, device)
         for name, config in configs.items()

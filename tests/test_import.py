@@ -1,0 +1,40 @@
+"""What ``import ubn_mmdet`` needs and does."""
+
+import mmdet.registry
+import mmengine.registry
+from commands import run
+
+from ubn_mmdet import UBN
+
+
+def test_the_layer_needs_pytorch_alone(tmp_path):
+    output = run(
+        '-W',
+        'error',
+        '-c',
+        'import sys\n'
+        'for name in ("mmengine", "mmcv", "mmdet", "torchvision", "matplotlib"):\n'
+        '    sys.modules[name] = None  # an import of it fails\n'
+        'import torch\n'
+        'from ubn_mmdet import UBN\n'
+        'print(UBN(4)(torch.randn(2, 4, 3, 3)).shape)\n',
+        cwd=tmp_path,
+    )
+    assert output == 'torch.Size([2, 4, 3, 3])\n'
+
+
+def test_it_registers_under_every_scope():
+    assert mmengine.registry.MODELS.get('UBN') is UBN
+    assert mmdet.registry.MODELS.get('UBN') is UBN
+
+
+def test_registering_needs_no_torchvision(tmp_path):
+    output = run(
+        '-c',
+        'import sys\n'
+        'sys.modules["torchvision"] = None\n'
+        'import ubn_mmdet, mmengine.registry\n'
+        'print(mmengine.registry.MODELS.get("UBN").__name__)\n',
+        cwd=tmp_path,
+    )
+    assert output.endswith('UBN\n')
