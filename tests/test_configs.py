@@ -162,7 +162,8 @@ def test_norm_layers_per_component(name: str) -> None:
     assert Counter(component(key) for key in layers) == LAYERS[pattern]
     bn = nn.SyncBatchNorm if norms_of(pattern)['bn'] is SYNC_BN else nn.BatchNorm2d
     expected = bn if word == 'bn' else UBN
-    assert {type(layer) for layer in layers.values()} == {expected}
+    # MMEngine registers a subclass of SyncBatchNorm.
+    assert all(isinstance(layer, expected) for layer in layers.values())
 
 
 @pytest.mark.parametrize('name', FILES)

@@ -143,10 +143,11 @@ def batch_statistics(
     between them: never negative, and free of the cancellation of ``E[x^2] - E[x]^2``.
     Both are zero where there are no samples.
     """
-    n = max(len(mean), 1)
-    batch_mean = mean.sum(dim=0) / n
-    between = (mean - batch_mean).square().sum(dim=0) / n
-    return centering * batch_mean, var.sum(dim=0) / n + centering**2 * between
+    if len(mean) == 0:
+        nothing = mean.sum(dim=0)
+        return centering * nothing, centering * nothing
+    between, batch_mean = torch.var_mean(mean, dim=0, correction=0)
+    return centering * batch_mean, var.mean(dim=0) + centering**2 * between
 
 
 def scaling_gate(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -292,7 +292,8 @@ class UBN(_BatchNorm):
         self.num_batches_tracked.add_(1 if is_open is None else is_open)
         step = self.momentum
         if step is None:  # the cumulative average
-            step = self.num_batches_tracked.clamp(min=1).reciprocal()
+            tracked = self.num_batches_tracked.clamp(min=1)
+            step = tracked.to(self.running_mean.dtype).reciprocal()
         _move(self.running_mean, mean, step, is_open)
         _move(self.running_var, unbiased_var, step, is_open)
 
@@ -367,7 +368,7 @@ def _move(
 
     One batch with inf or nan in it must not spoil the average for good.
     """
-    moved = average + step * (value - average)
+    moved = torch.lerp(average, value.to(average.dtype), step)
     finite = torch.isfinite(moved)
     average.copy_(
         torch.where(finite if moves is None else finite & moves, moved, average)
@@ -375,6 +376,8 @@ def _move(
 
 
 def _full_precision(device_type: str) -> AbstractContextManager:
-    if not torch.amp.is_autocast_available(device_type):
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(
+        device_type
+    ):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
