@@ -63,13 +63,20 @@ def test_broken_data_end_the_demo_before_training(place, tmp_path):
     assert not (tmp_path / 'work_dirs').exists()
 
 
-@pytest.mark.parametrize('config', [MASK_RCNN, RETINANET], ids=lambda path: path.stem)
-def test_training_and_testing_by_command_line(place, config):
+@pytest.mark.parametrize(
+    ('config', 'tool'),
+    [
+        (MASK_RCNN, lambda name: ROOT / f'tools/{name}.py'),
+        (RETINANET, find_mmdet_tool),
+    ],
+    ids=['ours', "MMDetection's"],
+)
+def test_training_and_testing_by_command_line(place, config, tool):
     work_dir = place / f'work_dirs/{config.stem}'
     options = ['--work-dir', work_dir, '--cfg-options', *SHORT]
-    run(ROOT / 'tools/train.py', config, *options, cwd=place)
+    run(tool('train'), config, *options, cwd=place)
     assert any('loss' in record for record in scalars(work_dir))
-    test = [ROOT / 'tools/test.py', config, work_dir / 'epoch_1.pth']
+    test = [tool('test'), config, work_dir / 'epoch_1.pth']
     assert 'Epoch(test) [' in run(*test, *options, cwd=place)
 
 
