@@ -172,7 +172,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         processor = f'{_processor_name()}, {torch.get_num_threads()} threads'
     return {
         'device': processor,
-        'system': platform.platform(),
+        'system': f'{platform.system()} {platform.machine()}',
         'python': platform.python_version(),
         'torch': torch.__version__,
     }
