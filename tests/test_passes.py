@@ -1,5 +1,7 @@
 """The hand-written backward: what it saves, preserves and leaves to plain autograd."""
 
+import weakref
+
 import pytest
 import torch
 from test_ubn import OFF, images, trained
@@ -112,3 +114,28 @@ def test_which_passes_run():
     assert passes_for(x) is fused
     seen = torch.vmap(lambda row: row * (passes_for(row) is plain_autograd))(x + 1)
     assert (seen == 1).all()
+
+
+@KERNELS
+@MODES
+@pytest.mark.parametrize('backward', [True, False])
+def test_a_graph_that_is_dropped_is_freed(kernel_size, training, backward):
+    class Packed:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    packed = []
+
+    def pack(tensor):
+        held = Packed(tensor.detach())  # its graph would hold the pack itself
+        packed.append(weakref.ref(held))
+        return held
+
+    layer = trained(4, kernel_size=kernel_size).train(training)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
+        y = layer(images(2, 4, 5, 5).requires_grad_())
+    if backward:
+        y.sum().backward()
+    assert packed
+    del y
+    assert not any(reference() for reference in packed)

@@ -151,7 +151,8 @@ class _Depthwise(torch.autograd.Function):
 def _link(ctx, link: Link | None, scale: Tensor) -> None:
     ctx.is_linked = link is not None
     if ctx.is_linked:
-        link.scale = scale
+        # Detached: the graph of scale leads to moments, which would never be freed.
+        link.scale = scale.detach()
 
 
 def _back(ctx, u: Tensor, scale: Tensor) -> Tensor:
