@@ -5,6 +5,7 @@ import os
 import statistics
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from .figures import write_figure
 
@@ -29,6 +30,7 @@ def draw_growth(content: dict, path: str | os.PathLike) -> None:
             axes.loglog(sizes, times, marker='o', label=name)
         axes.set(title=section, xlabel='elements of the input')
         axes.grid(alpha=0.3, which='both')
+        axes.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
     panels[0].set_ylabel('forward + backward, ms')
     panels[0].legend(fontsize=8)
     write_figure(path, figure)
