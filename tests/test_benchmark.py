@@ -41,6 +41,12 @@ def test_every_layer_is_timed_in_every_mode(mode):
     assert all(second > 0 for seconds in times.values() for second in seconds)
 
 
+def test_operations_are_profiled():
+    case = benchmark.profile_operations((2, 4, 8, 8), 'evaluation', CPU, repeats=2)
+    assert case['BatchNorm']['aten::native_batch_norm'] > 0
+    assert case['UBN k=1']['aten::addcmul'] > 0
+
+
 def test_what_layers_save():
     sizes = benchmark.saved_bytes((2, 4, 32, 32), CPU)
     of_input = 2 * 4 * 32 * 32 * 4
@@ -94,9 +100,20 @@ def test_growth_is_drawn(tmp_path):
 
 def test_the_command_line_writes_json_and_a_table(tmp_path):
     tool = ROOT / 'tools/benchmark_layer.py'
-    output = run(tool, '--parts', 'memory', '--out', 'bench/layer', cwd=tmp_path)
+    output = run(
+        tool,
+        '--parts',
+        'memory',
+        'operations',
+        '--repeats',
+        1,
+        '--out',
+        'bench/layer',
+        cwd=tmp_path,
+    )
     report = (tmp_path / 'bench/layer.md').read_text()
     assert report in output and '### Saved for backward' in report
+    assert '### Operations' in report
     content = json.loads((tmp_path / 'bench/layer.json').read_text())
     assert content['machine']['torch'] == torch.__version__
 

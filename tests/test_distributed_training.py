@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,7 +90,12 @@ def train(place, command, name, batch_size):
     done = subprocess.run(
         [*map(str, command), '--work-dir', work_dir, *options],
         cwd=place,
-        env=os.environ | {'PYTHONPATH': f'{ROOT}:{place}', 'OMP_NUM_THREADS': '1'},
+        env=os.environ
+        | {
+            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            'PYTHONPATH': f'{ROOT}:{place}',
+            'OMP_NUM_THREADS': '1',
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

