@@ -3,13 +3,12 @@
 Pure functions on state dicts; what cannot be mapped exactly raises, nothing is lost.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .functional import INITIAL_SCALING_BIAS
+from .functional import INITIAL_GATE, INITIAL_SCALING_BIAS
 
 StateDict = dict[str, Tensor]
 
@@ -29,8 +28,6 @@ AUTHORS_KEYS = {
     'bnconv.weight': None,  # (C, 1, k, k)
     'bnconv.bias': None,  # (C,)
 }
-# The authors' gate starts at this, UBN's at one.
-AUTHORS_GATE = 1 / (1 + math.exp(-INITIAL_SCALING_BIAS))
 
 
 class ConversionError(ValueError):
@@ -84,11 +81,11 @@ def authors_to_ubn(state: StateDict) -> StateDict:
     def convert(norm: StateDict) -> StateDict:
         if lacking := [key for key in AUTHORS_KEYS if key not in norm]:
             raise ConversionError(f'lacks {", ".join(lacking)}')
-        kernel = AUTHORS_GATE * norm.pop('bnconv.weight').squeeze(1)
+        kernel = INITIAL_GATE * norm.pop('bnconv.weight').squeeze(1)
         centre = kernel.shape[-1] // 2
         weight = kernel[:, centre, centre].clone()
         kernel[:, centre, centre] = 0
-        result = {'weight': weight, 'bias': AUTHORS_GATE * norm.pop('bnconv.bias')}
+        result = {'weight': weight, 'bias': INITIAL_GATE * norm.pop('bnconv.bias')}
         if kernel.shape[-1] > 1:
             result['spatial_weight'] = kernel
         for theirs, ours in AUTHORS_KEYS.items():
@@ -125,7 +122,7 @@ def ubn_to_batchnorm(state: StateDict) -> StateDict:
             if kernel.any():
                 raise ConversionError('spatial_weight is not zero off the centre')
         if 'scaling_bias' in own:
-            gate = torch.sigmoid(own['scaling_bias']) / AUTHORS_GATE
+            gate = torch.sigmoid(own['scaling_bias']) / INITIAL_GATE
             weight, bias = gate * weight, gate * bias
         return norm | {'weight': weight, 'bias': bias}
 

@@ -24,6 +24,8 @@ from torch import Tensor
 CONDENSATION_SAMPLES = 16
 BLOCK = 2**20  # elements that fit a processor's cache
 INITIAL_SCALING_BIAS = 1.0
+# What the authors' gate starts at; ours is divided by it and starts at one.
+INITIAL_GATE = 1 / (1 + math.exp(-INITIAL_SCALING_BIAS))
 
 
 class Moments(NamedTuple):

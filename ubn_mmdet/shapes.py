@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from .coco_folder import SPLITS, annotation_file
 from .files import write_whole
 
 CLASSES = ('ellipse', 'rectangle', 'triangle', 'star')
-SPLITS = ('train', 'val')
 MIN_IMAGE_SIZE = 64
 
 # Raise it with any change that alters a drawn pixel or an annotation: a folder drawn
@@ -390,7 +390,7 @@ def _is_complete(folder: Path, counts: dict[str, int]) -> bool:
 
 
 def _annotation_file(folder: Path, split: str) -> Path:
-    return folder / f'instances_{split}.json'
+    return folder / annotation_file(split)
 
 
 def _file_name(index: int) -> str:

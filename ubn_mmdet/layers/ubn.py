@@ -186,8 +186,8 @@ class UBN(_BatchNorm):
             # The authors' depthwise kernel meets the generic initialiser
             # (kaiming_normal_, fan_out) behind a gate that starts at sigmoid(1).
             fan_out = self.kernel_size**2 * self.num_features
-            gate = 1 / (1 + math.exp(-F.INITIAL_SCALING_BIAS))
-            nn.init.normal_(self.spatial_weight, std=gate * math.sqrt(2 / fan_out))
+            std = F.INITIAL_GATE * math.sqrt(2 / fan_out)
+            nn.init.normal_(self.spatial_weight, std=std)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` of shape ``(N, C, H, W)``; the class docstring says how.

@@ -2,7 +2,7 @@
 
 from mmengine.config import Config, ConfigDict
 
-from ..coco_folder import CocoFolder
+from ..coco_folder import CocoFolder, annotation_file
 
 SPLIT_OF_LOADER = {'train': 'train', 'val': 'val', 'test': 'val'}
 
@@ -20,13 +20,13 @@ def use_coco_folder(cfg: Config, folder: CocoFolder) -> None:
         cfg[f'{loader}_dataloader'].dataset.merge(
             {
                 'data_root': str(folder.root),
-                'ann_file': f'instances_{split}.json',
+                'ann_file': annotation_file(split),
                 'data_prefix': {'img': f'{split}/'},
                 'metainfo': {'classes': folder.classes},
             }
         )
         if loader != 'train':
-            annotations = folder.root / f'instances_{split}.json'
+            annotations = folder.root / annotation_file(split)
             cfg[f'{loader}_evaluator'].ann_file = str(annotations)
     if not _set_num_classes(cfg.model, len(folder.classes)):
         raise ValueError('the config has no model component with num_classes')

@@ -58,8 +58,7 @@ def install() -> None:
     """Make the toolbox's replacers refuse UBN, and its runner report UBN."""
     for module, path, consequence in REPLACERS:
         _guard(module, path, consequence)
-    if not hasattr(Runner.register_hooks, '__wrapped__'):
-        Runner.register_hooks = _with_guard_hook(Runner.register_hooks)
+    Runner.register_hooks = _with_guard_hook(Runner.register_hooks)
 
 
 def _guard(module: str, path: str, consequence: str) -> None:
@@ -70,8 +69,6 @@ def _guard(module: str, path: str, consequence: str) -> None:
             owner = getattr(owner, parent)
         original = getattr(owner, name)
     except (ImportError, AttributeError):  # another version: nothing to guard
-        return
-    if getattr(original, '__wrapped__', None) is not None:
         return
     guarded = _refuse_ubn(original, path, consequence)
     setattr(owner, name, staticmethod(guarded) if parents else guarded)
