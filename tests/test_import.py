@@ -2,7 +2,7 @@
 
 import mmdet.registry
 import mmengine.registry
-from commands import run
+from helpers.commands import run
 
 from ubn_mmdet import UBN
 

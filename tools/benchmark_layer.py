@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from ubn_mmdet import benchmark
+from ubn_mmdet.bench import layers as benchmark
+from ubn_mmdet.bench.growth import draw_growth
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.paths import configs_dir
-from ubn_mmdet.report.growth import draw_growth
 
 PARTS = ('layers', 'memory', 'operations', 'growth', 'detectors')
 PROFILED = 'layer3'
@@ -92,7 +92,7 @@ def main() -> None:
                     ),
                 )
     if 'detectors' in args.parts:
-        from ubn_mmdet.mm.benchmark import time_training_steps
+        from ubn_mmdet.mm.training_step import time_training_steps
 
         for name, (config, size, images) in DETECTORS.items():
             print(f'training step: {name}, {images} images of {size}', flush=True)

@@ -10,8 +10,8 @@ import pickle
 import sys
 from pathlib import Path
 
-from ubn_mmdet import checkpoints
-from ubn_mmdet.checkpoint_files import read_checkpoint, write_checkpoint
+from ubn_mmdet.checkpoints import layouts
+from ubn_mmdet.checkpoints.files import read_checkpoint, write_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,21 +52,21 @@ def main() -> None:
         checkpoint = read_checkpoint(args.source, trust=args.trust)
         state = checkpoint['state_dict']
         if args.authors:
-            state = checkpoints.authors_to_ubn(state)
+            state = layouts.authors_to_ubn(state)
         if args.backbone:
-            state, unplaced = checkpoints.torchvision_to_backbone(state)
+            state, unplaced = layouts.torchvision_to_backbone(state)
             if unplaced:
                 print(f'no place in a backbone, left out: {", ".join(unplaced)}')
         if args.to == 'bn':
-            state = checkpoints.ubn_to_batchnorm(state)
+            state = layouts.ubn_to_batchnorm(state)
         elif not args.authors:
-            state = checkpoints.batchnorm_to_ubn(state, args.kernel_size)
+            state = layouts.batchnorm_to_ubn(state, args.kernel_size)
         write_checkpoint(args.target, checkpoint | {'state_dict': state})
     except pickle.UnpicklingError as error:
         sys.exit(f'{args.source} holds more than tensors (--trust reads it): {error}')
     except (OSError, ValueError) as error:
         sys.exit(f'convert_checkpoint: {error}')
-    print(f'{args.target}: {len(checkpoints.norm_prefixes(state))} norm layers')
+    print(f'{args.target}: {len(layouts.norm_prefixes(state))} norm layers')
 
 
 if __name__ == '__main__':

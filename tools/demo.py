@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ubn_mmdet.coco_folder import CocoFolder, CocoFolderError
+from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError
+from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.paths import configs_dir
-from ubn_mmdet.shapes import make_shapes
 
 SHAPES = Path('data/shapes')
 WORK_DIR = Path('work_dirs/demo')

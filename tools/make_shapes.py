@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ubn_mmdet.shapes import make_shapes
+from ubn_mmdet.data.shapes import make_shapes
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 
 from .layers import UBN
 from .mm.toolbox import mmengine_problem
-from .passes import plain_autograd_passes
+from .ops.dispatch import reference_passes
 from .version import __version__
 
-__all__ = ['UBN', '__version__', 'plain_autograd_passes']
+__all__ = ['UBN', '__version__', 'reference_passes']
 
 
 def _register() -> None:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import functional as F
-from ..distributed import merge_statistics, sync_group
-from ..passes import passes_for
-from ..recompute import is_recomputation
+from ..ops import algebra
+from ..ops.dispatch import passes_for
+from ..ops.distributed import merge_statistics, sync_group
+from ..ops.recompute import is_recomputation
 from .checks import check_choice, check_count, check_flag, check_number
 from .initial_weight import InitialWeight
 
@@ -124,7 +124,7 @@ class UBN(_BatchNorm):
                 lambda v: 0 <= v < 1,
                 'None or within [0, 1)',
             )
-        check_choice('condensation_feature', condensation_feature, F.SUMMARIES)
+        check_choice('condensation_feature', condensation_feature, algebra.SUMMARIES)
         check_flag('sync', sync)
         if sync_group_size is not None:
             check_count('sync_group_size', sync_group_size)
@@ -177,7 +177,7 @@ class UBN(_BatchNorm):
             nn.init.zeros_(self.centering_weight)
         if self.scaling_weight is not None:
             nn.init.zeros_(self.scaling_weight)
-            nn.init.constant_(self.scaling_bias, F.INITIAL_SCALING_BIAS)
+            nn.init.constant_(self.scaling_bias, algebra.INITIAL_SCALING_BIAS)
         if self.spatial_weight is None:
             return
         if self.initial_spatial == 'zeros':
@@ -186,7 +186,7 @@ class UBN(_BatchNorm):
             # The authors' depthwise kernel meets the generic initialiser
             # (kaiming_normal_, fan_out) behind a gate that starts at sigmoid(1).
             fan_out = self.kernel_size**2 * self.num_features
-            std = F.INITIAL_GATE * math.sqrt(2 / fan_out)
+            std = algebra.INITIAL_GATE * math.sqrt(2 / fan_out)
             nn.init.normal_(self.spatial_weight, std=std)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ class UBN(_BatchNorm):
                 mean, var = self._batch_statistics(moments, group)
             else:
                 needs_mean = self.centering or self.scaling is not None
-                moments = passes.spatial_mean(x) if needs_mean else F.Moments(x)
+                moments = passes.spatial_mean(x) if needs_mean else algebra.Moments(x)
                 mean, var = self._running_statistics(x)
             return self._normalize(passes, moments, mean, var)
 
@@ -234,11 +234,11 @@ class UBN(_BatchNorm):
             )
 
     def _running_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = F.compute_dtype(x)
+        dtype = algebra.compute_dtype(x)
         return self.running_mean.to(dtype), self.running_var.to(dtype)
 
     def _batch_statistics(
-        self, moments: F.Moments, group: ProcessGroup | None
+        self, moments: algebra.Moments, group: ProcessGroup | None
     ) -> tuple[Tensor, Tensor]:
         """Mean and variance to normalise with when the batch's own are wanted.
 
@@ -247,7 +247,7 @@ class UBN(_BatchNorm):
         the device in every layer.
         """
         centering = 1 if self.centering_weight is None else 1 + self.centering_weight
-        mean, var = F.batch_statistics(moments.mean, moments.var, centering)
+        mean, var = algebra.batch_statistics(moments.mean, moments.var, centering)
         count = moments.x.numel() // self.num_features
         summary = self._summary(moments)
         is_open = None
@@ -276,14 +276,14 @@ class UBN(_BatchNorm):
             torch.where(is_open, var, running_var),
         )
 
-    def _summary(self, moments: F.Moments) -> Tensor:
+    def _summary(self, moments: algebra.Moments) -> Tensor:
         """What the condensation follows from; sums up over ranks."""
         if self.condensation is None or not self.training:
             return moments.mean.new_empty(0)
-        return F.SUMMARIES[self.condensation_feature](moments)
+        return algebra.SUMMARIES[self.condensation_feature](moments)
 
     def _move_condensation(self, summary: Tensor, moves: Tensor | None) -> None:
-        c = F.CONDENSATIONS[self.condensation_feature](summary)
+        c = algebra.CONDENSATIONS[self.condensation_feature](summary)
         _move(self.condensation, c, CONDENSATION_MOMENTUM, moves)
 
     def _move_running_statistics(
@@ -298,7 +298,7 @@ class UBN(_BatchNorm):
         _move(self.running_var, unbiased_var, step, is_open)
 
     def _normalize(
-        self, passes: ModuleType, moments: F.Moments, mean: Tensor, var: Tensor
+        self, passes: ModuleType, moments: algebra.Moments, mean: Tensor, var: Tensor
     ) -> Tensor:
         """Centering, normalisation, scaling and affine, as coefficients of one apply.
 
@@ -311,7 +311,7 @@ class UBN(_BatchNorm):
             pivot, shift = moments.mean, scale * (self._centre(moments.mean) - mean)
         gate = None
         if self.scaling_weight is not None:
-            gate = F.scaling_gate(shift, self.scaling_weight, self.scaling_bias)
+            gate = algebra.scaling_gate(shift, self.scaling_weight, self.scaling_bias)
 
         def gated(coefficient: Tensor) -> Tensor:
             return coefficient if gate is None else gate * coefficient
@@ -322,7 +322,7 @@ class UBN(_BatchNorm):
             scale, shift = self.weight * scale, self.weight * shift + self.bias
             return passes.apply_pointwise(moments, pivot, gated(scale), gated(shift))
         # The gate is one number a map: it may as well act before the convolution.
-        kernel = F.spatial_kernel(self.weight, self.spatial_weight)
+        kernel = algebra.spatial_kernel(self.weight, self.spatial_weight)
         return passes.apply_depthwise(
             moments, pivot, gated(scale), gated(shift), kernel, gated(self.bias)
         )
@@ -338,7 +338,7 @@ class UBN(_BatchNorm):
         own = {
             'centering_weight': 0.0,
             'scaling_weight': 0.0,
-            'scaling_bias': F.INITIAL_SCALING_BIAS,
+            'scaling_bias': algebra.INITIAL_SCALING_BIAS,
             'spatial_weight': 0.0,
             'condensation': 1.0,
         }

@@ -2,7 +2,7 @@
 
 from mmengine.config import Config, ConfigDict
 
-from ..coco_folder import CocoFolder, annotation_file
+from ..data.coco_folder import CocoFolder, annotation_file
 
 SPLIT_OF_LOADER = {'train': 'train', 'val': 'val', 'test': 'val'}
 

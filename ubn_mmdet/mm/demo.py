@@ -14,11 +14,11 @@ from mmengine.runner import Runner
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ..coco_folder import CocoFolder, annotation_file
+from ..data.coco_folder import CocoFolder, annotation_file
+from ..evidence.report.curves import draw_curves, read_scalars
+from ..evidence.report.pictures import Instances, Pictured, draw_pictures
+from ..evidence.report.table import coco_table
 from ..files import write_whole
-from ..report.curves import draw_curves, read_scalars
-from ..report.pictures import Instances, Pictured, draw_pictures
-from ..report.table import coco_table
 from .datasets import use_coco_folder
 
 PICTURED = 6

@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..layers import UBN
-from ..recompute import is_recomputation
+from ..ops.recompute import is_recomputation
 
 SYNC = (
     'it would turn them into plain SyncBatchNorm. UBN merges its statistics over ranks by '

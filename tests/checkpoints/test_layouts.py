@@ -1,0 +1,188 @@
+"""Checkpoints of BatchNorm, of UBN, and in the layout of UBN's authors."""
+
+import copy
+
+import pytest
+import torch
+from helpers.commands import ROOT, run
+from helpers.layers import OFF, images, trained
+from mmdet.models import ResNet
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
+
+from ubn_mmdet import UBN
+from ubn_mmdet.checkpoints import layouts
+from ubn_mmdet.checkpoints.layouts import ConversionError
+
+TOOL = ROOT / 'tools/convert_checkpoint.py'
+
+
+def resnet(norm, **settings):
+    torch.manual_seed(0)
+    model = ResNet(18, norm_cfg={'type': norm} | settings)
+    model.eval()  # which does not return the model, as others do
+    return model
+
+
+def shake(model):
+    """Give norms parameters and statistics as after training."""
+    generator = torch.Generator().manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.uniform_(-0.5, 0.5, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize('norm', ['BN', 'SyncBN'])
+@pytest.mark.parametrize(
+    'start', [{}, {'initial_weight': 0, 'initial_spatial': 'kaiming'}]
+)
+def test_batchnorm_weights_load_into_a_detector_as_they_are(norm, start, capfd):
+    theirs, ours = shake(resnet(norm)), resnet('UBN', **start)
+    load_state_dict(ours, theirs.state_dict(), strict=True)
+    assert 'missing' not in ''.join(capfd.readouterr())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for y, expected in zip(ours(x), theirs(x), strict=True):
+            torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_batchnorm_to_ubn_writes_every_key():
+    theirs, ours = shake(resnet('BN')), resnet('UBN')
+    state = layouts.batchnorm_to_ubn(theirs.state_dict())
+    assert state.keys() == ours.state_dict().keys()
+    ours.load_state_dict(state)
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(ours(x)[-1], theirs(x)[-1], rtol=1e-5, atol=1e-5)
+    assert layouts.batchnorm_to_ubn(state) == state  # what is UBN stays as it is
+
+
+class AuthorsUBN(nn.Module):
+    """The layer with the parameters of the authors' fork, in evaluation, plainly."""
+
+    def __init__(self, channels, kernel_size=3):
+        super().__init__()
+        shape = 1, channels, 1, 1
+        for name in ('center_weight', 'scale_weight', 'scale_bias'):
+            self.register_parameter(name, nn.Parameter(torch.randn(shape).double()))
+        self.bnconv = nn.Conv2d(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
+        ).double()
+        self.register_buffer('running_mean', torch.randn(channels).double())
+        self.register_buffer('running_var', torch.rand(channels).double() + 0.5)
+
+    def forward(self, x):
+        x = x + self.center_weight * x.mean((2, 3), keepdim=True)
+        mean, var = (
+            s[None, :, None, None] for s in (self.running_mean, self.running_var)
+        )
+        xhat = (x - mean) / torch.sqrt(var + 1e-5)
+        pooled = xhat.mean((2, 3), keepdim=True)
+        gate = torch.sigmoid(self.scale_weight * pooled + self.scale_bias)
+        return gate * self.bnconv(xhat)
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3, 5])
+def test_the_authors_layout_maps_exactly(kernel_size):
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.Conv2d(3, 4, 1).double(), AuthorsUBN(4, kernel_size))
+    norm = UBN(4, kernel_size=kernel_size, dtype=torch.float64)
+    ours = nn.Sequential(nn.Conv2d(3, 4, 1).double(), norm).eval()
+    state = layouts.authors_to_ubn(copy.deepcopy(theirs.state_dict()))
+    state['1.num_batches_tracked'] = torch.tensor(0)
+    ours.load_state_dict(state, strict=True)
+    x = images(2, 3, 6, 5)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_part_of_the_authors_layout_is_named():
+    state = nn.Sequential(AuthorsUBN(4)).state_dict()
+    del state['0.scale_bias']
+    with pytest.raises(ConversionError, match='0: lacks scale_bias'):
+        layouts.authors_to_ubn(state)
+    with pytest.raises(ConversionError, match="no layer has the authors' keys"):
+        layouts.authors_to_ubn(resnet('BN').state_dict())
+
+
+def test_ubn_to_batchnorm_where_it_is_exact():
+    layer = trained(4).eval()
+    with torch.no_grad():
+        layer.centering_weight.zero_()
+        layer.scaling_weight.zero_()
+        centre = layer.spatial_weight[:, 1, 1].clone()
+        layer.spatial_weight.zero_()
+        layer.spatial_weight[:, 1, 1] = centre
+    assert (layer.scaling_bias != 1).all()
+    norm = nn.BatchNorm2d(4, dtype=torch.float64).eval()
+    state = layouts.ubn_to_batchnorm(nn.Sequential(layer).state_dict())
+    nn.Sequential(norm).load_state_dict(state, strict=True)
+    x = images(2, 4, 6, 5)
+    torch.testing.assert_close(norm(x), layer(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    'depends', ['centering_weight', 'scaling_weight', 'spatial_weight']
+)
+def test_ubn_to_batchnorm_refuses_what_depends_on_the_input(depends):
+    layer = nn.Sequential(nn.Identity(), UBN(4))
+    with torch.no_grad():
+        layer[1].get_parameter(depends)[2] = 0.1
+    with pytest.raises(ConversionError, match=f'^1: {depends} is not zero'):
+        layouts.ubn_to_batchnorm(layer.state_dict())
+
+
+def test_there_and_back():
+    state = shake(resnet('BN')).state_dict()
+    there = layouts.batchnorm_to_ubn(state, kernel_size=5)
+    back = layouts.ubn_to_batchnorm(there)
+    torch.testing.assert_close(back, dict(state))
+    with pytest.raises(ConversionError, match='positive and odd, got 4'):
+        layouts.batchnorm_to_ubn(state, kernel_size=4)
+
+
+class TestCommandLine:
+    """tools/convert_checkpoint.py."""
+
+    def test_a_torchvision_backbone_becomes_a_detectors(self, tmp_path):
+        model = shake(resnet('BN'))
+        state = model.state_dict() | {'fc.weight': torch.zeros(10, 512)}
+        torch.save(state, tmp_path / 'resnet18.pth')
+        out = run(
+            TOOL, 'resnet18.pth', 'ubn.pth', '--to=ubn', '--backbone', cwd=tmp_path
+        )
+        assert 'left out: fc.weight' in out and 'ubn.pth: 20 norm layers' in out
+        converted = torch.load(tmp_path / 'ubn.pth', weights_only=True)['state_dict']
+        detector = nn.ModuleDict({'backbone': resnet('UBN')})
+        detector.load_state_dict(converted, strict=True)
+
+    def test_the_source_is_never_overwritten(self, tmp_path):
+        path = tmp_path / 'bn.pth'
+        torch.save(resnet('BN').state_dict(), path)
+        before = path.read_bytes()
+        out = run(TOOL, 'bn.pth', 'bn.pth', '--to=ubn', cwd=tmp_path, ok=False)
+        assert 'bn.pth exists already' in out and path.read_bytes() == before
+
+    def test_a_failure_writes_nothing_and_says_why(self, tmp_path):
+        torch.save(nn.Sequential(trained(4)).state_dict(), tmp_path / 'ubn.pth')
+        out = run(TOOL, 'ubn.pth', 'bn.pth', '--to=bn', cwd=tmp_path, ok=False)
+        assert out == 'convert_checkpoint: 0: centering_weight is not zero\n'
+        assert [path.name for path in tmp_path.iterdir()] == ['ubn.pth']
+
+    def test_a_training_checkpoint_is_read_on_trust_and_keeps_its_meta(self, tmp_path):
+        state = nn.Sequential(trained(4, **OFF)).state_dict()
+        checkpoint = {
+            'state_dict': state,
+            'meta': {'epoch': 3},
+            'optimizer': {'state': nn.ReLU()},  # not a tensor
+        }
+        torch.save(checkpoint, tmp_path / 'epoch_3.pth')
+        command = [TOOL, 'epoch_3.pth', 'ubn.pth', '--to=ubn']
+        assert '--trust reads it' in run(*command, cwd=tmp_path, ok=False)
+        run(*command, '--trust', cwd=tmp_path)
+        written = torch.load(tmp_path / 'ubn.pth', weights_only=True)
+        assert (
+            written.keys() == {'state_dict', 'meta'} and written['meta']['epoch'] == 3
+        )

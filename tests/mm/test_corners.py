@@ -1,0 +1,221 @@
+"""UBN where the toolbox treats norm layers specially: freezing, optimizers, EMA, AMP."""
+
+import copy
+
+import pytest
+import torch
+import torch.utils.checkpoint as cp
+from helpers.layers import OFF, images, trained
+from mmdet.models import ResNet
+from mmengine.hooks import SyncBuffersHook
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.runner.amp import autocast
+from torch import nn
+
+from ubn_mmdet import UBN
+
+
+def resnet(**settings):
+    torch.manual_seed(0)
+    norm_cfg = settings.pop('norm_cfg', {'type': 'UBN', 'requires_grad': True})
+    model = ResNet(18, norm_cfg=norm_cfg, **settings)
+    model.init_weights()
+    return model
+
+
+def ubn_layers(model):
+    return {name: m for name, m in model.named_modules() if isinstance(m, UBN)}
+
+
+class TestFreezing:
+    """``norm_eval``, ``frozen_stages``, ``requires_grad``, train and eval by layer."""
+
+    def test_norm_eval_stops_statistics_and_gate_but_not_learning(self):
+        model = resnet(norm_eval=True)
+        model.train()
+        layers = ubn_layers(model)
+        assert not any(layer.training for layer in layers.values())
+        before = copy.deepcopy(dict(model.named_buffers()))
+        model(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+        torch.testing.assert_close(dict(model.named_buffers()), before, rtol=0, atol=0)
+        assert all(layer.weight.grad is not None for layer in layers.values())
+
+    def test_frozen_stages_freeze_every_parameter_and_the_statistics(self):
+        model = resnet(frozen_stages=1, norm_eval=False)
+        model.train()
+        for name, layer in ubn_layers(model).items():
+            frozen = name == 'bn1' or name.startswith('layer1')
+            assert layer.training != frozen, name
+            for parameter in layer.parameters():
+                assert parameter.requires_grad != frozen, name
+
+    def test_requires_grad_false_freezes_parameters_alone(self):
+        model = resnet(
+            norm_cfg={'type': 'UBN', 'requires_grad': False}, norm_eval=False
+        )
+        model.train()
+        for layer in ubn_layers(model).values():
+            assert layer.training
+            assert not any(parameter.requires_grad for parameter in layer.parameters())
+        mean = model.bn1.running_mean.clone()
+        model(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+        assert not torch.equal(model.bn1.running_mean, mean)
+
+    def test_a_fully_frozen_layer_still_passes_gradients(self):
+        layer = trained().eval().requires_grad_(False)
+        x = images(2, 3, 5, 5).requires_grad_()
+        layer(x).sum().backward()
+        assert x.grad.any() and all(p.grad is None for p in layer.parameters())
+
+    def test_layers_go_their_own_ways(self):
+        layers = nn.Sequential(trained(), trained())
+        layers[0].eval()
+        before = [layer.running_mean.clone() for layer in layers]
+        layers(images(2, 3, 5, 5))
+        moved = [
+            not torch.equal(layer.running_mean, mean)
+            for layer, mean in zip(layers, before, strict=True)
+        ]
+        assert moved == [False, True]
+
+
+def test_norm_decay_mult_covers_every_parameter():
+    model = resnet()
+    config = {
+        'type': 'OptimWrapper',
+        'optimizer': {'type': 'SGD', 'lr': 0.1, 'weight_decay': 0.01},
+        'paramwise_cfg': {'norm_decay_mult': 0.0},
+    }
+    wrapper = build_optim_wrapper(model, config)
+    own = {id(p) for layer in ubn_layers(model).values() for p in layer.parameters()}
+    assert len(own) == 20 * 6
+    for group in wrapper.optimizer.param_groups:
+        [parameter] = group['params']
+        assert group['weight_decay'] == (0 if id(parameter) in own else 0.01)
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_ema(update_buffers):
+    layer = trained()
+    average = ExponentialMovingAverage(
+        layer, momentum=0.5, update_buffers=update_buffers
+    )
+    first = copy.deepcopy(layer.state_dict())
+    layer(images(2, 3, 5, 5)).sum().backward()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 1
+    average.update_parameters(layer)  # the first update copies
+    layer(images(2, 3, 5, 5))
+    average.update_parameters(layer)
+    averaged = average.module.state_dict()
+    assert averaged.keys() == first.keys()
+    torch.testing.assert_close(averaged['weight'], layer.weight.detach())
+    assert torch.isfinite(average.module.eval()(images(2, 3, 5, 5))).all()
+    if not update_buffers:
+        assert torch.equal(averaged['condensation'], layer.condensation)
+
+
+def test_gradient_accumulation_adds_up_and_moves_statistics_each_time():
+    layer, wrapper_input = trained(), images(4, 3, 5, 5)
+    layer.condensation_threshold = 0.0
+    reference = copy.deepcopy(layer)
+    wrapper = OptimWrapper(
+        torch.optim.SGD(layer.parameters(), lr=0.1), accumulative_counts=2
+    )
+    wrapper.initialize_count_status(layer, 0, 2)
+    for half in (wrapper_input[:2], wrapper_input[2:]):
+        wrapper.update_params(layer(half).square().mean())
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
+    for half in (wrapper_input[:2], wrapper_input[2:]):
+        (reference(half).square().mean() / 2).backward()
+    optimizer.step()
+    assert layer.num_batches_tracked == 2
+    torch.testing.assert_close(layer.state_dict(), reference.state_dict())
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3])
+def test_amp_in_bfloat16_on_cpu(kernel_size):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), UBN(4, kernel_size=kernel_size), nn.ReLU()
+    )
+    exact = copy.deepcopy(net)
+    seen = []
+    net[1].register_forward_hook(lambda _, x, y: seen.append((x[0].dtype, y.dtype)))
+    x = 1000 + images(2, 3, 8, 8).float()
+    # MMEngine's AmpOptimWrapper refuses to be built on CPU; this is its context.
+    with autocast(device_type='cpu', dtype=torch.bfloat16):
+        loss = net(x).float().square().mean()
+    loss.backward()
+    assert seen == [(torch.bfloat16, torch.bfloat16)]
+    exact(x).square().mean().backward()
+    for buffer in net[1].buffers():
+        assert buffer.dtype in (torch.float32, torch.int64)
+    torch.testing.assert_close(
+        net[1].running_mean, exact[1].running_mean, rtol=0.01, atol=0.1
+    )
+
+
+def test_half_precision_sums_do_not_overflow():
+    x = (300 + images(2, 3, 32, 32)).half()  # the sum of squares is beyond float16
+    layer = UBN(3, momentum=1.0)
+    layer(x)
+    want = x.double().var((0, 2, 3))
+    torch.testing.assert_close(layer.running_var.double(), want, rtol=1e-4, atol=0)
+
+
+REENTRANT = pytest.mark.parametrize('reentrant', [True, False])
+
+
+@REENTRANT
+@pytest.mark.parametrize('alike', [True, False], ids=['open', 'closed'])
+def test_activation_checkpointing_moves_the_state_once(reentrant, alike):
+    plain, saving = trained(), trained()
+    for layer in (plain, saving):
+        if not alike:
+            layer.condensation.fill_(0.1)
+    x = images(3, 3, 5, 5, alike=alike)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    for _ in range(2):
+        plain(theirs).square().sum().backward()
+        y = cp.checkpoint(saving, ours, use_reentrant=reentrant)
+        y.square().sum().backward()
+    assert (plain.num_batches_tracked > 0) == alike
+    torch.testing.assert_close(
+        saving.state_dict(), plain.state_dict(), rtol=0, atol=0
+    )
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    for a, b in zip(saving.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_with_cp_of_a_resnet_equals_without():
+    settings = {'norm_eval': False, 'frozen_stages': -1}
+    plain, saving = resnet(**settings), resnet(with_cp=True, **settings)
+    x = torch.randn(2, 3, 64, 64)
+    for model in (plain, saving):
+        model.train()
+        model(x.clone().requires_grad_())[-1].square().sum().backward()
+    torch.testing.assert_close(saving.state_dict(), plain.state_dict())
+    for a, b in zip(saving.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_averaging_buffers_over_ranks_changes_nothing_on_one():
+    layer = trained()
+    before = copy.deepcopy(layer.state_dict())
+    SyncBuffersHook().after_train_epoch(type('Runner', (), {'model': layer}))
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_norm_of_all_stages_off_is_frozen_batchnorm_in_evaluation():
+    layer = trained(**OFF).eval().requires_grad_(False)
+    x = images(2, 3, 5, 5)
+    shape = 1, 3, 1, 1
+    xhat = (x - layer.running_mean.view(shape)) / torch.sqrt(
+        layer.running_var.view(shape) + layer.eps
+    )
+    want = xhat * layer.weight.view(shape) + layer.bias.view(shape)
+    torch.testing.assert_close(layer(x), want)

@@ -1,0 +1,134 @@
+"""Detectors train through the command lines: the demo, ours, and MMDetection's own."""
+
+import json
+
+import pytest
+from helpers.commands import ROOT, run
+from PIL import Image
+
+from ubn_mmdet.data.shapes import make_shapes
+from ubn_mmdet.mm.tools import find_mmdet_tool
+
+DEMO_CONFIGS = ROOT / 'configs/demo'
+MASK_RCNN = DEMO_CONFIGS / 'mask-rcnn_r18-scratch_fpn_ubn_6e_shapes.py'
+RETINANET = DEMO_CONFIGS / 'retinanet_r18-scratch_fpn_ubn_6e_shapes.py'
+SHORT = [
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False',
+    'train_cfg.max_epochs=1',
+]
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A folder with the demo's data where the configs look for it, but few."""
+    folder = tmp_path_factory.mktemp('place')
+    make_shapes(folder / 'data/shapes', num_train=6, num_val=2, image_size=64)
+    return folder
+
+
+def scalars(work_dir):
+    [path] = work_dir.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_demo_leaves_table_curves_and_pictures(place):
+    command = [ROOT / 'tools/demo.py', '--data', 'data/shapes', '--cfg-options', *SHORT]
+    output = run(*command, cwd=place)
+    work_dir = place / 'work_dirs/demo-shapes'
+    results = (work_dir / 'results.md').read_text()
+    assert results in output
+    for row in ('| box |', '| mask |'):
+        assert row in results
+    for name in ('curves.png', 'predictions.png'):
+        assert min(Image.open(work_dir / name).size) > 300
+
+    again = run(*command, cwd=place)
+    assert 'holds the finished run' in again and results in again
+    assert 'Epoch(train)' not in again
+
+    other = run(*command, 'optim_wrapper.optimizer.lr=0.1', cwd=place, ok=False)
+    assert 'work_dirs/demo-shapes holds a run with other settings' in other
+
+
+def test_broken_data_end_the_demo_before_training(place, tmp_path):
+    broken = make_shapes(tmp_path / 'broken', num_train=2, num_val=1, image_size=64)
+    (broken / 'train/000001.png').unlink()
+    output = run(ROOT / 'tools/demo.py', '--data', broken, cwd=tmp_path, ok=False)
+    assert 'train/000001.png is missing' in output
+    assert 'Traceback' not in output
+    assert not (tmp_path / 'work_dirs').exists()
+
+
+@pytest.mark.parametrize(
+    ('config', 'tool'),
+    [
+        (MASK_RCNN, lambda name: ROOT / f'tools/{name}.py'),
+        (RETINANET, find_mmdet_tool),
+    ],
+    ids=['ours', "MMDetection's"],
+)
+def test_training_and_testing_by_command_line(place, config, tool):
+    work_dir = place / f'work_dirs/{config.stem}'
+    options = ['--work-dir', work_dir, '--cfg-options', *SHORT]
+    run(tool('train'), config, *options, cwd=place)
+    assert any('loss' in record for record in scalars(work_dir))
+    test = [tool('test'), config, work_dir / 'epoch_1.pth']
+    assert 'Epoch(test) [' in run(*test, *options, cwd=place)
+
+
+def test_a_config_of_ones_own_with_mmdets_own_tool(place):
+    """The README's recipe: no file of this project but the installed package."""
+    config = place / 'my_config.py'
+    config.write_text(f"""
+_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+custom_imports = dict(imports=['ubn_mmdet'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(
+        norm_cfg=dict(type='UBN', requires_grad=True),
+        norm_eval=False,
+        frozen_stages=-1,
+        init_cfg=None))
+data = dict(
+    batch_size=2,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        data_root='{place}/data/shapes/',
+        metainfo=dict(classes=('ellipse', 'rectangle', 'triangle', 'star'))))
+train_dataloader = dict(
+    **data | dict(dataset=dict(data['dataset'],
+        ann_file='instances_train.json', data_prefix=dict(img='train/'))))
+val_dataloader = dict(
+    **data | dict(dataset=dict(data['dataset'],
+        ann_file='instances_val.json', data_prefix=dict(img='val/'))))
+val_evaluator = dict(ann_file='{place}/data/shapes/instances_val.json')
+train_cfg = dict(max_epochs=1)
+""")
+    work_dir = place / 'work_dirs/mine'
+    output = run(
+        find_mmdet_tool('train'), config, '--work-dir', work_dir,
+        '--cfg-options', 'train_pipeline.2.scale=(64,64)',
+        'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+        'val_dataloader.dataset.pipeline.1.scale=(64,64)', cwd=place,
+    )  # fmt: skip
+    assert 'Epoch(val) [1]' in output and (work_dir / 'epoch_1.pth').exists()
+
+
+def test_an_interrupted_run_resumes(place):
+    work_dir = place / 'work_dirs/resumed'
+    command = [ROOT / 'tools/train.py', MASK_RCNN, '--work-dir', work_dir]
+    run(*command, '--cfg-options', *SHORT, cwd=place)
+    output = run(
+        *command,
+        '--resume',
+        '--cfg-options',
+        *SHORT,
+        'train_cfg.max_epochs=2',
+        cwd=place,
+    )
+    assert 'Epoch(train) [2]' in output or 'Saving checkpoint at 2 epochs' in output
+    assert 'Saving checkpoint at 1 epochs' not in output

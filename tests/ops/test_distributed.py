@@ -1,0 +1,354 @@
+"""Statistics merged over gloo ranks, against one process with all the batches."""
+
+import copy
+import io
+import pickle
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from helpers import definition
+from helpers.layers import OFF, STAGES, images, state_of, trained
+from helpers.ranks import Ranks, process_group
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ubn_mmdet import UBN
+from ubn_mmdet.ops.distributed import sync_group
+
+FLOAT64 = {'rtol': 1e-9, 'atol': 1e-9}
+FLOAT32 = {'rtol': 1e-5, 'atol': 1e-5}
+
+# Each rank's (N, H, W).
+LIKE = [(2, 6, 5), (2, 6, 5), (2, 6, 5)]
+UNLIKE = [(3, 6, 5), (1, 4, 7), (2, 9, 3)]
+ONE_EACH = [(1, 6, 5), (1, 4, 7), (1, 9, 3)]
+ONE_EMPTY = [(3, 6, 5), (0, 14, 14), (2, 9, 3)]
+ONE_WITHOUT_POSITIONS = [(3, 6, 5), (2, 0, 5), (2, 9, 3)]
+FIRST_EMPTY = [(0, 6, 5), (1, 4, 7), (0, 6, 5)]
+ALL_EMPTY = [(0, 6, 5)] * 3
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+    ranks = Ranks(2, tmp_path_factory.mktemp('ranks'))
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope='module')
+def three(tmp_path_factory):
+    ranks = Ranks(3, tmp_path_factory.mktemp('ranks'))
+    yield ranks
+    ranks.close()
+
+
+def batches(shapes, alike=True):
+    return [
+        images(n, 3, h, w, alike=alike, seed=rank)
+        for rank, (n, h, w) in enumerate(shapes)
+    ]
+
+
+def step(task):
+    """One rank's part: output, gradients, buffers and collectives of some steps."""
+    layer, x, gradient, steps = task
+    layer.zero_grad()
+    with CountedCollectives() as counted:
+        for _ in range(steps):
+            x = x.detach().clone().requires_grad_()
+            y = layer(x)
+            y.backward(gradient)
+    return {
+        'y': y.detach(),
+        'x': x.grad,
+        'parameters': [parameter.grad for parameter in layer.parameters()],
+        'buffers': dict(layer.named_buffers()),
+        'collectives': counted.names,
+    }
+
+
+class CountedCollectives:
+    """Notes every collective operation of torch.distributed that is called."""
+
+    NAMES = (
+        'all_reduce',
+        'all_gather',
+        'all_gather_into_tensor',
+        'all_gather_object',
+        'reduce_scatter_tensor',
+        'broadcast',
+        'barrier',
+        'send',
+        'recv',
+    )
+
+    def __enter__(self):
+        self.names, self._originals = [], {}
+        for name in self.NAMES:
+            original = self._originals[name] = getattr(dist, name)
+
+            def counted(*args, _name=name, _original=original, **kwargs):
+                self.names.append(_name)
+                return _original(*args, **kwargs)
+
+            setattr(dist, name, counted)
+        return self
+
+    def __exit__(self, *_):
+        for name, original in self._originals.items():
+            setattr(dist, name, original)
+
+
+def assert_equals_one_process(ranks, layer, xs, steps=1, **tolerance):
+    """Every rank's result equals the definition on the batches of all ranks."""
+    tolerance = tolerance or FLOAT64
+    xs = xs[: ranks.size]
+    upstream = [images(*x.shape, seed=50 + i).to(x.dtype) for i, x in enumerate(xs)]
+    results = ranks.run(
+        step, [(layer, x, g, steps) for x, g in zip(xs, upstream, strict=True)]
+    )
+
+    state = state_of(copy.deepcopy(layer).double())
+    leaves = [x.double().requires_grad_() for x in xs]
+    names = [name for name, _ in layer.named_parameters()]
+    sums = [torch.zeros_like(state[name]) for name in names]
+    for _ in range(steps):
+        ys, state = definition.ubn_of_ranks(
+            leaves,
+            state,
+            training=layer.training,
+            threshold=layer.condensation_threshold,
+            feature=layer.condensation_feature,
+        )
+        loss = sum((y * g).sum() for y, g in zip(ys, upstream, strict=True))
+        inputs = [*leaves, *(state[name] for name in names)]
+        gradients = torch.autograd.grad(loss, inputs, materialize_grads=True)
+        of_xs, of_parameters = gradients[: len(xs)], gradients[len(xs) :]
+        sums = [a + b for a, b in zip(sums, of_parameters, strict=True)]
+
+    for result, y, of_x in zip(results, ys, of_xs, strict=True):
+        torch.testing.assert_close(result['y'].double(), y, **tolerance)
+        torch.testing.assert_close(result['x'].double(), of_x, **tolerance)
+        for name, buffer in result['buffers'].items():
+            want = state[name].to(buffer.dtype)
+            torch.testing.assert_close(buffer, want, **tolerance)
+    for i, name in enumerate(names):
+        total = sum(result['parameters'][i].double() for result in results)
+        torch.testing.assert_close(
+            total, sums[i], msg=lambda m, name=name: f'{name}: {m}', **tolerance
+        )
+    return results
+
+
+@pytest.mark.parametrize('feature', ['flat', 'pooled'])
+@pytest.mark.parametrize(
+    'shapes',
+    [LIKE, UNLIKE, ONE_EACH, ONE_EMPTY, ONE_WITHOUT_POSITIONS, FIRST_EMPTY, ALL_EMPTY],
+    ids=[
+        'like',
+        'unlike',
+        'one each',
+        'one empty',
+        'no positions',
+        'first empty',
+        'empty',
+    ],
+)
+@pytest.mark.parametrize('is_open', [True, False], ids=['open', 'closed'])
+def test_ranks_equal_one_process(two, three, feature, shapes, is_open):
+    layer = trained(condensation_feature=feature)
+    if not is_open:
+        layer.condensation_threshold = 0.99
+    for ranks in (two, three):
+        results = assert_equals_one_process(
+            ranks, layer, batches(shapes, alike=is_open)
+        )
+        for result in results[1:]:
+            for name, buffer in result['buffers'].items():
+                assert torch.equal(buffer, results[0]['buffers'][name]), name
+
+
+@pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
+def test_every_stage_on_ranks(two, stages):
+    assert_equals_one_process(two, trained(**stages), batches(UNLIKE), steps=2)
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3])
+def test_float32_on_ranks(three, kernel_size):
+    layer = trained(kernel_size=kernel_size).float()
+    xs = [x.float() for x in batches(UNLIKE, alike=False)]
+    assert_equals_one_process(three, layer, xs, **FLOAT32)
+
+
+@pytest.mark.parametrize('settings', [{}, OFF], ids=['all', 'all off'])
+def test_one_collective_forward_and_one_backward(two, settings):
+    layer = trained(**settings)
+    xs = batches(UNLIKE)[:2]
+    results = two.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
+    for result in results:
+        assert result['collectives'] == ['all_gather', 'all_reduce']
+
+
+@pytest.mark.parametrize('settings', [{'sync': False}, {'sync_group_size': 1}])
+def test_unsynchronised_ranks_are_on_their_own(two, settings):
+    layer = trained(**settings)
+    xs = batches(UNLIKE)[:2]
+    results = two.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
+    for x, result in zip(xs, results, strict=True):
+        expected, state = definition.ubn(x, state_of(layer), training=True)
+        torch.testing.assert_close(result['y'], expected, **FLOAT64)
+        torch.testing.assert_close(
+            result['buffers']['running_mean'], state['running_mean']
+        )
+        assert result['collectives'] == []
+
+
+def test_evaluation_takes_part_in_nothing(two):
+    layer = trained().eval()
+    xs = batches(UNLIKE)[:2]
+    results = two.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
+    for x, result in zip(xs, results, strict=True):
+        expected, _ = definition.ubn(x, state_of(layer), training=False)
+        torch.testing.assert_close(result['y'], expected, **FLOAT64)
+        assert result['collectives'] == []
+
+
+def forward_in_groups(x):
+    layer = trained(sync_group_size=2)
+    y = layer(x)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(layer)))  # no group on the module
+    torch.testing.assert_close(again(x), layer(x))
+    return y.detach()
+
+
+def test_groups_of_consecutive_ranks(tmp_path):
+    ranks = Ranks(4, tmp_path)
+    xs = batches([*UNLIKE, (2, 5, 5)])
+    ys = ranks.run(forward_in_groups, xs)
+    ranks.close()
+    for pair in (slice(0, 2), slice(2, 4)):
+        expected, _ = definition.ubn_of_ranks(
+            xs[pair], state_of(trained()), training=True
+        )
+        for y, want in zip(ys[pair], expected, strict=True):
+            torch.testing.assert_close(y, want, **FLOAT64)
+
+
+def group_error(size):
+    try:
+        sync_group(size)
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_group_size_that_does_not_divide_the_ranks_raises(three):
+    message = three.run(group_error, [2, 2, 2])[0]
+    assert message == 'sync_group_size must divide the number of ranks, 3, got 2'
+
+
+def test_alone_it_is_the_local_layer():
+    assert sync_group() is None
+    assert sync_group(8) is None
+
+
+class Net(nn.Module):
+    """Two convolutions, each with a UBN behind it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        # 'flat' compares within a rank alone, which one process does not do.
+        settings = {'condensation_feature': 'pooled'}
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1),
+            UBN(4, **settings),
+            nn.ReLU(),
+            nn.Conv2d(4, 3, 3, padding=1),
+            UBN(3, initial_spatial='kaiming', **settings),
+        ).double()
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def train_net(task):
+    """Two optimizer steps under DDP, the first over two accumulated micro-batches."""
+    micro_batches, last, state = task
+    net = Net()
+    if state is not None:
+        net.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+    model = DistributedDataParallel(net, broadcast_buffers=False)
+    return optimize(net, model, micro_batches, last, model.no_sync)
+
+
+def optimize(net, model, micro_batches, last, no_sync):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer.zero_grad()
+    with no_sync():
+        model(micro_batches[0]).square().mean().backward()
+    model(micro_batches[1]).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    model(last).square().mean().backward()
+    optimizer.step()
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer)
+    return buffer.getvalue()
+
+
+def test_data_parallel_training_with_accumulation_and_checkpoints(two):
+    """Two ranks equal one process with the double batch; so do their checkpoints.
+
+    Two optimizer steps on two ranks, two more from that checkpoint on one process, and
+    two more from that one on two ranks, against six on one process.
+    """
+    xs = [images(4, 3, 6, 5, seed=seed) for seed in range(9)]
+
+    def on_ranks(three_batches, state):
+        halves = [[x[:2], x[2:]] for x in three_batches]
+        tasks = [
+            ((halves[0][rank], halves[1][rank]), halves[2][rank], state)
+            for rank in range(2)
+        ]
+        states = two.run(train_net, tasks)
+        loaded = [torch.load(io.BytesIO(s), weights_only=True) for s in states]
+        torch.testing.assert_close(*loaded, rtol=0, atol=0)
+        return states[0]
+
+    def on_one(net, three_batches):
+        *micro_batches, last = three_batches
+        return optimize(net, net, micro_batches, last, nullcontext)
+
+    reference = Net()
+    for thirds in (xs[:3], xs[3:6], xs[6:]):
+        expected = on_one(reference, thirds)
+    state = on_ranks(xs[:3], None)
+    net = Net()
+    net.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+    state = on_one(net, xs[3:6])
+    state = on_ranks(xs[6:], state)
+    ours, theirs = (
+        torch.load(io.BytesIO(s), weights_only=True) for s in (state, expected)
+    )
+    torch.testing.assert_close(ours, theirs, **FLOAT64)
+
+
+def fail_on_rank_one(rank, store):
+    with process_group(rank, 2, store, seconds=30):
+        layer = trained()
+        if rank == 1:
+            raise RuntimeError('rank one gives up')
+        layer(images(2, 3, 4, 4))
+
+
+def test_a_rank_that_fails_ends_the_others(tmp_path):
+    context = mp.spawn(
+        fail_on_rank_one, (str(tmp_path / 'store'),), nprocs=2, join=False
+    )
+    with pytest.raises(Exception, match='rank one gives up|onnection|reset|closed'):
+        while not context.join(timeout=60):
+            pass
+    assert all(process.exitcode for process in context.processes)

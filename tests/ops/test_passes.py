@@ -1,0 +1,142 @@
+"""The hand-written backward: what it saves, preserves and leaves to the reference."""
+
+import weakref
+
+import pytest
+import torch
+from helpers.layers import OFF, images, trained
+
+from ubn_mmdet import reference_passes
+from ubn_mmdet.ops import fused, reference
+from ubn_mmdet.ops.dispatch import passes_for
+
+KERNELS = pytest.mark.parametrize('kernel_size', [1, 3])
+MODES = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+
+
+def gradients(layer, x, upstream):
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    layer.zero_grad()
+    y = layer(x)
+    y.backward(upstream)
+    return [y, x.grad, *(parameter.grad.clone() for parameter in layer.parameters())]
+
+
+@KERNELS
+@MODES
+@pytest.mark.parametrize(
+    'memory_format', [torch.contiguous_format, torch.channels_last]
+)
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'),
+    [(torch.float32, 1e-4), (torch.bfloat16, 0.05), (torch.float16, 0.01)],
+    ids=str,
+)
+def test_it_equals_the_reference(
+    kernel_size, training, memory_format, dtype, tolerance
+):
+    layer = trained(4, kernel_size=kernel_size).float().train(training)
+    # The step moves the statistics: both start from the same.
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    x = images(3, 4, 6, 5).to(dtype, memory_format=memory_format)
+    upstream = images(3, 4, 6, 5, seed=1).to(dtype, memory_format=memory_format)
+    ours = gradients(layer, x, upstream)
+    layer.load_state_dict(state)
+    with reference_passes():
+        theirs = gradients(layer, x, upstream)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        scale = b.abs().max().item()
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(scale, 1))
+    for tensor in ours[:2]:
+        assert tensor.is_contiguous(memory_format=memory_format)
+
+
+@KERNELS
+@MODES
+def test_only_the_input_and_tensors_of_maps_are_saved(kernel_size, training):
+    layer = trained(4, kernel_size=kernel_size).float().train(training)
+    x = images(3, 4, 32, 32).float().requires_grad_()
+    saved = {}
+
+    def note(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        layer(x)
+    maps = [t for t in saved.values() if t.untyped_storage().nbytes() >= x.nbytes]
+    assert [t.data_ptr() for t in maps] == [x.data_ptr()]
+    rest = [t for t in saved.values() if t is not maps[0]]
+    assert all(t.numel() <= max(3 * 4, 4 * kernel_size**2) for t in rest)
+
+
+def test_gradients_that_are_not_contiguous():
+    layer = trained(4).float()
+    x = images(3, 4, 6, 5).float()
+    upstream = torch.ones(3, 4, 1, 1).expand(3, 4, 6, 5)  # as a sum gives it
+    expanded = gradients(layer.eval(), x, upstream)
+    contiguous = gradients(layer, x, upstream.contiguous())
+    torch.testing.assert_close(expanded, contiguous)
+
+
+def test_large_means_keep_their_gradients():
+    layer = trained(2, **OFF)
+    x = 3000 + images(4, 2, 16, 16, alike=False)
+    upstream = images(4, 2, 16, 16, seed=1)
+    exact = gradients(layer, x, upstream)
+    close = gradients(layer.float(), x.float(), upstream.float())
+    torch.testing.assert_close(close[1].double(), exact[1], rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(close[2].double(), exact[2], rtol=1e-2, atol=1e-2)
+
+
+def test_differentiating_twice_needs_and_has_the_reference():
+    layer = trained(2)
+    x = images(2, 2, 3, 3).requires_grad_()
+
+    def penalty():
+        [gradient] = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        return gradient.square().sum()
+
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        penalty().backward()
+    with reference_passes():
+        penalty().backward()
+    assert torch.isfinite(x.grad).all() and x.grad.any()
+
+
+def test_which_passes_run():
+    x = torch.zeros(2, 3, 4, 4)
+    assert passes_for(x) is fused
+    assert passes_for(x[:0]) is reference
+    assert passes_for(x.to('meta')) is reference
+    with reference_passes():
+        assert passes_for(x) is reference
+    assert passes_for(x) is fused
+    seen = torch.vmap(lambda row: row * (passes_for(row) is reference))(x + 1)
+    assert (seen == 1).all()
+
+
+@KERNELS
+@MODES
+@pytest.mark.parametrize('backward', [True, False])
+def test_a_graph_that_is_dropped_is_freed(kernel_size, training, backward):
+    class Packed:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    packed = []
+
+    def pack(tensor):
+        held = Packed(tensor.detach())  # its graph would hold the pack itself
+        packed.append(weakref.ref(held))
+        return held
+
+    layer = trained(4, kernel_size=kernel_size).train(training)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
+        y = layer(images(2, 4, 5, 5).requires_grad_())
+    if backward:
+        y.sum().backward()
+    assert packed
+    del y
+    assert not any(reference() for reference in packed)

@@ -1,0 +1,115 @@
+"""What synchronised statistics cost: an alpha-beta model, and a measurement."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from ..layers import UBN
+from .layers import time_interleaved
+
+FLOAT32 = 4
+
+
+class Network(NamedTuple):
+    """A message of ``m`` bytes between two ranks takes ``latency + m / bandwidth``.
+
+    Attributes:
+        latency: alpha, seconds.
+        bandwidth: 1/beta, bytes a second.
+    """
+
+    latency: float
+    bandwidth: float
+
+
+WITHIN_NODE = Network(latency=3e-6, bandwidth=200e9)
+ACROSS_NODES = Network(latency=6e-6, bandwidth=25e9)
+GPUS_A_NODE = 8
+
+
+class Cost(NamedTuple):
+    """Of one collective on one rank: bytes received, seconds."""
+
+    received: float
+    seconds: float
+
+
+def all_gather(message: int, ranks: int, network: Network) -> Cost:
+    """A ring: in each of ``p - 1`` steps every rank passes on one message."""
+    steps = ranks - 1
+    seconds = steps * (network.latency + message / network.bandwidth)
+    return Cost(steps * message, seconds)
+
+
+def all_reduce(message: int, ranks: int, network: Network) -> Cost:
+    """The faster of a ring (``2(p-1)`` pieces) and a tree (twice its height)."""
+    ring = 2 * (ranks - 1) * (network.latency + message / ranks / network.bandwidth)
+    height = math.ceil(math.log2(ranks))
+    tree = 2 * height * (network.latency + message / network.bandwidth)
+    return Cost(2 * message * (ranks - 1) / ranks, min(ring, tree))
+
+
+def resnet50_channels() -> list[int]:
+    """Channels of the norm layers of a ResNet-50, stem to end."""
+    channels = [64]
+    for width, blocks in zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True):
+        channels += [width, width, 4 * width] * blocks + [4 * width]
+    return channels
+
+
+def step_cost(channels: list[int], ranks: int, extra: int) -> Cost:
+    """Forward and backward of all layers of one training step.
+
+    Args:
+        channels: Of each layer.
+        ranks: Ranks whose statistics are merged.
+        extra: Numbers a rank sends beside mean and variance: the element count, and for
+            UBN the two of the condensation.
+    """
+    network = WITHIN_NODE if ranks <= GPUS_A_NODE else ACROSS_NODES
+    costs = []
+    for c in channels:
+        costs.append(all_gather((2 * c + extra) * FLOAT32, ranks, network))
+        costs.append(all_reduce(2 * c * FLOAT32, ranks, network))
+    return Cost(sum(c.received for c in costs), sum(c.seconds for c in costs))
+
+
+def model_table(sizes: tuple[int, ...] = (8, 64, 512)) -> str:
+    """A Markdown table of the modelled cost of a ResNet-50's 53 layers."""
+    channels = resnet50_channels()
+    layers = len(channels)
+    rows = [
+        '| GPUs | layer | received a layer | a step | latency a layer | a step |',
+        '|---:|---|---:|---:|---:|---:|',
+    ]
+    for ranks in sizes:
+        for name, extra in {'SyncBN': 1, 'UBN': 3}.items():
+            cost = step_cost(channels, ranks, extra)
+            rows.append(
+                f'| {ranks} | {name} | {cost.received / layers / 1e3:.1f} kB '
+                f'| {cost.received / 1e6:.2f} MB | {1e6 * cost.seconds / layers:.0f} µs '
+                f'| {1e3 * cost.seconds:.2f} ms |'
+            )
+    return '\n'.join(rows)
+
+
+def measure(shape: tuple[int, ...], repeats: int) -> dict[str, list[float]]:
+    """Seconds of forward and backward with merged and with local statistics.
+
+    To be called by every rank of an initialised process group.
+    """
+    x = torch.randn(shape).requires_grad_()
+    upstream = torch.randn(shape)
+    layers = {
+        'merged': UBN(shape[1]),
+        'local': UBN(shape[1], sync=False),
+    }
+
+    def run(layer: UBN) -> None:
+        dist.barrier()  # else one rank's lead is counted as the other's cost
+        layer(x).backward(upstream)
+
+    runs = {name: lambda layer=layer: run(layer) for name, layer in layers.items()}
+    return time_interleaved(runs, repeats)

@@ -1,0 +1,1 @@
+"""Checkpoints: key layouts, exact mappings between them, files."""

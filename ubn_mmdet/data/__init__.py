@@ -1,0 +1,1 @@
+"""COCO-format folders, and the generated data set."""

@@ -1,0 +1,1 @@
+"""Comparisons of norms: runs, results, statistics, reports."""

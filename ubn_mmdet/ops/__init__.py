@@ -1,0 +1,1 @@
+"""The mathematics of the layers: pure functions on tensors, PyTorch alone."""
