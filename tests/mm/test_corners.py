@@ -183,9 +183,7 @@ def test_activation_checkpointing_moves_the_state_once(reentrant, alike):
         y = cp.checkpoint(saving, ours, use_reentrant=reentrant)
         y.square().sum().backward()
     assert (plain.num_batches_tracked > 0) == alike
-    torch.testing.assert_close(
-        saving.state_dict(), plain.state_dict(), rtol=0, atol=0
-    )
+    torch.testing.assert_close(saving.state_dict(), plain.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(ours.grad, theirs.grad)
     for a, b in zip(saving.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
