@@ -129,16 +129,29 @@ def test_large_means_keep_their_variance():
     torch.testing.assert_close(layer.running_var.double(), want, rtol=1e-4, atol=0)
 
 
-def test_one_bad_batch_does_not_spoil_the_statistics():
-    layer = trained()
+@pytest.mark.parametrize('value', [torch.inf, torch.nan])
+@pytest.mark.parametrize('feature', ['flat', 'pooled'])
+def test_one_bad_batch_leaves_the_statistics_alone(feature, value):
+    layer = trained(condensation_feature=feature)
     x = images(4, 3, 5, 5)
     bad = x.clone()
-    bad[1, 1, 2, 2] = torch.inf
-    clean = layer.running_mean.clone()
+    bad[1, 1, 2, 2] = value
+    before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
     layer(bad)
-    assert all(torch.isfinite(buffer).all() for buffer in layer.buffers())
-    assert layer.running_mean[1] == clean[1] and layer.running_mean[0] != clean[0]
+    torch.testing.assert_close(dict(layer.named_buffers()), before, rtol=0, atol=0)
     compare(layer, x)
+
+
+def test_one_bad_batch_does_not_count_in_the_cumulative_average():
+    layer = UBN(2, momentum=None, dtype=torch.float64)
+    batches = [images(3, 2, 4, 4, seed=seed) for seed in range(3)]
+    bad = batches[0].clone()
+    bad[0, 1, 0, 0] = torch.inf
+    for batch in (batches[0], bad, *batches[1:]):
+        layer(batch)
+    mean = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
+    torch.testing.assert_close(layer.running_mean, mean)
+    assert layer.num_batches_tracked == 3
 
 
 def test_the_callers_tensor_is_never_changed():

@@ -8,6 +8,7 @@ import torch
 from helpers.layers import OFF, STAGES, images, trained
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ubn_mmdet import UBN
 
@@ -66,7 +67,7 @@ def test_without_running_statistics_it_is_batchnorm_without_them():
 
 
 def test_interface_that_the_toolbox_goes_by():
-    assert UBN.__bases__ == (_BatchNorm,)
+    assert _BatchNorm in UBN.__bases__  # the toolbox looks at immediate bases
     assert UBN._abbr_ == 'bn'
     shapes = {name: tuple(v.shape) for name, v in UBN(4).state_dict().items()}
     assert shapes == {
@@ -100,6 +101,34 @@ def test_a_batchnorm_state_dict_is_not_changed_by_loading():
     assert list(state) == keys
 
 
+PARTIAL = {
+    'buffers alone': lambda state: {k: v for k, v in state.items() if 'running' in k},
+    'weight alone': lambda state: {'weight': state['weight']},
+    'no bias': lambda state: {k: v for k, v in state.items() if k != 'bias'},
+}
+
+
+@pytest.mark.parametrize('part', PARTIAL.values(), ids=PARTIAL)
+def test_a_partial_batchnorm_state_leaves_learnt_stages_alone(part):
+    layer = trained()
+    before = copy.deepcopy(layer.state_dict())
+    state = part(nn.BatchNorm2d(3, dtype=torch.float64).state_dict())
+    result = layer.load_state_dict(state, strict=False)
+    missing = before.keys() - state.keys() - {'num_batches_tracked'}
+    assert missing <= set(result.missing_keys)
+    for name in missing:
+        assert torch.equal(layer.state_dict()[name], before[name])
+
+
+def test_a_batchnorm_state_is_assigned_to_a_meta_layer_whole():
+    layer = UBN(3, device='meta')
+    norm = nn.BatchNorm2d(3)
+    layer.load_state_dict(norm.state_dict(), assign=True)
+    assert {t.device.type for t in layer.state_dict().values()} == {'cpu'}
+    x = images(2, 3, 6, 5).float()
+    torch.testing.assert_close(layer.eval()(x), norm.eval()(x))
+
+
 @pytest.mark.parametrize('lost', ['condensation', 'spatial_weight', 'weight'])
 def test_a_damaged_ubn_state_dict_is_reported(lost):
     state = trained().state_dict()
@@ -126,7 +155,8 @@ def test_copies_carry_the_whole_state_with_the_gate():
     [
         ({'num_features': 0}, 'num_features.*positive integer.*0'),
         ({'num_features': 2.0}, 'num_features.*positive integer.*2.0'),
-        ({'eps': -1e-5}, 'eps.*finite number >= 0.*-1e-05'),
+        ({'eps': -1e-5}, 'eps.*finite number > 0.*-1e-05'),
+        ({'eps': 0}, 'eps.*finite number > 0.*0'),
         ({'momentum': 1.5}, r'momentum.*None or within \[0, 1\].*1.5'),
         ({'affine': 'yes'}, 'affine.*True or False.*yes'),
         ({'track_running_stats': None}, 'track_running_stats.*None'),
@@ -142,6 +172,7 @@ def test_copies_carry_the_whole_state_with_the_gate():
         ({'condensation_threshold': -0.1}, r'condensation_threshold.*\[0, 1\).*-0.1'),
         ({'condensation_threshold': 1}, r'condensation_threshold.*\[0, 1\).*1'),
         ({'condensation_feature': 'mean'}, "'flat' or 'pooled'.*'mean'"),
+        ({'condensation_feature': ['flat']}, r"'flat' or 'pooled'.*\['flat'\]"),
         ({'kernal_size': 3}, 'kernal_size'),
     ],
 )
@@ -171,6 +202,40 @@ def test_one_value_per_channel_raises_in_training_alone():
         assert norm.eval()(torch.zeros(1, 3, 1, 1)).shape == (1, 3, 1, 1)
 
 
+def test_one_value_per_channel_raises_without_running_statistics_too():
+    for norm in (
+        UBN(3, track_running_stats=False),
+        nn.BatchNorm2d(3, track_running_stats=False),
+    ):
+        with pytest.raises(ValueError, match='more than 1 value per channel'):
+            norm.eval()(torch.zeros(1, 3, 1, 1))
+
+
+def test_statistics_that_are_not_tracked_any_more_stand_still():
+    layer, norm = UBN(3, **OFF), nn.BatchNorm2d(3)
+    x = images(4, 3, 5, 5).float()
+    for module in (layer, norm):
+        module(x)
+        module.track_running_stats = False
+    before = copy.deepcopy(layer.state_dict())
+    torch.testing.assert_close(layer(2 * x), norm(2 * x))
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(layer.eval()(x), norm.eval()(x))
+
+
+@pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize(
+    'dtype', [torch.int64, torch.uint8, torch.bool, torch.complex64], ids=str
+)
+def test_input_that_is_not_real_floating_point_is_refused(stages, training, dtype):
+    layer = trained(**stages).train(training)
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(TypeError, match=f'floating-point dtype, got {dtype}'):
+        layer(torch.ones(2, 3, 4, 4, dtype=dtype))
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
 @pytest.mark.parametrize('shape', [(0, 3, 4, 4), (2, 3, 0, 4)])
@@ -194,9 +259,46 @@ def test_forward_reads_nothing_back(training, feature):
     assert layer(torch.empty(3, 4, 5, 5, device='meta')).shape == (3, 4, 5, 5)
 
 
-def test_it_compiles_into_one_graph():
-    layer = trained(initial_weight=0.5)
+class ReadsBack(TorchDispatchMode):
+    """Fails at what reads a number back to the host."""
+
+    names = '_local_scalar_dense', 'item', 'nonzero', 'equal', 'is_nonzero'
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in self.names, f'{name} reads back to the host'
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('feature', ['flat', 'pooled'])
+@pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
+def test_fused_passes_read_nothing_back(training, feature, stages):
+    layer = trained(4, condensation_feature=feature, **stages).train(training)
+    x = images(3, 4, 5, 5).requires_grad_()
+    with ReadsBack():
+        layer(x).sum().backward()
+        with pytest.raises(AssertionError, match='reads back'):
+            x.sum().item()
+
+
+@pytest.mark.parametrize(
+    'backend',
+    ['eager', 'aot_eager', pytest.param('inductor', marks=pytest.mark.slow)],
+)
+def test_it_compiles_into_one_graph(backend):
+    # PyTorch 2.13 loses changes of a 0-dimensional float64 buffer behind aot_eager.
+    layer = trained(initial_weight=0.5).float()
     again = copy.deepcopy(layer)
-    compiled = torch.compile(again, backend='eager', fullgraph=True)
-    x = images(4, 3, 5, 5)
-    torch.testing.assert_close(compiled(x), layer(x))
+    compiled = torch.compile(again, backend=backend, fullgraph=True)
+    for seed in range(2):
+        x = images(4, 3, 5, 5, seed=seed).float()
+        ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        y, want = compiled(ours), layer(theirs)
+        torch.testing.assert_close(y, want)
+        y.square().sum().backward()
+        want.square().sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(again.state_dict(), layer.state_dict())
+    compiled.eval()
+    torch.testing.assert_close(compiled(x), layer.eval()(x))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -89,25 +90,56 @@ def test_build_norm_layer_honours_requires_grad():
     assert not any(parameter.requires_grad for parameter in layer.parameters())
 
 
+def used(layer):
+    layer(torch.randn(2, 4, 3, 3))
+    return layer
+
+
+def through_meta(layer):
+    layer = layer.to('meta').to_empty(device='cpu')
+    layer.reset_parameters()
+    return layer
+
+
+CHANGES = {
+    'nothing': lambda layer: layer,
+    'a deepcopy': copy.deepcopy,
+    'a forward': used,
+    'a forward and a deepcopy': lambda layer: copy.deepcopy(used(layer)),
+    'pickling': lambda layer: pickle.loads(pickle.dumps(layer)),
+    'pickling after a forward': lambda layer: pickle.loads(pickle.dumps(used(layer))),
+    'meta': through_meta,
+    'another dtype': lambda layer: layer.double().float(),
+}
+
+
 class TestInitialWeight:
     """The parameter that reads "filled with one" as its own start."""
 
-    def test_obeys_every_value_but_one(self):
+    def test_takes_every_value_but_one(self):
         layer = UBN(4, initial_weight=0.1)
         constant_init(layer, 0.5)
         assert (layer.weight == 0.5).all()
         constant_init(layer, 1)
         assert (layer.weight == 0.1).all()
 
-    def test_survives_a_deepcopy_before_its_first_use(self):
-        layer = copy.deepcopy(UBN(4, initial_weight=0.1))
+    @pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
+    def test_survives(self, change):
+        layer = change(UBN(4, initial_weight=0.1))
+        with torch.no_grad():
+            layer.weight.mul_(3)
         constant_init(layer, 1)
         assert (layer.weight == 0.1).all()
+        with torch.no_grad():
+            layer.weight.mul_(3)
+        layer.reset_parameters()
+        assert (layer.weight == 0.1).all()
 
-    def test_is_an_ordinary_parameter_once_used(self):
+    def test_is_an_ordinary_parameter_to_optimizers(self):
         layer = UBN(4, initial_weight=0.1)
+        constant_init(layer, 1)
         layer(torch.randn(2, 4, 3, 3))
-        assert type(layer.weight) is nn.Parameter
+        assert {type(p) for p in layer.parameters()} == {nn.Parameter}
 
     def test_saves_as_a_plain_tensor(self, tmp_path):
         layer = UBN(4, initial_weight=0.1)

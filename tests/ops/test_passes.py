@@ -7,8 +7,9 @@ import torch
 from helpers.layers import OFF, images, trained
 
 from ubn_mmdet import reference_passes
-from ubn_mmdet.ops import fused, reference
 from ubn_mmdet.ops.dispatch import passes_for
+from ubn_mmdet.ops.fused import FusedPasses
+from ubn_mmdet.ops.reference import ReferencePasses
 
 KERNELS = pytest.mark.parametrize('kernel_size', [1, 3])
 MODES = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
@@ -95,25 +96,51 @@ def test_differentiating_twice_needs_and_has_the_reference():
     x = images(2, 2, 3, 3).requires_grad_()
 
     def penalty():
-        [gradient] = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        loss = layer(x).square().sum()
+        [gradient] = torch.autograd.grad(loss, x, create_graph=True)
         return gradient.square().sum()
 
-    with pytest.raises(RuntimeError, match='once_differentiable'):
-        penalty().backward()
+    with pytest.raises(RuntimeError, match='reference_passes'):
+        penalty()  # although the incoming gradient, of a sum, needs none
     with reference_passes():
         penalty().backward()
     assert torch.isfinite(x.grad).all() and x.grad.any()
 
 
+def test_a_cotangent_that_needs_no_gradient_is_no_way_around():
+    x = images(2, 2, 3, 3).requires_grad_()
+    y = trained(2)(x)
+    with pytest.raises(RuntimeError, match='reference_passes'):
+        torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
+
+
+def test_one_reduction_and_one_apply_a_call():
+    x = images(2, 2, 3, 3)
+    zero, one = torch.zeros(2).double(), torch.ones(2).double()
+    passes = FusedPasses(x)
+    passes.moments()
+    with pytest.raises(RuntimeError, match='one reduction'):
+        passes.mean()
+    passes.pointwise(zero, one, zero)
+    with pytest.raises(RuntimeError, match='one apply'):
+        passes.pointwise(zero, one, zero)
+    with pytest.raises(RuntimeError, match='one apply'):
+        passes.depthwise(zero, one, zero, torch.ones(2, 3, 3).double(), zero)
+    with pytest.raises(RuntimeError, match='before its apply'):
+        passes.moments()
+
+
 def test_which_passes_run():
     x = torch.zeros(2, 3, 4, 4)
-    assert passes_for(x) is fused
-    assert passes_for(x[:0]) is reference
-    assert passes_for(x.to('meta')) is reference
+    assert isinstance(passes_for(x), FusedPasses)
+    assert isinstance(passes_for(x[:0]), ReferencePasses)
+    assert isinstance(passes_for(x.to('meta')), ReferencePasses)
     with reference_passes():
-        assert passes_for(x) is reference
-    assert passes_for(x) is fused
-    seen = torch.vmap(lambda row: row * (passes_for(row) is reference))(x + 1)
+        assert isinstance(passes_for(x), ReferencePasses)
+    assert isinstance(passes_for(x), FusedPasses)
+    seen = torch.vmap(lambda row: row * (isinstance(passes_for(row), ReferencePasses)))(
+        x + 1
+    )
     assert (seen == 1).all()
 
 

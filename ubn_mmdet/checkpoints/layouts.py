@@ -8,18 +8,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..ops.algebra import INITIAL_GATE, INITIAL_SCALING_BIAS
+from ..layers.pipeline import Stages
+from ..layers.stages import (
+    Centering,
+    ChannelAffine,
+    DepthwiseAffine,
+    Entry,
+    GatedStatistics,
+    NormalizedScaling,
+)
+from ..layers.stages.affine import AUTHORS_GATE
 
 StateDict = dict[str, Tensor]
 
 BATCHNORM_KEYS = ('weight', 'bias', 'running_mean', 'running_var')
-OWN_KEYS = (
-    'centering_weight',
-    'scaling_weight',
-    'scaling_bias',
-    'spatial_weight',
-    'condensation',
-)
+
+
+def _own_entries(kernel_size: int = 3) -> list[Entry]:
+    """What a UBN with every stage has, beside BatchNorm's."""
+    kernel = DepthwiseAffine(kernel_size) if kernel_size > 1 else ChannelAffine()
+    stages = Stages(Centering(), GatedStatistics(), NormalizedScaling(), kernel)
+    return stages.entries()
+
+
+OWN_KEYS = tuple(entry.name for entry in _own_entries())
 # The authors' layer, without weight and bias of its own; * may also be (1, C, 1, 1).
 AUTHORS_KEYS = {
     'center_weight': 'centering_weight',  # *
@@ -49,16 +61,10 @@ def batchnorm_to_ubn(state: StateDict, kernel_size: int = 3) -> StateDict:
 
     def convert(norm: StateDict) -> StateDict:
         weight = norm['weight']
-        neutral = {
-            'centering_weight': torch.zeros_like(weight),
-            'scaling_weight': torch.zeros_like(weight),
-            'scaling_bias': torch.full_like(weight, INITIAL_SCALING_BIAS),
-            'condensation': torch.ones_like(weight[0]),
+        return norm | {
+            entry.name: weight.new_full(entry.shape(len(weight)), entry.neutral)
+            for entry in _own_entries(kernel_size)
         }
-        if kernel_size > 1:
-            shape = len(weight), kernel_size, kernel_size
-            neutral['spatial_weight'] = weight.new_zeros(shape)
-        return norm | neutral
 
     unconverted = [p for p in norm_prefixes(state) if not _has_any(state, p, OWN_KEYS)]
     return _convert(
@@ -83,11 +89,11 @@ def authors_to_ubn(state: StateDict) -> StateDict:
     def convert(norm: StateDict) -> StateDict:
         if lacking := [key for key in AUTHORS_KEYS if key not in norm]:
             raise ConversionError(f'lacks {", ".join(lacking)}')
-        kernel = INITIAL_GATE * norm.pop('bnconv.weight').squeeze(1)
+        kernel = AUTHORS_GATE * norm.pop('bnconv.weight').squeeze(1)
         centre = kernel.shape[-1] // 2
         weight = kernel[:, centre, centre].clone()
         kernel[:, centre, centre] = 0
-        result = {'weight': weight, 'bias': INITIAL_GATE * norm.pop('bnconv.bias')}
+        result = {'weight': weight, 'bias': AUTHORS_GATE * norm.pop('bnconv.bias')}
         if kernel.shape[-1] > 1:
             result['spatial_weight'] = kernel
         for theirs, ours in AUTHORS_KEYS.items():
@@ -124,7 +130,7 @@ def ubn_to_batchnorm(state: StateDict) -> StateDict:
             if kernel.any():
                 raise ConversionError('spatial_weight is not zero off the centre')
         if 'scaling_bias' in own:
-            gate = torch.sigmoid(own['scaling_bias']) / INITIAL_GATE
+            gate = torch.sigmoid(own['scaling_bias']) / AUTHORS_GATE
             weight, bias = gate * weight, gate * bias
         return norm | {'weight': weight, 'bias': bias}
 

@@ -6,7 +6,7 @@ from numbers import Real
 
 def check_choice(name: str, value: object, allowed: Collection) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
+    if value not in tuple(allowed):  # by ==: the value may be unhashable
         choices = ' or '.join(map(repr, allowed))
         raise ValueError(f'{name} must be {choices}, got {value!r}')
 
@@ -17,12 +17,14 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f'{name} must be True or False, got {value!r}')
 
 
-def check_count(name: str, value: object, *, odd: bool = False) -> None:
-    """Raise unless ``value`` is a positive, if asked odd, integer."""
+def check_count(name: str, value: object, *, odd: bool = False, least: int = 1) -> None:
+    """Raise unless ``value`` is an, if asked odd, integer of ``least`` or more."""
     kind = 'a positive odd integer' if odd else 'a positive integer'
+    if least > 1:
+        kind += f' >= {least}'
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f'{name} must be {kind}, got {value!r}')
-    if value < 1 or (odd and value % 2 == 0):
+    if value < least or (odd and value % 2 == 0):
         raise ValueError(f'{name} must be {kind}, got {value!r}')
 
 

@@ -9,34 +9,36 @@ class InitialWeight(nn.Parameter):
 
     The toolbox initialises every norm layer with ``constant_(weight, 1)``, in the
     constructor of each ``ConvModule`` and again through ``init_cfg``, with no hook on the
-    norm's side. One is what "start as this norm starts" is spelt there; every other value,
-    the 0 of ``zero_init_residual`` above all, is meant and obeyed.
+    norm's side. One is what "start as this norm starts" is spelt there; every other value
+    is taken as it is, above all the 0 of ``zero_init_residual``.
 
-    The class has no part in arithmetic, and lasts until the weight is first used
-    (:meth:`settle`): optimizers choose their fast implementations by exact type.
+    A parameter is of this class only from when somebody asks the layer for it
+    (:meth:`mark`) until the layer's next forward (:meth:`settle`): optimizers choose their
+    fast implementations by exact type. The class has no part in arithmetic.
+
+    What it sees is ``fill_``, of which ``nn.init.constant_`` and ``nn.init.ones_`` make
+    use, the toolbox's or not. What it cannot see is ``weight.data.fill_(1)``, or a copy
+    from a tensor of ones.
     """
 
     start: float
 
-    def __new__(cls, data: Tensor, requires_grad: bool = True, start: float = 1.0):
-        """Wrap ``data``; the values are the initialiser's business."""
-        weight = super().__new__(cls, data, requires_grad)
-        weight.start = start
-        return weight
+    @staticmethod
+    def mark(weight: Tensor | None, start: float) -> None:
+        """Make an ordinary parameter one of this class."""
+        # The class of an object cannot change under a tracing compiler, nor need it.
+        known = type(weight) in (nn.Parameter, InitialWeight)  # a copy has no start
+        if known and not torch.compiler.is_compiling():
+            weight.__class__ = InitialWeight
+            weight.start = start
 
-    def __deepcopy__(self, memo: dict) -> 'InitialWeight':
-        """Copy the starting value too, which ``nn.Parameter`` knows nothing of."""
-        copy = super().__deepcopy__(memo)
-        copy.start = self.start
-        return copy
+    @staticmethod
+    def settle(weight: Tensor | None) -> None:
+        """Make it an ordinary parameter again."""
+        if type(weight) is InitialWeight and not torch.compiler.is_compiling():
+            weight.__class__ = nn.Parameter
+            weight.__dict__.pop('start', None)
 
     def fill_(self, value: float) -> Tensor:
         """Fill in place, reading one as ``start``."""
         return super().fill_(self.start if value == 1 else value)
-
-    @staticmethod
-    def settle(weight: Tensor) -> None:
-        """Make ``weight`` an ordinary parameter, for good."""
-        # The class of an object cannot change under a tracing compiler, nor need it.
-        if type(weight) is InitialWeight and not torch.compiler.is_compiling():
-            weight.__class__ = nn.Parameter

@@ -15,7 +15,6 @@ are in ``reference.py`` and ``fused.py``.
 """
 
 import math
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,25 +22,6 @@ from torch import Tensor
 
 CONDENSATION_SAMPLES = 16
 BLOCK = 2**20  # elements that fit a processor's cache
-INITIAL_SCALING_BIAS = 1.0
-# What the authors' gate starts at; ours is divided by it and starts at one.
-INITIAL_GATE = 1 / (1 + math.exp(-INITIAL_SCALING_BIAS))
-
-
-class Moments(NamedTuple):
-    """What one reduction over the positions of ``x`` gives.
-
-    Attributes:
-        x: The input, to be given to an apply function, and to one only.
-        mean: ``K``, ``(N, C)``, or None if not asked for.
-        var: ``V``, biased, ``(N, C)``, or None.
-        link: What reduction and apply have to share; theirs alone to know.
-    """
-
-    x: Tensor
-    mean: Tensor | None = None
-    var: Tensor | None = None
-    link: Any = None
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -54,7 +34,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 # In two steps, because summaries of disjoint sets of samples add up, condensations do not.
 
 
-def flat_summary(moments: Moments) -> Tensor:
+def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     """Sum of the cosines between samples flattened over C, H, W, and pairs' number.
 
     ``(2,)``, over all ordered pairs of different samples among the first 16. With
@@ -62,9 +42,9 @@ def flat_summary(moments: Moments) -> Tensor:
     ``H*W * sum_c (V + K^2)``: one read of ``x``, no tensor of pairs. A sample of zeros
     has cosine 0 with every other. Not differentiated.
     """
-    n = _samples(moments.x)
+    n = _samples(x)
     with torch.no_grad():
-        x, mean, var = (tensor[:n] for tensor in moments[:3])
+        x, mean, var = x[:n], mean[:n], var[:n]
         norm = (x.shape[2] * x.shape[3] * (var + mean.square()).sum(dim=1)).sqrt()
         inverse = _inverse_or_zero(norm)
         cosines = _squared_norm_of_sum(x, inverse) - (inverse > 0).sum()
@@ -99,14 +79,14 @@ def flat_condensation(summary: Tensor) -> Tensor:
     return torch.where(pairs > 0, cosines / pairs, 1)
 
 
-def pooled_summary(moments: Moments) -> Tensor:
+def pooled_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     """``sum_n K_n / |K_n|`` over the first 16 samples, how many are not zero, and all.
 
     ``(C + 2,)``. Not differentiated.
     """
-    n = _samples(moments.x)
+    n = _samples(x)
     with torch.no_grad():
-        mean = moments.mean[:n]
+        mean = mean[:n]
         inverse = _inverse_or_zero(mean.norm(dim=1))
         direction = (inverse[:, None] * mean).sum(dim=0)
         counts = torch.stack([(inverse > 0).sum(), inverse.new_full((), n)])
@@ -122,7 +102,12 @@ def pooled_condensation(summary: Tensor) -> Tensor:
 
 def _samples(x: Tensor) -> int:
     """How many samples are compared: the first 16; none if they are empty."""
-    return min(len(x), CONDENSATION_SAMPLES) if x.numel() else 0
+    return 0 if is_empty(x) else min(len(x), CONDENSATION_SAMPLES)
+
+
+def is_empty(x: Tensor) -> bool:
+    """Whether ``x`` has no elements. A traced size is a tensor: a trace has elements."""
+    return not torch.jit.is_tracing() and x.numel() == 0
 
 
 def _inverse_or_zero(norm: Tensor) -> Tensor:
@@ -136,36 +121,43 @@ CONDENSATIONS = {'flat': flat_condensation, 'pooled': pooled_condensation}
 # --- statistics and coefficients: (N, C) tensors, cheap -----------------------------
 
 
-def batch_statistics(
-    mean: Tensor, var: Tensor, centering: Tensor | float
-) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of the centred input over N, H, W, ``(C,)`` each.
+def batch_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over N, H, W, ``(C,)`` each, from those of each map.
 
-    ``centering`` is ``a = 1 + w_m``. The variance is that within samples plus that
-    between them: never negative, and free of the cancellation of ``E[x^2] - E[x]^2``.
-    Both are zero where there are no samples.
+    ``mean`` is that of the centred input, ``var`` is the same with centering and without.
+    The variance is that within samples plus that between them: never negative, and free
+    of the cancellation of ``E[x^2] - E[x]^2``. Both are zero where there are no samples.
     """
     if len(mean) == 0:
         nothing = mean.sum(dim=0)
-        return centering * nothing, centering * nothing
+        return nothing, nothing
     between, batch_mean = torch.var_mean(mean, dim=0, correction=0)
-    return centering * batch_mean, var.mean(dim=0) + centering**2 * between
+    return batch_mean, var.mean(dim=0) + between
 
 
-def scaling_gate(pooled: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``s = sigmoid(w_v * GAP + w_b) / sigmoid(b0)``, ``(N, C)``.
+def scaling_gate(
+    pooled: Tensor, weight: Tensor, bias: Tensor, initial_bias: float
+) -> Tensor:
+    """``s = sigmoid(w_v * pooled + w_b) / sigmoid(b0)``, ``(N, C)``.
 
     ``b0`` is the initial value of ``w_b``: a fresh gate is exactly one.
     """
-    return torch.sigmoid(weight * pooled + bias) * (1 + math.exp(-INITIAL_SCALING_BIAS))
+    return torch.sigmoid(weight * pooled + bias) * (1 + math.exp(-initial_bias))
 
 
-def spatial_kernel(weight: Tensor, spatial_weight: Tensor) -> Tensor:
-    """The depthwise kernel ``weight * delta + spatial_weight``, ``(C, k, k)``."""
-    pad = spatial_weight.shape[-1] // 2
-    return F.pad(weight[:, None, None], (pad,) * 4) + spatial_weight
+def spatial_kernel(weight: Tensor, spatial_weight: Tensor, size: int) -> Tensor:
+    """The depthwise kernel ``weight * delta + spatial_weight``, ``(C, size, size)``."""
+    if (
+        torch.jit.is_tracing()
+    ):  # ONNX wants to know the shape, and loses it at a padding
+        before, centre, after = spatial_weight.flatten(1).split(
+            [size * size // 2, 1, size * size // 2], dim=1
+        )
+        taps = torch.cat([before, centre + weight.unsqueeze(1), after], dim=1)
+        return taps.view(-1, size, size)
+    return F.pad(weight.unsqueeze(1).unsqueeze(2), (size // 2,) * 4) + spatial_weight
 
 
 def over_positions(coefficient: Tensor) -> Tensor:
     """``(..., C)`` to ``(..., C, 1, 1)``."""
-    return coefficient[..., None, None]
+    return coefficient.unsqueeze(-1).unsqueeze(-1)

@@ -3,28 +3,31 @@
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from . import fused, reference
+from .fused import FusedPasses
+from .reference import ReferencePasses
 
+Passes = FusedPasses | ReferencePasses
 _use_reference = ContextVar('_use_reference', default=False)
 
 
-def passes_for(x: Tensor) -> ModuleType:
-    """``fused`` where it can run, else ``reference``; same functions in both."""
+def passes_for(x: Tensor) -> Passes:
+    """The passes of one call on ``x``: fused where they can be, else the reference."""
     if (
+        # A trace records a hand-written backward as an opaque Python function.
+        torch.jit.is_tracing()
         # A compiler fuses the operations itself, and torch.func has its own rules.
-        torch.compiler.is_compiling()
+        or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or x.numel() == 0
         or x.device.type not in ('cpu', 'cuda')
         or _use_reference.get()
     ):
-        return reference
-    return fused
+        return ReferencePasses(x)
+    return FusedPasses(x)
 
 
 @contextlib.contextmanager

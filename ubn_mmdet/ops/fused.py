@@ -11,71 +11,117 @@ channel) of ``M`` positions, with ``u`` the gradient of ``scale * (x - pivot) + 
 
 So the backward of apply must not write ``scale*u`` for that of moments to read again: it
 hands over ``u`` itself, as the gradient of the ``x`` that came out of moments, and leaves
-``scale`` in the :class:`Link` that the pair shares.
+``scale`` in the :class:`_HandOver` of the call.
 """
+
+from collections.abc import Callable
+from functools import wraps
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .algebra import BLOCK, Moments, compute_dtype, over_positions
-
-
-class Link:
-    """What the backward of moments needs to know of the apply that used its ``x``."""
-
-    scale: Tensor
+from .algebra import BLOCK, compute_dtype, over_positions
 
 
-def moments(x: Tensor) -> Moments:
-    """``K, V``: mean and biased variance of each map."""
-    link = Link()
-    return Moments(*_Moments.apply(x, link), link)
+class FusedPasses:
+    """The passes of one call, as in :class:`~ubn_mmdet.ops.reference.ReferencePasses`.
+
+    One reduction at most, then one apply: the two share a hand-over, and a second apply
+    would overwrite what the first has left there.
+
+    Raises:
+        RuntimeError: For a reduction after another, or for anything after an apply.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self._hand_over: _HandOver | None = None
+        self._is_applied = False
+
+    def mean(self) -> Tensor:
+        """``K``, ``(N, C)``: the mean of each map."""
+        self.x, mean = _Mean.apply(self.x, self._reduced())
+        return mean
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """``K, V``, ``(N, C)`` each: mean and biased variance of each map."""
+        self.x, mean, var = _Moments.apply(self.x, self._reduced())
+        return mean, var
+
+    def pointwise(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """``scale * (x - pivot) + shift`` in the dtype of ``x``."""
+        self._apply()
+        coefficients = self._per_map(pivot, scale, shift)
+        return _Pointwise.apply(self.x, *coefficients, self._hand_over)
+
+    def depthwise(
+        self, pivot: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, bias: Tensor
+    ) -> Tensor:
+        """``depthwise(scale * (x - pivot) + shift; kernel) + bias`` in ``x``'s dtype."""
+        self._apply()
+        pivot, scale, shift, bias = self._per_map(pivot, scale, shift, bias)
+        return _Depthwise.apply(
+            self.x, pivot, scale, shift, kernel, bias, self._hand_over
+        )
+
+    def _reduced(self) -> '_HandOver':
+        if self._hand_over is not None or self._is_applied:
+            raise RuntimeError('a call has one reduction, before its apply')
+        self._hand_over = _HandOver()
+        return self._hand_over
+
+    def _apply(self) -> None:
+        if self._is_applied:
+            raise RuntimeError('a call has one apply')
+        self._is_applied = True
+
+    def _per_map(self, *coefficients: Tensor) -> list[Tensor]:
+        return [c.expand(self.x.shape[:2]) for c in coefficients]
 
 
-def spatial_mean(x: Tensor) -> Moments:
-    """``K`` alone."""
-    link = Link()
-    x, mean = _Mean.apply(x, link)
-    return Moments(x, mean, None, link)
+class _HandOver:
+    """What the backward of a reduction needs to know of the apply after it."""
+
+    scale: Tensor | None = None
 
 
-def apply_pointwise(m: Moments, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``scale * (x - pivot) + shift`` in the dtype of ``x``."""
-    return _Pointwise.apply(m.x, *_per_map(m.x, pivot, scale, shift), m.link)
+def _first_order(backward: Callable) -> Callable:
+    """Refuse to be differentiated: what a backward here does, autograd does not see.
 
+    ``once_differentiable`` refuses only if a gradient that comes in needs one itself;
+    otherwise a second derivative would silently lack what goes through here.
+    """
 
-def apply_depthwise(
-    m: Moments,
-    pivot: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    kernel: Tensor,
-    bias: Tensor,
-) -> Tensor:
-    """``depthwise(scale * (x - pivot) + shift; kernel) + bias`` in the dtype of ``x``."""
-    pivot, scale, shift, bias = _per_map(m.x, pivot, scale, shift, bias)
-    return _Depthwise.apply(m.x, pivot, scale, shift, kernel, bias, m.link)
+    @wraps(backward)
+    def checked(ctx, *gradients):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                'the hand-written backward of ubn_mmdet cannot be differentiated '
+                '(create_graph=True); run the layer within ubn_mmdet.reference_passes()'
+            )
+        return backward(ctx, *gradients)
+
+    return checked
 
 
 class _Mean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, link):
-        ctx.link, ctx.positions = link, x.shape[2] * x.shape[3]
+    def forward(ctx, x, hand_over):
+        ctx.hand_over, ctx.positions = hand_over, x.shape[2] * x.shape[3]
         return x, x.mean(dim=(2, 3), dtype=compute_dtype(x))
 
     @staticmethod
-    @once_differentiable
+    @_first_order
     def backward(ctx, u, grad_mean):
         shift = grad_mean / ctx.positions
-        return _affine(u, ctx.link.scale, shift).to(u.dtype), None
+        return _affine(u, ctx.hand_over.scale, shift).to(u.dtype), None
 
 
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, link):
-        ctx.link, ctx.positions = link, x.shape[2] * x.shape[3]
+    def forward(ctx, x, hand_over):
+        ctx.hand_over, ctx.positions = hand_over, x.shape[2] * x.shape[3]
         if _has_flat_maps(x):
             mean, deviation = _mean_and_deviation(x)
         else:
@@ -87,24 +133,24 @@ class _Moments(torch.autograd.Function):
         return x, mean, deviation.square() / ctx.positions
 
     @staticmethod
-    @once_differentiable
+    @_first_order
     def backward(ctx, u, grad_mean, grad_var):
         x, mean = ctx.saved_tensors
         slope = grad_var * (2 / ctx.positions)
         grad = _affine(x, slope, grad_mean / ctx.positions - slope * mean)
-        scale = over_positions(ctx.link.scale)
+        scale = over_positions(ctx.hand_over.scale)
         return grad.addcmul_(u.to(grad.dtype), scale).to(x.dtype), None
 
 
 class _Pointwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, pivot, scale, shift, link):
-        _link(ctx, link, scale)
+    def forward(ctx, x, pivot, scale, shift, hand_over):
+        _leave(ctx, hand_over, scale)
         ctx.save_for_backward(x, pivot, scale)
         return _affine(x, scale, shift - scale * pivot).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
+    @_first_order
     def backward(ctx, u):
         x, pivot, scale = ctx.saved_tensors
         total, moment = _reduce(u, x, pivot)
@@ -113,17 +159,18 @@ class _Pointwise(torch.autograd.Function):
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, pivot, scale, shift, kernel, bias, link):
-        _link(ctx, link, scale)
+    def forward(ctx, x, pivot, scale, shift, kernel, bias, hand_over):
+        _leave(ctx, hand_over, scale)
         ctx.save_for_backward(x, pivot, scale, shift, kernel)
         normalized = _affine(x, scale, shift - scale * pivot).to(x.dtype)
-        weight = kernel[:, None].to(x.dtype)
+        weight = kernel.unsqueeze(1).to(x.dtype)
         padding = kernel.shape[-1] // 2
         y = F.conv2d(normalized, weight, padding=padding, groups=len(kernel))
-        return y.add_(over_positions(bias))
+        # Not in place: checkpointing may keep what the convolution gave.
+        return (y + over_positions(bias)).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
+    @_first_order
     def backward(ctx, grad):
         x, pivot, scale, shift, kernel = ctx.saved_tensors
         normalized = _affine(x, scale, shift - scale * pivot).to(x.dtype)
@@ -131,7 +178,7 @@ class _Depthwise(torch.autograd.Function):
         u, of_weight, _ = torch.ops.aten.convolution_backward(
             grad,
             normalized,
-            kernel[:, None].to(x.dtype),
+            kernel.unsqueeze(1).to(x.dtype),
             None,
             [1, 1],
             padding,
@@ -148,20 +195,16 @@ class _Depthwise(torch.autograd.Function):
         return back, -scale * total, moment, total, of_kernel, of_bias, None
 
 
-def _link(ctx, link: Link | None, scale: Tensor) -> None:
-    ctx.is_linked = link is not None
-    if ctx.is_linked:
-        # Detached: the graph of scale leads to moments, which would never be freed.
-        link.scale = scale.detach()
+def _leave(ctx, hand_over: _HandOver | None, scale: Tensor) -> None:
+    ctx.is_handed_over = hand_over is not None
+    if hand_over is not None:
+        # Detached: the graph of scale leads to the reduction, which would never be freed.
+        hand_over.scale = scale.detach()
 
 
 def _back(ctx, u: Tensor, scale: Tensor) -> Tensor:
-    """The gradient of ``x``: for moments to complete, or on its own."""
-    return u if ctx.is_linked else (u * over_positions(scale)).to(u.dtype)
-
-
-def _per_map(x: Tensor, *coefficients: Tensor) -> list[Tensor]:
-    return [c.expand(x.shape[:2]) for c in coefficients]
+    """The gradient of ``x``: for the reduction to complete, or on its own."""
+    return u if ctx.is_handed_over else (u * over_positions(scale)).to(u.dtype)
 
 
 def _mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,10 +231,14 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         # BatchNorm's evaluation, each map as a channel: three times as fast as what
         # PyTorch makes of two broadcast operands.
         one = torch.ones_like(scale).flatten()
-        maps = x.view(1, -1, *x.shape[2:])
-        coefficients = scale.flatten(), shift.flatten(), torch.zeros_like(one), one
-        y, _, _ = torch.native_batch_norm(maps, *coefficients, False, 0.0, 0.0)
-        return y.view_as(x)
+        flat = 1, -1, *x.shape[2:]
+        # Into y, for a result that is no view: behind the layer it may change in place.
+        y, unused = torch.empty_like(x), scale.new_empty(0)
+        torch.ops.aten.native_batch_norm.out(
+            x.view(flat), scale.flatten(), shift.flatten(), torch.zeros_like(one), one,
+            False, 0.0, 0.0, out=y.view(flat), save_mean=unused, save_invstd=unused,
+        )  # fmt: skip
+        return y
     scale, shift = over_positions(scale), over_positions(shift)
     return torch.addcmul(shift, x.to(scale.dtype), scale)
 

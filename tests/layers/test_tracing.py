@@ -1,0 +1,50 @@
+"""Tracing, and the export that goes by it: no Python function may end up in a graph."""
+
+import warnings
+
+import pytest
+import torch
+from helpers.layers import STAGES, trained
+from torch import nn
+
+
+def network(stages: dict) -> nn.Module:
+    torch.manual_seed(0)
+    norm = trained(8, **stages).float()
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), norm, nn.ReLU(inplace=True)
+    ).eval()
+
+
+@pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
+def test_a_trace_holds_for_other_sizes_and_saves(stages, tmp_path):
+    net = network(stages)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)
+        warnings.simplefilter('error', torch.jit.TracerWarning)
+        traced = torch.jit.trace(net, torch.randn(2, 3, 16, 20))  # checks itself
+        traced.save(tmp_path / 'traced.pt')
+        traced = torch.jit.load(tmp_path / 'traced.pt')
+    x = torch.randn(3, 3, 24, 12)
+    torch.testing.assert_close(traced(x), net(x))
+
+
+@pytest.mark.parametrize('opset', [11, 17])
+@pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
+@pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore::UserWarning')
+def test_onnx_by_tracing(stages, opset, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    net = network(stages)
+    torch.onnx.export(
+        net,
+        (torch.randn(2, 3, 16, 20),),
+        tmp_path / 'net.onnx',
+        dynamo=False,
+        opset_version=opset,
+        input_names=['x'],
+        dynamic_axes={'x': {0: 'n', 2: 'h', 3: 'w'}},
+    )
+    x = torch.randn(3, 3, 24, 12)
+    session = onnxruntime.InferenceSession(tmp_path / 'net.onnx')
+    [y] = session.run(None, {'x': x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), net(x), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,299 @@
+"""The pipeline that UBN and its relatives share: stages around BatchNorm's state.
+
+Up to a depthwise kernel every layer here is, for each sample and channel, an affine map
+of the input, and all its coefficients follow from the mean and variance of each map
+(docs/how-it-works.md). So a layer is a choice of stages on ``(N, C)`` tensors between one
+reduction over ``x`` and one apply.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..ops import algebra
+from ..ops.dispatch import passes_for
+from ..ops.distributed import merge_statistics, sync_group
+from ..ops.recompute import is_recomputation
+from .checks import check_count, check_flag, check_number
+from .initial_weight import InitialWeight
+from .stages import (
+    BatchStatistics,
+    Centering,
+    ChannelAffine,
+    Entry,
+    NormalizedScaling,
+    Stage,
+    Statistics,
+)
+from .stages.statistics import Batch
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a layer consists of; the default is BatchNorm.
+
+    Attributes:
+        centering: Shifts the input by its own mean; None for not at all.
+        statistics: Mean and standard deviation to normalise with, and their averages.
+        scaling: A gate by the input's own mean; None for no gate.
+        affine: Writes the result.
+    """
+
+    centering: Centering | None = None
+    statistics: Statistics = field(default_factory=BatchStatistics)
+    scaling: NormalizedScaling | None = None
+    affine: ChannelAffine = field(default_factory=ChannelAffine)
+
+    def __iter__(self) -> Iterator[Stage]:
+        """Those that there are, in the order of the computation."""
+        stages = self.centering, self.statistics, self.scaling, self.affine
+        return (stage for stage in stages if stage is not None)
+
+    def entries(self) -> list[Entry]:
+        """The tensors that the stages want, beside BatchNorm's."""
+        return [entry for stage in self for entry in stage.entries()]
+
+
+class PipelineNorm:
+    """A norm layer made of :class:`Stages`: a mix-in beside ``_BatchNorm``.
+
+    ``class RBN(PipelineNorm, _BatchNorm)``: the toolbox matches initialisers by the names
+    of a layer's class and immediate bases, and weight decay and ``norm_eval`` by
+    isinstance. A grandchild of ``_BatchNorm`` would be skipped.
+
+    Args:
+        num_features: Channels ``C`` of the input ``(N, C, H, W)``.
+        stages: What the layer consists of.
+        eps: Added to the variance.
+        momentum: Step of the running statistics; None for the cumulative average over
+            the batches that moved them.
+        affine: Whether there is an affine stage: ``weight``, ``bias`` and what the stage
+            adds.
+        track_running_stats: As in BatchNorm.
+        sync: Whether, in training, statistics are those of the batches of all ranks; on
+            one process there is nothing to merge.
+        sync_group_size: Merge over this many consecutive ranks; None for all.
+        device: Of parameters and buffers.
+        dtype: Of parameters and buffers.
+
+    Input and output have the same shape ``(N, C, H, W)``, dtype and memory format;
+    statistics are computed in float32 at least. In training, a batch whose statistics are
+    not finite leaves the running statistics as they are.
+
+    Raises:
+        TypeError: For an argument of the wrong type or an unknown keyword; in
+            ``forward``, for an input that is not of a real floating-point dtype.
+        ValueError: For an argument out of range; in ``forward``, for an input that is
+            not 4D, or for one value per channel where statistics are the batch's.
+        RuntimeError: In ``forward``, for an input of other than ``num_features``
+            channels.
+    """
+
+    _abbr_ = 'bn'  # the toolbox then names attributes as BatchNorm checkpoints do
+
+    def __init__(
+        self,
+        num_features: int,
+        stages: Stages,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        sync: bool = True,
+        sync_group_size: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_count('num_features', num_features)
+        check_number('eps', eps, lambda v: 0 < v < math.inf, 'a finite number > 0')
+        if momentum is not None:
+            check_number(
+                'momentum', momentum, lambda v: 0 <= v <= 1, 'None or within [0, 1]'
+            )
+        check_flag('affine', affine)
+        check_flag('track_running_stats', track_running_stats)
+        check_flag('sync', sync)
+        if sync_group_size is not None:
+            check_count('sync_group_size', sync_group_size)
+        self.stages = stages
+        factory = {'device': device, 'dtype': dtype}
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, **factory
+        )
+        self.sync = sync
+        self.sync_group_size = sync_group_size
+        absent = () if affine else stages.affine.entries()
+        if not track_running_stats:
+            absent += stages.statistics.entries()
+        for entry in stages.entries():
+            tensor = None
+            if entry not in absent:
+                tensor = torch.empty(entry.shape(num_features), **factory)
+            if entry.learnt:
+                parameter = None if tensor is None else nn.Parameter(tensor)
+                self.register_parameter(entry.name, parameter)
+            else:
+                self.register_buffer(entry.name, tensor)
+        self.reset_parameters()
+
+    @property
+    def evaluates_as_batchnorm(self) -> bool:
+        """Whether evaluation is BatchNorm's with the same state, whatever is learnt."""
+        return all(stage.evaluates_as_batchnorm for stage in self.stages)
+
+    # The property stands before nn.Module's look-up of the parameter.
+
+    @property
+    def weight(self) -> nn.Parameter | None:
+        """The channel weight, ``(C,)``; "filled with one", it takes its own start."""
+        parameters = self.__dict__['_parameters']
+        if 'weight' not in parameters:  # while the constructor runs
+            raise AttributeError('weight')
+        weight = parameters['weight']
+        if self.stages.affine.initial_weight != 1:
+            InitialWeight.mark(weight, self.stages.affine.initial_weight)
+        return weight
+
+    # BatchNorm's constructor calls both resets, when only its own tensors exist.
+
+    def reset_running_stats(self) -> None:
+        """Forget all statistics: BatchNorm's, and those of the stages."""
+        super().reset_running_stats()
+        self._reset(learnt=False)
+
+    def reset_parameters(self) -> None:
+        """Start anew, as after construction."""
+        super().reset_parameters()
+        weight = self._parameters['weight']
+        if weight is not None:
+            nn.init.constant_(weight, self.stages.affine.initial_weight)
+        self._reset(learnt=True)
+
+    def _reset(self, learnt: bool) -> None:
+        for entry in self.stages.entries():
+            tensor = getattr(self, entry.name, None)
+            if tensor is not None and entry.learnt == learnt:
+                entry.reset(tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` of shape ``(N, C, H, W)``.
+
+        An empty ``x`` gives an empty tensor that still depends on every parameter, and
+        leaves the statistics alone.
+        """
+        self._check_input(x)
+        y = self._forward(x)
+        InitialWeight.settle(self._parameters['weight'])
+        return y
+
+    def _forward(self, x: Tensor) -> Tensor:
+        stages = self.stages
+        of_batch = self.training or self.running_mean is None
+        # Only ranks in training take part in collectives, as in SyncBatchNorm.
+        merges = self.training and self.sync
+        group = sync_group(self.sync_group_size) if merges else None
+        if group is None:
+            if algebra.is_empty(x):
+                return x + 0 * sum(parameter.sum() for parameter in self.parameters())
+            if of_batch and x.numel() == self.num_features:
+                raise ValueError(
+                    'expected more than 1 value per channel when training, '
+                    f'got input size {tuple(x.shape)}'
+                )
+        # Under autocast the convolution and the products would lose the precision that
+        # the statistics are computed in.
+        with _full_precision(x.device.type):
+            passes = passes_for(x)
+            if not of_batch and stages.centering is None and stages.scaling is None:
+                dtype = algebra.compute_dtype(x)
+                mu, inv_std = stages.statistics.running(self, dtype)
+                shift = torch.zeros_like(mu)
+                return stages.affine(self, passes, mu, inv_std, shift, None)
+            if of_batch:
+                mean, var = passes.moments()
+            else:
+                mean = passes.mean()
+            centred = mean if stages.centering is None else stages.centering(self, mean)
+            if of_batch:
+                mu, inv_std = self._batch_statistics(x, mean, var, centred, group)
+            else:
+                mu, inv_std = stages.statistics.running(self, mean.dtype)
+            # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
+            pooled = inv_std * (centred - mu)
+            gate = None
+            if stages.scaling is not None:
+                gate = stages.scaling(self, pooled, mean)
+            return stages.affine(self, passes, mean, inv_std, pooled, gate)
+
+    def _batch_statistics(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        centred: Tensor,
+        group: ProcessGroup | None,
+    ) -> tuple[Tensor, Tensor]:
+        """``mu, inv_std`` where the batch has a say; in training the state moves."""
+        statistics = self.stages.statistics
+        tracks = self.training and self.track_running_stats
+        tracks = tracks and self.running_mean is not None
+        summary = mean.new_empty(0)
+        if tracks:
+            summary = statistics.summary(self, x, mean, var)
+        merged = algebra.batch_statistics(centred, var)
+        batch = Batch(*merged, x.numel() // self.num_features, summary)
+        if group is not None:
+            batch = Batch(*merge_statistics(*batch[:4], group))
+            batch = batch._replace(exists=batch.count > 0)
+        if not tracks:
+            return statistics.of_batch(self, batch)
+        return statistics.train(self, batch, moves=not is_recomputation())
+
+    def _check_input(self, x: Tensor) -> None:
+        if not x.is_floating_point():
+            raise TypeError(
+                f'expected input of a real floating-point dtype, got {x.dtype}'
+            )
+        if x.dim() != 4:
+            raise ValueError(f'expected 4D input (got {x.dim()}D input)')
+        # A traced size is a tensor: to compare it is to warn of it.
+        if not torch.jit.is_tracing() and x.shape[1] != self.num_features:
+            raise RuntimeError(
+                f'expected input with {self.num_features} channels, '
+                f'got {x.shape[1]}: {tuple(x.shape)}'
+            )
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Take a complete BatchNorm state as what it is: stages that do nothing yet.
+
+        Anything less is reported as missing, as ever.
+        """
+        own = [e for e in self.stages.entries() if getattr(self, e.name) is not None]
+        names = ('weight', 'bias', 'running_mean', 'running_var')
+        wanted = [prefix + name for name in names if getattr(self, name) is not None]
+        is_batchnorm = wanted and all(key in state_dict for key in wanted)
+        if is_batchnorm and not any(prefix + e.name in state_dict for e in own):
+            like = state_dict[wanted[0]]  # for its device: this layer's may be meta
+            for entry in own:
+                shape = entry.shape(self.num_features)
+                state_dict[prefix + entry.name] = like.new_full(shape, entry.neutral)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _full_precision(device_type: str) -> AbstractContextManager:
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(
+        device_type
+    ):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+def is_pipeline_norm(module: nn.Module) -> bool:
+    """Whether ``module`` is a layer of this family."""
+    return isinstance(module, PipelineNorm) and isinstance(module, _BatchNorm)

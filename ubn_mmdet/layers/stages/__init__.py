@@ -1,0 +1,24 @@
+"""The stages of the pipeline: what is done with the mean, the statistics, the scale and
+the affine part. A stage has settings, and no tensors: it declares those it wants, and
+the layer registers them flat, under the names that checkpoints have.
+"""
+
+from .affine import ChannelAffine, DepthwiseAffine
+from .centering import Centering
+from .gated import GatedStatistics
+from .scaling import NormalizedScaling, RawScaling
+from .stage import Entry, Stage
+from .statistics import BatchStatistics, Statistics
+
+__all__ = [
+    'BatchStatistics',
+    'Centering',
+    'ChannelAffine',
+    'DepthwiseAffine',
+    'Entry',
+    'GatedStatistics',
+    'NormalizedScaling',
+    'RawScaling',
+    'Stage',
+    'Statistics',
+]

@@ -1,0 +1,17 @@
+"""Centering: a learnt shift by the sample's own mean."""
+
+from torch import Tensor, nn
+
+from .stage import Entry, Stage
+
+
+class Centering(Stage):
+    """``x' = x + w_m * GAP(x)`` (RBN, CVPR 2021, eq. 2; UBN, arXiv 2311.15993)."""
+
+    def entries(self) -> tuple[Entry, ...]:
+        """``centering_weight``, ``(C,)``: ``w_m``."""
+        return (Entry('centering_weight', neutral=0.0),)
+
+    def __call__(self, layer: nn.Module, mean: Tensor) -> Tensor:
+        """``(1 + w_m) * K``, ``(N, C)``: the means of ``x'``."""
+        return mean + layer.centering_weight * mean

@@ -1,0 +1,74 @@
+"""UBN's statistics: a gate keeps a batch of too dissimilar samples out of them."""
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import algebra
+from ..checks import check_choice, check_number
+from .stage import Entry
+from .statistics import Batch, BatchStatistics, move
+
+CONDENSATION_MOMENTUM = 0.1
+
+
+class GatedStatistics(BatchStatistics):
+    """The batch's statistics while its samples are alike, else the running ones.
+
+    ``condensation``, the moving average of the batches' mean pairwise cosine, opens the
+    gate while it is above a threshold. With the gate closed, a batch is normalised with
+    the running statistics, held constant, and leaves them alone (UBN, arXiv 2311.15993).
+
+    Args:
+        threshold: In [0, 1); None for no gate.
+        feature: What samples are compared by: ``'flat'``, whole maps, or ``'pooled'``,
+            their channel means.
+    """
+
+    def __init__(self, threshold: float | None = 0.15, feature: str = 'flat') -> None:
+        if threshold is not None:
+            check_number(
+                'condensation_threshold',
+                threshold,
+                lambda v: 0 <= v < 1,
+                'None or within [0, 1)',
+            )
+        check_choice('condensation_feature', feature, algebra.SUMMARIES)
+        self.threshold = threshold
+        self.feature = feature
+
+    def entries(self) -> tuple[Entry, ...]:
+        """``condensation``, ``()``."""
+        if self.threshold is None:
+            return ()
+        return (Entry('condensation', neutral=1.0, per_channel=False, learnt=False),)
+
+    def summary(self, layer: nn.Module, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """What the condensation follows from."""
+        if not self._is_on(layer):
+            return super().summary(layer, x, mean, var)
+        return algebra.SUMMARIES[self.feature](x, mean, var)
+
+    def train(
+        self, layer: nn.Module, batch: Batch, moves: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The batch's statistics or the running ones; moves condensation and gate."""
+        if not self._is_on(layer):
+            return super().train(layer, batch, moves)
+        if moves:
+            self._move_condensation(layer, batch)
+        # A tensor: to read it back would make the host wait in every layer.
+        is_open = layer.condensation > self.threshold
+        if batch.exists is not None:
+            is_open = is_open & batch.exists
+        return self._train(layer, batch, moves, is_open)
+
+    def _is_on(self, layer: nn.Module) -> bool:
+        return layer.condensation is not None and self.threshold is not None
+
+    @torch.no_grad()
+    def _move_condensation(self, layer: nn.Module, batch: Batch) -> None:
+        c = algebra.CONDENSATIONS[self.feature](batch.summary)
+        moves = torch.isfinite(c)
+        if batch.exists is not None:
+            moves = moves & batch.exists
+        move(layer.condensation, c, CONDENSATION_MOMENTUM, moves)

@@ -1,0 +1,61 @@
+"""What every stage of the pipeline has in common: the declaration of its tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that a stage wants on its layer.
+
+    The one place for its name, shape and values: the layer's constructor and resets, the
+    loading of BatchNorm weights and the conversion of checkpoints all go by it.
+
+    Attributes:
+        name: On the layer and in checkpoints.
+        neutral: The value at which the stage does nothing, as in a BatchNorm.
+        per_channel: The shape is ``(C, *trailing)``, else ``trailing``.
+        trailing: The shape's last part.
+        start: Fills a fresh tensor in place; None for the neutral value.
+        learnt: A parameter, else a buffer.
+    """
+
+    name: str
+    neutral: float
+    per_channel: bool = True
+    trailing: tuple[int, ...] = ()
+    start: Callable[[Tensor], object] | None = None
+    learnt: bool = True
+
+    def shape(self, channels: int) -> tuple[int, ...]:
+        """The shape on a layer of so many channels."""
+        return ((channels,) if self.per_channel else ()) + self.trailing
+
+    def reset(self, tensor: Tensor) -> None:
+        """Fill ``tensor`` in place with what it starts from."""
+        with torch.no_grad():
+            if self.start is None:
+                tensor.fill_(self.neutral)
+            else:
+                self.start(tensor)
+
+
+class Stage:
+    """A step of the pipeline.
+
+    Attributes:
+        evaluates_as_batchnorm: Whether in evaluation the stage does what BatchNorm does,
+            whatever it has learnt.
+    """
+
+    evaluates_as_batchnorm = False
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The tensors that the stage wants, beside those of BatchNorm."""
+        return ()
+
+    def prepare(self, layer: nn.Module) -> None:
+        """Change a freshly constructed layer where entries do not suffice."""
