@@ -40,6 +40,7 @@ def resumed_run(work_dir):
         [
             {'loss': 3.0, 'step': 10},
             {'coco/bbox_mAP': 0.1, 'step': 1},
+            {'condensation/bn1': 0.3, 'step': 10},  # what a hook says
             {'loss': 9.0, 'step': 20},
             {'loss': 9.0, 'step': 30},  # lost by the kill, and not yet done again
         ],

@@ -8,7 +8,6 @@ reduction over ``x`` and one apply.
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..ops import algebra
 from ..ops.dispatch import passes_for
 from ..ops.distributed import merge_statistics, sync_group
+from ..ops.precision import full_precision
 from ..ops.recompute import is_recomputation
 from .checks import check_count, check_flag, check_number
 from .initial_weight import InitialWeight
@@ -206,9 +206,7 @@ class PipelineNorm:
                     'expected more than 1 value per channel when training, '
                     f'got input size {tuple(x.shape)}'
                 )
-        # Under autocast the convolution and the products would lose the precision that
-        # the statistics are computed in.
-        with _full_precision(x.device.type):
+        with full_precision(x.device.type):
             passes = passes_for(x)
             if not of_batch and stages.centering is None and stages.scaling is None:
                 dtype = algebra.compute_dtype(x)
@@ -284,14 +282,6 @@ class PipelineNorm:
                 shape = entry.shape(self.num_features)
                 state_dict[prefix + entry.name] = like.new_full(shape, entry.neutral)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _full_precision(device_type: str) -> AbstractContextManager:
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(
-        device_type
-    ):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def is_pipeline_norm(module: nn.Module) -> bool:

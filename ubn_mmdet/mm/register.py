@@ -1,4 +1,4 @@
-"""Registers the norm layers and guards them when imported.
+"""Registers the norm layers and hooks when imported, and guards the layers.
 
 In MMEngine's root registry: a class registered in MMDetection's own resolves only under
 the scope ``mmdet``.
@@ -7,7 +7,7 @@ the scope ``mmdet``.
 from mmengine.registry import MODELS
 
 from ..layers import UBN
-from . import guard
+from . import condensation_hook, guard  # noqa: F401
 
 MODELS.register_module(name='UBN', module=UBN)
 guard.install()

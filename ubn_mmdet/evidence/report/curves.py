@@ -22,8 +22,9 @@ def read_scalars(work_dir: str | os.PathLike) -> tuple[dict, dict]:
     training, evaluation = {}, {}
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         records = list(_records(path))
-        for known, kind in (training, True), (evaluation, False):
-            new = {r['step']: r for r in records if ('loss' in r) is kind}
+        # There are other records than these: hooks write their own.
+        for known, marks in (training, {'loss'}), (evaluation, METRICS.keys()):
+            new = {r['step']: r for r in records if marks & r.keys()}
             first = min(new, default=math.inf)
             for step in [step for step in known if step >= first]:
                 del known[step]

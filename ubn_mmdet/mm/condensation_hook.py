@@ -1,0 +1,313 @@
+"""Records condensation, gate and moving statistics of norm layers while they train.
+
+``custom_hooks = [dict(type='CondensationHook')]`` in a config.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+
+import torch
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..evidence.condensation_file import QUANTITIES, CondensationFile
+from ..layers.checks import check_choice, check_count, check_number
+from ..layers.stages.gated import CONDENSATION_MOMENTUM
+from ..ops import algebra
+from ..ops.dispatch import passes_for
+from ..ops.precision import full_precision
+from ..ops.recompute import is_recomputation
+
+FILE = 'condensation.json'
+
+
+@HOOKS.register_module()
+class CondensationHook(Hook):
+    """Records what UBN's gate goes by, for every BatchNorm-like layer of a model.
+
+    Every ``interval`` steps a row of numbers, one a layer:
+
+    - ``condensation``: the batch's mean pairwise cosine ``c`` (arXiv 2311.15993; the
+      layer's definition), the average if the layer is called several times in the step;
+    - ``average``: ``m``, its moving average after the step;
+    - ``gate``: the share of the steps since the last row that ended with ``m > tau``;
+    - ``shift``: how far the running statistics moved in the step
+      (:func:`statistics_shift`).
+
+    A layer with a gate says itself what ``m`` is, and ``c`` follows from how ``m`` moves:
+    nothing is computed twice. (A batch with inf or nan, which leaves ``m`` alone, then
+    shows ``c = m``.) For other layers, BatchNorm and UBN without a gate, the hook measures
+    ``c`` of the input, in the recorded steps alone; their ``m`` takes one measurement for
+    all steps since the last, and their ``gate``, 0 or 1, is the one that they would have.
+    On several ranks ``c`` is the mean over the ranks. A layer that is not called has no
+    number; one in evaluation mode has a measured ``c`` and a shift of 0, but neither
+    average nor gate, which play no part there.
+
+    Rows go to ``condensation.json`` in the work folder
+    (:class:`~ubn_mmdet.evidence.condensation_file.CondensationFile`), which a resumed run
+    continues, and to the visualizer as ``condensation/<layer>``, ``shift/<layer>`` and
+    ``gate/open``, the mean over the layers. A row is one read back from the device, and
+    there are no others, but for the hook's own state at a checkpoint.
+
+    Args:
+        interval: Steps from one row to the next.
+        threshold: ``tau`` of layers that have no gate, in [0, 1).
+        feature: What samples are compared by in layers that do not do it themselves:
+            ``'flat'``, whole maps, or ``'pooled'``, their channel means.
+
+    Raises:
+        TypeError: For an argument of the wrong type.
+        ValueError: For an argument out of range.
+    """
+
+    def __init__(
+        self, interval: int = 10, threshold: float = 0.15, feature: str = 'flat'
+    ) -> None:
+        check_count('interval', interval)
+        check_number('threshold', threshold, lambda v: 0 <= v < 1, 'within [0, 1)')
+        check_choice('feature', feature, algebra.SUMMARIES)
+        self.interval = interval
+        self.threshold = threshold
+        self.feature = feature
+        self._layers: dict[str, _BatchNorm] = {}
+        self._handles: list = []
+        self._loaded: dict | None = None
+
+    # --- the course of a run --------------------------------------------------------
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep what a resumed run may want."""
+        self._loaded = checkpoint.get('condensation')
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the layers, and continue an earlier record where the run is resumed."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._layers = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, _BatchNorm)
+        }
+        if not self._layers:
+            print_log('CondensationHook: the model has no BatchNorm', logger='current')
+            return
+        layers = self._layers.values()
+        has_gate = [_has_gate(layer) for layer in layers]
+        thresholds = [
+            layer.condensation_threshold if _has_gate(layer) else self.threshold
+            for layer in layers
+        ]
+        device = next(model.parameters()).device
+        self._has_gate = torch.tensor(has_gate, device=device)
+        self._any_gate = any(has_gate)
+        self._thresholds = torch.tensor(thresholds, device=device)
+        self._average = torch.ones(len(layers), device=device)
+        self._steps_open = torch.zeros(len(layers), device=device)
+        self._steps = 0  # since the last row
+        # Sum of c, and number of calls; by layer.
+        self._calls = torch.zeros(2, len(layers), device=device)
+
+        path = os.path.join(runner.work_dir, FILE)
+        self._file = CondensationFile(path, [*self._layers], has_gate, thresholds)
+        if runner.iter == 0:
+            return
+        if self._loaded and len(self._loaded['average']) == len(layers):
+            self._average.copy_(self._loaded['average'])
+            self._steps_open.copy_(self._loaded['steps_open'])
+            self._steps = self._loaded['steps']
+        if not self._file.resume(runner.iter):
+            print_log(f'{FILE} starts at step {runner.iter}', logger='current')
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Listen to the layers, if this step is to be recorded."""
+        if not (self._layers and self.every_n_train_iters(runner, self.interval)):
+            return
+        self._unhook()  # of a step that was broken off
+        self._calls.zero_()
+        self._before = [_statistics(layer) for layer in self._layers.values()]
+        for calls, layer in zip(
+            self._calls.unbind(1), self._layers.values(), strict=True
+        ):
+            if layer.training and _has_gate(layer):
+                handle = layer.register_forward_hook(_derive(calls, layer))
+            else:
+                measure = functools.partial(_measure, calls, self._feature_of(layer))
+                handle = layer.register_forward_pre_hook(measure)
+            self._handles.append(handle)
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Follow the gates, and record the step if it is one to be recorded."""
+        if not self._layers:
+            return
+        self._steps += 1
+        if self._any_gate:
+            self._steps_open += self._own_averages() > self._thresholds
+        if self._handles:
+            self._unhook()
+            self._record(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """What a resumed run goes on from: the state here, the rows in the file."""
+        if not self._layers:
+            return
+        checkpoint['condensation'] = {
+            'average': self._average.cpu(),
+            'steps_open': self._steps_open.cpu(),
+            'steps': self._steps,
+        }
+        self._write()
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave the file complete."""
+        if self._layers:
+            self._write()
+
+    # --- one row --------------------------------------------------------------------
+
+    def _record(self, runner: Runner) -> None:
+        all_reduce(self._calls)
+        total, count = self._calls
+        condensation = total / count  # nan for a layer that was not called
+        # The average keeps its pace: one measurement stands for all steps since the last.
+        followed = 1 - (1 - CONDENSATION_MOMENTUM) ** self._steps
+        moved = torch.lerp(self._average, condensation, followed)
+        moved = torch.where(moved.isfinite(), moved, self._average)
+        self._average = torch.where(self._has_gate, self._own_averages(), moved)
+        gate = torch.where(
+            self._has_gate,
+            self._steps_open / self._steps,
+            (self._average > self._thresholds).float(),
+        )
+        layers = self._layers.values()
+        shifts = [
+            statistics_shift(before, _statistics(layer), layer.eps)
+            if before
+            else self._average.new_full((), torch.nan)
+            for before, layer in zip(self._before, layers, strict=True)
+        ]
+        rows = [condensation, self._average, gate, torch.stack(shifts).float()]
+        values = torch.stack(rows).to('cpu', copy=True).tolist()
+        self._steps_open.zero_()
+        self._steps = 0
+        if is_main_process():
+            self._publish(runner, dict(zip(QUANTITIES, values, strict=True)))
+
+    def _publish(self, runner: Runner, row: dict[str, list[float | None]]) -> None:
+        for i, layer in enumerate(self._layers.values()):
+            if not layer.training:
+                row['average'][i] = row['gate'][i] = None
+        step = runner.iter + 1
+        self._file.append(step, row)
+        tags = {}
+        for name in 'condensation', 'shift':
+            for layer, value in zip(self._layers, row[name], strict=True):
+                tags[f'{name}/{layer}'] = value
+        gates = [gate for gate in row['gate'] if gate is not None]
+        tags['gate/open'] = sum(gates) / len(gates) if gates else torch.nan
+        tags = {tag: value for tag, value in tags.items() if math.isfinite(value)}
+        runner.visualizer.add_scalars(tags, step=step)
+
+    def _own_averages(self) -> Tensor:
+        """``m`` of the layers that have one, ``(layers,)``; 1 for the others."""
+        one = self._average.new_ones(())
+        own = [
+            layer.condensation if _has_gate(layer) else one
+            for layer in self._layers.values()
+        ]
+        return torch.stack(own).float()
+
+    def _feature_of(self, layer: nn.Module) -> str:
+        return layer.condensation_feature if _has_gate(layer) else self.feature
+
+    def _write(self) -> None:
+        if is_main_process():
+            self._file.write()
+
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def statistics_shift(
+    before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], eps: float
+) -> Tensor:
+    """How far running statistics moved, ``()``: a distance in standard deviations.
+
+    The root mean square, over channels, of the Fisher-Rao distance between the normal
+    distributions before and after, to first order:
+    ``d^2 = (mean change)^2 / (var + eps) + (change of log(var + eps))^2 / 2``. A move of
+    the mean by one standard deviation, with the variance as it was, is 1; half of ``d^2``
+    is the Kullback-Leibler divergence of small moves.
+
+    Args:
+        before: Running mean and variance, ``(C,)`` each.
+        after: The same after the step.
+        eps: The layer's.
+    """
+    (mean, var), (new_mean, new_var) = before, after
+    of_mean = (new_mean - mean).square() / (var + eps)
+    of_var = ((new_var + eps) / (var + eps)).log().square() / 2
+    return (of_mean + of_var).mean().sqrt()
+
+
+def _has_gate(layer: nn.Module) -> bool:
+    return getattr(layer, 'condensation', None) is not None
+
+
+def _statistics(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Copies of running mean and variance, if there are any."""
+    if layer.running_mean is None:
+        return None
+    return layer.running_mean.clone(), layer.running_var.clone()
+
+
+def _derive(calls: Tensor, layer: nn.Module) -> Callable:
+    """A forward hook that finds ``c`` from ``m <- 0.9 m + 0.1 c``."""
+    before = layer.condensation.clone()
+
+    def derive(layer: nn.Module, args: tuple, output: Tensor) -> None:
+        if is_recomputation():
+            return
+        after = layer.condensation
+        if args[0].numel():
+            _count(calls, torch.lerp(before, after, 1 / CONDENSATION_MOMENTUM))
+        before.copy_(after)
+
+    return derive
+
+
+def _measure(calls: Tensor, feature: str, layer: nn.Module, args: tuple) -> None:
+    """A forward pre-hook, once bound, that computes ``c`` of the input."""
+    x = args[0]
+    if not is_recomputation() and x.numel():
+        _count(calls, measure_condensation(x, feature))
+
+
+@torch.no_grad()
+def measure_condensation(x: Tensor, feature: str) -> Tensor:
+    """The mean pairwise cosine of a batch as the layer defines it, ``()``.
+
+    Args:
+        x: ``(N, C)`` or ``(N, C, ...)``, not empty.
+        feature: ``'flat'`` or ``'pooled'``.
+    """
+    maps = x.detach()[: algebra.CONDENSATION_SAMPLES]
+    if maps.dim() != 4:
+        maps = maps.reshape(*maps.shape[:2], -1, 1)
+    with full_precision(x.device.type):
+        summary = algebra.SUMMARIES[feature](maps, *passes_for(maps).moments())
+        return algebra.CONDENSATIONS[feature](summary)
+
+
+def _count(calls: Tensor, c: Tensor) -> None:
+    total, number = calls
+    total.add_(c)
+    number.add_(1)
