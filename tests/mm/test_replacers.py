@@ -1,0 +1,176 @@
+"""What would replace UBN without a word is refused; what must leave it alone, does."""
+
+import mmengine._strategy.distributed as strategy_module
+import pytest
+import torch
+from helpers.commands import ROOT
+from mmcv.cnn import ConvModule, fuse_conv_bn
+from mmdet.apis import DetInferencer, init_detector
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
+from mmengine.model.efficient_conv_bn_eval import (
+    efficient_conv_bn_eval_control,
+    turn_on_efficient_conv_bn_eval,
+)
+from mmengine.runner import runner as runner_module
+from torch import nn
+from torch.ao.quantization import fuser_method_mappings
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from ubn_mmdet import UBN
+from ubn_mmdet.mm.replacers import UBNReplacedError
+
+DEMO = ROOT / 'configs/demo/retinanet_r18-scratch_fpn_ubn_6e_shapes.py'
+
+
+def net_of(norm):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), norm(4), nn.Conv2d(4, 4, 3), norm(4))
+    for layer in (net[1], net[3]):
+        layer.running_mean.normal_()
+        layer.running_var.uniform_(0.5, 2)
+    return nn.Sequential(net).eval()
+
+
+def fused(function):
+    """Replaces the first convolution and norm by what ``function`` makes of them."""
+
+    def replace(model):
+        conv, norm, *rest = model[0]
+        return nn.Sequential(function(conv, norm), *rest)
+
+    return replace
+
+
+REPLACERS = {
+    'torch': nn.SyncBatchNorm.convert_sync_batchnorm,
+    'mmengine': convert_sync_batchnorm,
+    'mmengine for mmcv': lambda m: convert_sync_batchnorm(m, 'mmcv'),
+    'runner': lambda m: runner_module.convert_sync_batchnorm(m, 'torch'),
+    'strategy': lambda m: strategy_module.convert_sync_batchnorm(m, 'torch'),
+    'fuse': fuse_conv_bn,
+    'efficient': lambda m: turn_on_efficient_conv_bn_eval(m, ['0']),
+    'fusion': fused(fuse_conv_bn_eval),
+    'by keyword': fused(lambda conv, bn: fuse_conv_bn_eval(conv=conv, bn=bn)),
+    'nn.utils': fused(lambda *pair: nn.utils.fuse_conv_bn_eval(*pair)),
+    'quantization': fused(
+        lambda *pair: fuser_method_mappings.fuse_conv_bn(False, *pair)
+    ),
+}
+
+
+@pytest.mark.parametrize('replace', REPLACERS.values(), ids=REPLACERS)
+def test_replacers_refuse_ubn_and_leave_it_whole(replace):
+    net = net_of(UBN)
+    x = torch.randn(2, 3, 8, 8)
+    before = net(x)
+    with pytest.raises(UBNReplacedError, match=r'[12] UBN layer\(s\): it would'):
+        replace(net)
+    assert [type(m) for m in net[0]] == [nn.Conv2d, UBN] * 2
+    torch.testing.assert_close(net(x), before, rtol=0, atol=0)
+
+
+# MMCV's own SyncBatchNorm wants a process group.
+@pytest.mark.parametrize('name', sorted(REPLACERS.keys() - {'mmengine for mmcv'}))
+def test_replacers_still_serve_batchnorm(name):
+    net = net_of(nn.BatchNorm2d)
+    x = torch.randn(2, 3, 8, 8)
+    before = net(x)
+    replaced = REPLACERS[name](net) or net  # one works in place
+    torch.testing.assert_close(replaced.eval()(x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_layer_is_not_folded_with_ubn():
+    linear = nn.Linear(3, 4).eval()
+    fuse_linear_bn_eval(linear, nn.BatchNorm1d(4).eval())
+    with pytest.raises(UBNReplacedError, match='fuse_linear_bn_eval met 1 UBN'):
+        fuse_linear_bn_eval(linear, UBN(4).eval())
+
+
+def test_an_efficient_conv_module_refuses_ubn():
+    module = ConvModule(3, 4, 3, norm_cfg={'type': 'UBN'}, efficient_conv_bn_eval=True)
+    module(torch.randn(2, 3, 8, 8))
+    with pytest.raises(UBNReplacedError, match='efficient_conv_bn_eval'):
+        module.eval()(torch.randn(2, 3, 8, 8))
+
+
+def test_the_function_in_a_transformed_graph_refuses_ubn():
+    conv, norm = nn.Conv2d(3, 4, 3), UBN(4)
+    x = torch.randn(2, 3, 8, 8)
+    efficient_conv_bn_eval_control(norm, conv, x)  # in training it does nothing special
+    with pytest.raises(UBNReplacedError, match='efficient_conv_bn_eval_forward met'):
+        efficient_conv_bn_eval_control(norm.eval(), conv, x)
+
+
+class Plain(UBN):
+    """A layer that evaluates as BatchNorm does, and says so."""
+
+    evaluates_as_batchnorm = True
+
+    def forward(self, x):
+        return nn.BatchNorm2d.forward(self, x)
+
+
+@pytest.mark.parametrize('name', ['fuse', 'fusion', 'nn.utils', 'quantization'])
+def test_a_layer_that_evaluates_as_batchnorm_may_be_folded(name):
+    net = net_of(Plain)
+    x = torch.randn(2, 3, 8, 8)
+    before = net(x)
+    folded = REPLACERS[name](net)
+    torch.testing.assert_close(folded(x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_an_efficient_conv_module_takes_a_layer_that_evaluates_as_batchnorm():
+    module = ConvModule(3, 4, 3, norm_cfg={'type': 'BN'}, efficient_conv_bn_eval=True)
+    module.bn = Plain(4)
+    module.eval()(torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize('name', ['torch', 'mmengine', 'runner', 'strategy'])
+def test_no_layer_of_ours_is_converted(name):
+    with pytest.raises(UBNReplacedError, match='2 Plain layer'):
+        REPLACERS[name](net_of(Plain))
+
+
+class InheritsConversion(nn.SyncBatchNorm):
+    """Somebody's SyncBatchNorm."""
+
+
+class OwnConversion(nn.SyncBatchNorm):
+    """Somebody's SyncBatchNorm that leaves some layers alone."""
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module, process_group=None):
+        if isinstance(module, nn.BatchNorm2d) and module.num_features == 4:
+            return module
+        return super().convert_sync_batchnorm(module, process_group)
+
+
+def test_conversions_of_subclasses_are_their_own():
+    net = nn.Sequential(nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(3)))
+    left, [converted] = OwnConversion.convert_sync_batchnorm(net)
+    assert type(left) is nn.BatchNorm2d and type(converted) is nn.SyncBatchNorm
+    conversion = InheritsConversion.convert_sync_batchnorm
+    assert conversion.__self__ is InheritsConversion
+    assert type(conversion(nn.BatchNorm2d(4))) is nn.SyncBatchNorm
+    for kind in (InheritsConversion, OwnConversion):
+        with pytest.raises(UBNReplacedError):
+            kind.convert_sync_batchnorm(net_of(UBN))
+
+
+def test_revert_sync_batchnorm_leaves_ubn_alone():
+    net = net_of(UBN)
+    reverted = revert_sync_batchnorm(net)
+    assert [type(m) for m in reverted[0]] == [nn.Conv2d, UBN] * 2
+
+
+def test_inference_interfaces_leave_ubn_alone():
+    register_all_modules()
+    cfg = Config.fromfile(DEMO)
+    detectors = [
+        init_detector(cfg.copy(), device='cpu'),
+        DetInferencer(cfg.copy(), device='cpu', show_progress=False).model,
+    ]
+    for detector in detectors:
+        assert sum(isinstance(m, UBN) for m in detector.modules()) == 20

@@ -1,0 +1,119 @@
+"""The hook that looks, at the first training step, at what became of our layers."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import FlexibleRunner, Runner
+from torch import nn
+
+from ..ops.recompute import is_recomputation
+from .members import asks_for_ours, is_ours
+from .replacers import UBNReplacedError
+
+
+@HOOKS.register_module()
+class UBNGuardHook(Hook):
+    """Reports the UBN layers at the first training step, and stops if they are gone.
+
+    Also warns of a ``norm_eval`` that does not reach them, and of layers that are called
+    several times in a step: a norm shared by pyramid levels mixes their statistics,
+    trains well, and fails in evaluation.
+
+    Every runner has one once ``ubn_mmdet`` is imported.
+    """
+
+    def __init__(self) -> None:
+        self._calls: Counter[str] | None = None
+        self._handles: list = []
+
+    def before_train_iter(
+        self, runner: Runner | FlexibleRunner, *args, **kwargs
+    ) -> None:
+        """Report, before the first step: the model is in training mode by then."""
+        if self._calls is not None:
+            return
+        self._calls = Counter()
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        layers = {n: m for n, m in model.named_modules() if is_ours(m)}
+        if not layers and asks_for_ours(runner.cfg.get('model', {})):
+            raise UBNReplacedError(
+                'the config has norm layers of type UBN, but the model has none: '
+                'something has replaced them, or the component that is told of them '
+                'builds no norm layers'
+            )
+        if layers:
+            print_log(report(layers), logger='current')
+        # A warning and no cure. To hold the layers in evaluation, the hook would have to
+        # undo every model.train() of the run, and the same model would train otherwise
+        # in a loop of one's own. SyncBatchNorm trains on in these places, too.
+        if unheeded := unheeded_norm_eval(model):
+            _warn(
+                'norm_eval=True does not reach these UBN layers, which train as if it '
+                f'were False: {", ".join(unheeded)}. Only nn.BatchNorm2d is frozen '
+                'there. Set norm_eval=False if they are to train; if not, let a hook of '
+                'yours call eval() on them in its before_train_iter.'
+            )
+        for name, layer in layers.items():
+            self._handles.append(layer.register_forward_pre_hook(self._counter(name)))
+
+    def after_train_iter(
+        self, runner: Runner | FlexibleRunner, *args, **kwargs
+    ) -> None:
+        """Judge the first step's calls."""
+        if not self._handles:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        shared = {name: count for name, count in self._calls.items() if count > 1}
+        if shared:
+            name, count = next(iter(shared.items()))
+            _warn(
+                f'{len(shared)} UBN layer(s) were called several times in one step, as '
+                f'{name}, {count} times. A norm that is shared by pyramid levels mixes '
+                'their statistics and fails in evaluation: use a head with a norm for '
+                'each level (RetinaSepBNHead, as in configs/scratch/).'
+            )
+
+    def _counter(self, name: str) -> Callable:
+        def count(*_) -> None:
+            if not is_recomputation():
+                self._calls[name] += 1
+
+        return count
+
+
+def report(layers: dict[str, nn.Module]) -> str:
+    """How many UBN layers each component has and how many are in training mode.
+
+    Args:
+        layers: By their names in the model.
+    """
+    total, training = Counter(), Counter()
+    for name, layer in layers.items():
+        head, *rest = name.split('.')
+        component = f'{head}.{rest[0]}' if head == 'roi_head' and rest else head
+        total[component] += 1
+        training[component] += layer.training
+    parts = (f'{c}: {total[c]} ({training[c]} in training mode)' for c in total)
+    return f'UBN layers: {", ".join(parts)}'
+
+
+def unheeded_norm_eval(model: nn.Module) -> list[str]:
+    """Modules that were told ``norm_eval=True`` and have layers of ours in training."""
+    found = []
+    for name, module in model.named_modules():
+        if getattr(module, 'norm_eval', None) is True:
+            count = sum(m.training for m in module.modules() if is_ours(m))
+            if count:
+                found.append(f'{name or "model"} ({type(module).__name__}): {count}')
+    return found
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)

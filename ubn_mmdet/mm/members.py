@@ -1,0 +1,39 @@
+"""Which modules and which configs are this package's norm layers."""
+
+from mmengine.registry import MODELS
+from torch import nn
+
+from ..layers import UBN
+
+OURS = UBN  # the base class of all of them
+
+
+def is_ours(module: nn.Module) -> bool:
+    """Whether ``module`` is a norm layer of this package."""
+    return isinstance(module, OURS)
+
+
+def evaluates_as_batchnorm(layer: nn.Module) -> bool:
+    """Whether ``layer`` says that its evaluation is BatchNorm's.
+
+    That is the affine map given by running statistics, ``weight`` and ``bias``, which
+    may be folded into a convolution.
+    """
+    return getattr(layer, 'evaluates_as_batchnorm', False)
+
+
+def asks_for_ours(config: object) -> bool:
+    """Whether a ``type`` anywhere in ``config`` names one of our layers."""
+    if isinstance(config, dict):
+        return _is_our_type(config.get('type')) or any(
+            map(asks_for_ours, config.values())
+        )
+    return isinstance(config, list | tuple) and any(map(asks_for_ours, config))
+
+
+def _is_our_type(kind: object) -> bool:
+    if isinstance(kind, str):
+        # A scope may stand before the name ('mmdet.UBN'), or the path of the class, as
+        # configs with lazy imports are written out.
+        kind = MODELS.module_dict.get(kind.rpartition('.')[2])
+    return isinstance(kind, type) and issubclass(kind, OURS)

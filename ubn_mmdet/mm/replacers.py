@@ -1,0 +1,84 @@
+"""The functions that put something else in the place of a BatchNorm, and their refusals.
+
+PyTorch's and the toolbox's take every child of ``_BatchNorm`` for a BatchNorm. Wrapped
+by :func:`refusing` they raise where they meet a layer of ours, before they touch it.
+"""
+
+import functools
+from collections.abc import Callable
+
+from torch import nn
+
+from .members import evaluates_as_batchnorm, is_ours
+from .patching import Patch
+
+
+class UBNReplacedError(RuntimeError):
+    """Layers of ours would be, or have been, replaced by something else."""
+
+
+def refusing(
+    consequence: str, harmless: Callable[[nn.Module], bool] = lambda layer: False
+) -> Callable[[Callable], Callable]:
+    """A wrapper that refuses modules with layers of ours among the arguments.
+
+    Args:
+        consequence: What the function would do, and what to do instead.
+        harmless: For a layer of ours, whether it may pass all the same.
+    """
+
+    def wrap(original: Callable) -> Callable:
+        @functools.wraps(original)
+        def guarded(*args, **kwargs):
+            for argument in (*args, *kwargs.values()):
+                if isinstance(argument, nn.Module):
+                    layers = filter(is_ours, argument.modules())
+                    met = [layer for layer in layers if not harmless(layer)]
+                    if met:
+                        kinds = ' and '.join(sorted({type(m).__name__ for m in met}))
+                        raise UBNReplacedError(
+                            f'{original.__name__} met {len(met)} {kinds} layer(s): '
+                            f'{consequence}.'
+                        )
+            return original(*args, **kwargs)
+
+        return guarded
+
+    return wrap
+
+
+_converting = refusing(
+    'it would turn them into plain SyncBatchNorm. They merge their statistics over ranks '
+    'by themselves: leave out sync_bn'
+)
+_folding = refusing(
+    'it would fold them into convolutions as if they were BatchNorm, and in evaluation '
+    'they depend on their input. For layers whose own stages do nothing, '
+    'tools/convert_checkpoint.py --to bn gives a BatchNorm model first',
+    harmless=evaluates_as_batchnorm,
+)
+
+# Each function where it is defined, and where all its callers end: fuse_conv_bn looks up
+# _fuse_conv_bn, torch.ao.quantization looks up fuse_conv_bn_eval.
+REPLACERS = (
+    Patch(
+        'torch.nn.modules.batchnorm',
+        'SyncBatchNorm.convert_sync_batchnorm',
+        _converting,
+    ),
+    Patch('torch.nn.utils.fusion', 'fuse_conv_bn_eval', _folding),
+    Patch('torch.nn.utils.fusion', 'fuse_linear_bn_eval', _folding),
+    Patch('mmengine.model.utils', 'convert_sync_batchnorm', _converting),
+    Patch(
+        'mmengine.model.efficient_conv_bn_eval',
+        'efficient_conv_bn_eval_forward',
+        _folding,
+    ),
+    Patch(
+        'mmengine.model.efficient_conv_bn_eval',
+        'turn_on_efficient_conv_bn_eval_for_single_model',
+        _folding,
+    ),
+    Patch('mmcv.cnn.bricks.conv_module', 'efficient_conv_bn_eval_forward', _folding),
+    Patch('mmcv.cnn.utils.fuse_conv_bn', '_fuse_conv_bn', _folding),
+)
