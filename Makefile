@@ -21,12 +21,12 @@ help:
 	@echo '                             instances_train.json, instances_val.json'
 	@echo '              ARGS=<options> of tools/demo.py'
 	@echo 'make test     set up, run the tests; ARGS=<options> of pytest'
-	@echo 'make lint     set up, run the linters'
+	@echo 'make lint     set up, run the linters and the type checker'
 	@echo 'make setup    make the virtual environment (the others do it if need be)'
 	@echo 'make clean    delete build leftovers; the environment and results stay'
 	@echo
 	@echo 'VENV=<folder>      the virtual environment (now $(VENV))'
-	@echo 'PYTHON=<command>   what it is made with (now $(PYTHON)); 3.10 or newer'
+	@echo 'PYTHON=<command>   what it is made with (now $(PYTHON)); 3.10 to 3.13'
 	@echo 'TORCH=<words>      given to pip to install PyTorch, "torch==2.13.0" or with'
 	@echo '                   options; on a GPU machine, name the build that fits its'
 	@echo '                   driver. Settings of pip (PIP_INDEX_URL) apply as always.'
@@ -42,6 +42,7 @@ test: $(prepare)
 lint: $(prepare)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 setup:
 	@.ci/setup.sh
@@ -50,5 +51,5 @@ check:
 	@$(PY) -m ubn_mmdet
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -26,8 +26,9 @@ fingerprint() {
 
 check_machine() {
     "$PYTHON" -V &>/dev/null || fail "$PYTHON does not run; PYTHON= names another"
-    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-        fail "$("$PYTHON" -V) is too old, 3.10 or newer is needed; PYTHON= names another"
+    "$PYTHON" -c 'import sys
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
+        fail "$("$PYTHON" -V) is not supported: 3.10 to 3.13 are; PYTHON= names another"
     "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
         fail "$PYTHON cannot make virtual environments: install its venv package" \
             "(Debian, Ubuntu: apt-get install python3-venv)"

@@ -72,6 +72,7 @@ def carried(names: set[str], folder: str) -> set[str]:
 
 def test_the_wheel_carries_configs_and_tools_and_no_tests(checkout, wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
+    assert 'ubn_mmdet/py.typed' in names  # type checkers then read the annotations
     assert f'ubn_mmdet-{__version__}' in wheel.name
     for folder in ('configs', 'tools'):
         assert carried(names, folder) == below(checkout / folder)

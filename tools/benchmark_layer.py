@@ -5,6 +5,8 @@ goes on where it was. The parts of the measurement can be run one at a time.
 """
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from ubn_mmdet.bench import layers as benchmark
 from ubn_mmdet.bench.growth import draw_growth
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.paths import configs_dir
+from ubn_mmdet.records import RecordError
 
 PARTS = ('layers', 'memory', 'operations', 'growth', 'detectors')
 PROFILED = 'layer3'
@@ -27,7 +30,7 @@ DETECTORS = {
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line; --help tells."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark/layer'))
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
@@ -49,9 +52,12 @@ def main() -> None:
     """Measure what is missing, then report all."""
     args = parse_args()
     device = args.device
-    results = benchmark.Results(
-        args.out.with_suffix('.json'), benchmark.describe_machine(device)
-    )
+    try:
+        results = benchmark.Results(
+            args.out.with_suffix('.json'), benchmark.describe_machine(device)
+        )
+    except RecordError as error:
+        sys.exit(f'benchmark_layer: {error}')
     if 'layers' in args.parts:
         for name, shape in (benchmark.R50_FPN | benchmark.DEMO).items():
             for mode in benchmark.MODES:
@@ -59,36 +65,38 @@ def main() -> None:
                 results.case(
                     mode,
                     f'{name} {shape}',
-                    lambda s=shape, m=mode: benchmark.time_layers(
-                        s, m, device, args.repeats
-                    ),
+                    partial(benchmark.time_layers, shape, mode, device, args.repeats),
                 )
     if 'memory' in args.parts:
         for name, shape in benchmark.DEMO.items():
             results.case(
                 'saved bytes',
                 f'{name} {shape}',
-                lambda s=shape: benchmark.saved_bytes(s, device),
+                partial(benchmark.saved_bytes, shape, device),
             )
     if 'operations' in args.parts:
-        shape = benchmark.R50_FPN[PROFILED]
+        profiled = benchmark.R50_FPN[PROFILED]
         for mode in ('forward + backward', 'evaluation'):
             results.case(
                 'operations',
-                f'{mode}, {shape}',
-                lambda m=mode: benchmark.profile_operations(
-                    shape, m, device, args.repeats
+                f'{mode}, {profiled}',
+                partial(
+                    benchmark.profile_operations, profiled, mode, device, args.repeats
                 ),
             )
     if 'growth' in args.parts:
         for direction, shapes in benchmark.growth_shapes().items():
-            for shape in shapes:
-                print(f'growth over {direction}: {shape}', flush=True)
+            for grown in shapes:
+                print(f'growth over {direction}: {grown}', flush=True)
                 results.case(
                     f'growth over {direction}',
-                    'x'.join(map(str, shape)),
-                    lambda s=shape: benchmark.time_layers(
-                        s, 'forward + backward', device, args.repeats
+                    'x'.join(map(str, grown)),
+                    partial(
+                        benchmark.time_layers,
+                        grown,
+                        'forward + backward',
+                        device,
+                        args.repeats,
                     ),
                 )
     if 'detectors' in args.parts:
@@ -103,9 +111,7 @@ def main() -> None:
             results.case(
                 'training step',
                 f'{name}, {images} images of {size[0]}x{size[1]}',
-                lambda c=configs, s=size, n=images: time_training_steps(
-                    c, s, n, device, args.steps
-                ),
+                partial(time_training_steps, configs, size, images, device, args.steps),
             )
     report = benchmark.report(results.content)
     write_whole(args.out.with_suffix('.md'), report.encode())

@@ -15,7 +15,7 @@ from ubn_mmdet.checkpoints.files import read_checkpoint, write_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line; --help tells."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('source', type=Path, help='the checkpoint to read')
     parser.add_argument('target', type=Path, help='the file to write; must not exist')

@@ -1,4 +1,4 @@
-"""Train a detector with UBN on a small data set and show what came of it."""
+"""Train a detector with UBN on a small data set and report the results."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.paths import configs_dir
+from ubn_mmdet.records import RecordError
 
 SHAPES = Path('data/shapes')
 WORK_DIR = Path('work_dirs/demo')
@@ -15,7 +16,7 @@ CONFIG = 'demo/mask-rcnn_r18-scratch_fpn_ubn_6e_shapes.py'
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line; --help tells."""
+    """Parse the command line."""
     from mmengine.config import DictAction
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -52,7 +53,7 @@ def main() -> None:
         require_toolbox()
     except ToolboxError as error:
         sys.exit(f'demo: {error}')
-    from ubn_mmdet.mm.demo import WorkDirError, run_demo
+    from ubn_mmdet.mm.demo import run_demo
 
     args = parse_args()
     work_dir = args.work_dir
@@ -62,7 +63,7 @@ def main() -> None:
     try:
         folder = CocoFolder.open(args.data or make_shapes(SHAPES))
         table = run_demo(args.config, folder, work_dir, args.cfg_options)
-    except (CocoFolderError, FileExistsError, WorkDirError) as error:
+    except (CocoFolderError, RecordError) as error:
         sys.exit(f'demo: {error}')
     print(f'\n{table}\nIn {work_dir}: results.md, curves.png, predictions.png')
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from ubn_mmdet.data.shapes import make_shapes
+from ubn_mmdet.records import RecordError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         make_shapes(args.folder, args.train, args.val, args.size, args.seed)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, RecordError) as error:
         sys.exit(f'make_shapes: {error}')
 
 

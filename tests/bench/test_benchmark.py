@@ -10,6 +10,7 @@ from PIL import Image
 from ubn_mmdet import UBN
 from ubn_mmdet.bench import layers as benchmark
 from ubn_mmdet.bench.growth import draw_growth
+from ubn_mmdet.records import RecordError
 
 CPU = torch.device('cpu')
 
@@ -73,8 +74,11 @@ def test_a_measured_case_is_not_measured_again(tmp_path):
     again = benchmark.Results(path, {'device': 'this'})
     again.case('section', 'case', lambda: pytest.fail('ran again'))
     assert json.loads(path.read_text())['section']['case'] == {'a': [1.0]}
-    with pytest.raises(ValueError, match='measured on .*this.* this is .*that'):
+    with pytest.raises(RecordError, match="device 'this' instead of 'that'"):
         benchmark.Results(path, {'device': 'that'})
+    path.write_text('[]')
+    with pytest.raises(RecordError, match='no readable record'):
+        benchmark.Results(path, {'device': 'this'})
 
 
 def test_growth_is_in_one_direction_at_a_time():

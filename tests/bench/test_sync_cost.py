@@ -1,8 +1,12 @@
 """The model of what synchronisation costs."""
 
 import pytest
+import torch
+import torch.distributed as dist
 from helpers.commands import ROOT, run
+from helpers.ranks import Ranks
 
+from ubn_mmdet import UBN
 from ubn_mmdet.bench import sync_cost
 from ubn_mmdet.bench.sync_cost import Network
 
@@ -31,9 +35,37 @@ def test_collectives_by_hand():
     assert many.seconds == pytest.approx(18 * 1.1)  # the tree
 
 
-def test_ubn_sends_two_numbers_more_than_syncbn():
-    sync, ubn = (sync_cost.step_cost([64], 8, extra) for extra in (1, 3))
-    assert ubn.received - sync.received == 7 * 2 * 4
+def test_a_step_by_hand():
+    backward = 2 * (2 * 64 * 4) * 7 / 8  # bytes received
+    for layer, numbers in {'SyncBN': 129, 'UBN': 131, 'UBN, pooled': 195}.items():
+        assert (
+            sync_cost.step_cost([64], 8, layer).received == 7 * numbers * 4 + backward
+        )
+
+
+def numbers_gathered(channels):
+    """What a rank sends in forward, by the model's name of the layer."""
+    sent = []
+    all_gather = dist.all_gather
+
+    def counted(tensors, tensor, **options):
+        sent.append(tensor.numel())
+        return all_gather(tensors, tensor, **options)
+
+    dist.all_gather = counted
+    x = torch.randn(2, channels, 4, 4)
+    UBN(channels)(x)
+    UBN(channels, condensation_feature='pooled')(x)
+    return dict(zip(('UBN', 'UBN, pooled'), sent, strict=True))
+
+
+def test_the_model_counts_what_a_layer_sends(tmp_path):
+    ranks = Ranks(2, tmp_path)
+    try:
+        for sent in ranks.run(numbers_gathered, [8, 8]):
+            assert sent == {n: sync_cost.FORWARD_NUMBERS[n](8) for n in sent}
+    finally:
+        ranks.close()
 
 
 def test_the_command_line_prints_the_model(tmp_path):

@@ -10,6 +10,7 @@ from pycocotools.coco import COCO
 
 from ubn_mmdet.data.coco_folder import CocoFolder
 from ubn_mmdet.data.shapes import CLASSES, draw_image, make_shapes
+from ubn_mmdet.records import RecordError
 
 SMALL = {'num_train': 4, 'num_val': 2, 'image_size': 64, 'progress': lambda _: None}
 
@@ -87,9 +88,9 @@ def test_an_interrupted_drawing_is_finished(drawn, tmp_path, lost):
 
 def test_a_folder_with_something_else_is_refused(drawn, tmp_path):
     (tmp_path / 'thesis.tex').touch()
-    with pytest.raises(FileExistsError, match='something else.*thesis.tex'):
+    with pytest.raises(RecordError, match='something else.*thesis.tex'):
         make_shapes(tmp_path, **SMALL)
-    with pytest.raises(FileExistsError, match='seed 0 instead of 1'):
+    with pytest.raises(RecordError, match='seed 0 instead of 1'):
         make_shapes(drawn, **SMALL, seed=1)
     assert json.loads((drawn / 'shapes.json').read_text())['seed'] == 0
 

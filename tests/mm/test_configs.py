@@ -339,7 +339,7 @@ def test_one_step_reaches_every_parameter(name: str) -> None:
     model = build_model(name).train()
     model.init_weights()
     if 'mask-rcnn' in name:
-        model.roi_head.bbox_sampler.num = 16  # of 512, for the sake of time
+        model.roi_head.bbox_sampler.num = 16  # instead of 512, to save time
     inputs = demo_mm_inputs(
         2,
         image_shapes=[(3, 128, 128)] * 2,
@@ -386,6 +386,7 @@ def test_dump_resolves_to_the_same_config(folder: str, tmp_path: Path) -> None:
     assert not difference(Config.fromfile(tmp_path / 'dumped.py'), config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('folder', ['protocol', 'finetune', 'scratch', 'demo'])
 def test_shipped_tool_reads_the_config(folder: str, tmp_path: Path) -> None:
     path = ROOT / in_folder(folder)[-1]

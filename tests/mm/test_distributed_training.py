@@ -109,6 +109,7 @@ def snapshot(work_dir, when, rank):
     return torch.load(work_dir / f'{when}-{rank}.pth', weights_only=True)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_process_with_the_double_batch(place):
     script = ROOT / 'tools/dist_train.sh'
     two = train(place, [script, 'even.py', 2], 'two', batch_size=2)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 from helpers.commands import ROOT, run
 
@@ -43,6 +44,7 @@ def losses(work_dir):
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_bit_for_bit(tmp_path):
     make_shapes(tmp_path / 'data/shapes', num_train=12, num_val=2, image_size=64)
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'

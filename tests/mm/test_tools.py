@@ -10,6 +10,7 @@ from ubn_mmdet.mm import tools
 from ubn_mmdet.mm.toolbox import ToolboxError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['train', 'test'])
 def test_help_is_that_of_mmdet(name):
     ours = run(ROOT / 'tools' / f'{name}.py', '--help', cwd=ROOT)

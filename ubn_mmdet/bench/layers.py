@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..files import write_whole
 from ..layers import UBN
+from ..records import check_record, read_json
 
 R50_FPN = {  # two images of 800x1333, padded to 800x1344
     'stem': (2, 64, 400, 672),
@@ -49,13 +50,10 @@ class DefinitionUBN(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.kernel = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        for name, value in {
-            'centering': 0.0,
-            'gate_weight': 0.0,
-            'gate_bias': 1.0,
-        }.items():
-            parameter = nn.Parameter(torch.full((1, channels, 1, 1), value))
-            self.register_parameter(name, parameter)
+        self.centering = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gate_weight = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gate_bias = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.condensation: Tensor
         self.register_buffer('condensation', torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +98,7 @@ def time_interleaved(
     runs: Mapping[str, Callable[[], object]], repeats: int
 ) -> dict[str, list[float]]:
     """Seconds of each run, ``repeats`` of each in turns, after one for warming up."""
-    times = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
             start = time.perf_counter()
@@ -166,9 +164,9 @@ def saved_bytes(shape: tuple[int, ...], device: torch.device) -> dict[str, int]:
     result = {}
     for name, layer in layers(shape[1], device).items():
         own = {t.untyped_storage().data_ptr() for t in layer.state_dict().values()}
-        saved = {}
+        saved: dict[int, int] = {}
 
-        def note(tensor: Tensor, saved: dict = saved) -> Tensor:
+        def note(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
             storage = tensor.untyped_storage()
             saved[storage.data_ptr()] = storage.nbytes()
             return tensor
@@ -211,18 +209,20 @@ def _processor_name() -> str:
 
 
 class Results:
-    """A json file that grows case by case; a case that it holds is not run again."""
+    """A json file that grows case by case; a case that it holds is not run again.
+
+    Raises:
+        RecordError: If the file was measured on another machine.
+    """
 
     def __init__(self, path: str | os.PathLike, machine: dict[str, str]) -> None:
         self.path = Path(path)
-        self.content = {'machine': machine}
+        self.content: dict[str, dict] = {'machine': machine}
         if self.path.exists():
-            self.content = json.loads(self.path.read_text())
-            if self.content['machine'] != machine:
-                raise ValueError(
-                    f'{path} was measured on {self.content["machine"]}, '
-                    f'this is {machine}: name another file'
-                )
+            found = read_json(self.path)
+            measured_on = found.get('machine') if isinstance(found, dict) else None
+            check_record(path, measured_on, machine, 'measurements')
+            self.content = found
 
     def case(self, section: str, name: str, run: Callable[[], object]) -> None:
         """Run a case and write its result, unless it is there."""
@@ -310,7 +310,7 @@ def _bytes_table(cases: dict[str, dict[str, int]]) -> str:
 
 
 def _operations_table(case: dict[str, dict[str, float]], shown: int = 7) -> str:
-    rows = ['| layer | dearest operations | the rest |', '|---|---|---:|']
+    rows = ['| layer | most expensive operations | the rest |', '|---|---|---:|']
     for name, times in case.items():
         ordered = sorted(times.items(), key=lambda item: -item[1])
         first = ', '.join(f'`{op}` {ms:.2f}' for op, ms in ordered[:shown])

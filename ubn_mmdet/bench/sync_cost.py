@@ -1,6 +1,7 @@
 """What synchronised statistics cost: an alpha-beta model, and a measurement."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -59,19 +60,28 @@ def resnet50_channels() -> list[int]:
     return channels
 
 
-def step_cost(channels: list[int], ranks: int, extra: int) -> Cost:
+# Numbers that a rank sends in forward, by channels: mean, variance and element count;
+# UBN also what the condensation follows from, 2 numbers or, pooled, C + 2.
+FORWARD_NUMBERS: dict[str, Callable[[int], int]] = {
+    'SyncBN': lambda c: 2 * c + 1,
+    'UBN': lambda c: 2 * c + 3,
+    'UBN, pooled': lambda c: 3 * c + 3,
+}
+
+
+def step_cost(channels: list[int], ranks: int, layer: str) -> Cost:
     """Forward and backward of all layers of one training step.
 
     Args:
         channels: Of each layer.
         ranks: Ranks whose statistics are merged.
-        extra: Numbers a rank sends beside mean and variance: the element count, and for
-            UBN the two of the condensation.
+        layer: One of ``FORWARD_NUMBERS``.
     """
+    numbers = FORWARD_NUMBERS[layer]
     network = WITHIN_NODE if ranks <= GPUS_A_NODE else ACROSS_NODES
     costs = []
     for c in channels:
-        costs.append(all_gather((2 * c + extra) * FLOAT32, ranks, network))
+        costs.append(all_gather(numbers(c) * FLOAT32, ranks, network))
         costs.append(all_reduce(2 * c * FLOAT32, ranks, network))
     return Cost(sum(c.received for c in costs), sum(c.seconds for c in costs))
 
@@ -85,8 +95,8 @@ def model_table(sizes: tuple[int, ...] = (8, 64, 512)) -> str:
         '|---:|---|---:|---:|---:|---:|',
     ]
     for ranks in sizes:
-        for name, extra in {'SyncBN': 1, 'UBN': 3}.items():
-            cost = step_cost(channels, ranks, extra)
+        for name in FORWARD_NUMBERS:
+            cost = step_cost(channels, ranks, name)
             rows.append(
                 f'| {ranks} | {name} | {cost.received / layers / 1e3:.1f} kB '
                 f'| {cost.received / 1e6:.2f} MB | {1e6 * cost.seconds / layers:.0f} µs '

@@ -16,7 +16,7 @@ def read_checkpoint(path: str | os.PathLike, trust: bool = False) -> dict:
 
     Args:
         path: The file.
-        trust: Unpickle whatever is in it; else tensors and plain containers alone.
+        trust: Unpickle objects of any kind; otherwise only tensors and plain containers.
 
     Raises:
         ValueError: If there is no state dict in it.

@@ -9,10 +9,11 @@ folder/instances_val.json
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
+from typing import TypeGuard
 
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
@@ -109,14 +110,19 @@ def _read(root: Path, split: str) -> dict:
             missing = [key for key in keys if key not in item]
             if missing:
                 raise CocoFolderError(f'{path}: {name}[{i}] has no {missing[0]!r}')
-        if repeated := _first_repeated(item['id'] for item in content[name]):
+        if repeated := _repeated(item['id'] for item in content[name]):
             raise CocoFolderError(f'{path}: {name} have the id {repeated[0]} twice')
     return content
 
 
-def _first_repeated(ids: Iterator) -> list:
+def _repeated(ids: Iterable) -> list:
+    """The first that comes again, in a list; or nothing."""
     seen = set()
-    return [i for i in ids if i in seen or seen.add(i)][:1]
+    for i in ids:
+        if i in seen:
+            return [i]
+        seen.add(i)
+    return []
 
 
 def _raise_if_any(root: Path, problems: Iterator[str]) -> None:
@@ -186,7 +192,7 @@ def _image_problem(folder: Path, image: dict) -> str | None:
     return None
 
 
-def _are_numbers(values: object, count: int | None = None) -> bool:
+def _are_numbers(values: object, count: int | None = None) -> TypeGuard[list]:
     return (
         isinstance(values, list)
         and (count is None or len(values) == count)

@@ -1,10 +1,9 @@
 """A generated data set for instance segmentation, in COCO format.
 
 Textured, rotated shapes of four classes on textured backgrounds. A class has a typical
-hue, with a spread that reaches into its neighbours', so that the outline has to tell;
-later shapes cover earlier ones, and small strokes and blobs of any hue that belong to no
-class lie behind them.
-Every drawn shape is annotated with its exact visible pixels.
+hue, but the hues of neighbouring classes overlap, so only the outline identifies a class.
+Later shapes cover earlier ones. Behind them lie small strokes and blobs of any hue that
+belong to no class. Every shape is annotated with its exact visible pixels.
 """
 
 import colorsys
@@ -21,6 +20,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from ..files import write_whole
+from ..records import claim_folder
 from .coco_folder import SPLITS, annotation_file
 
 CLASSES = ('ellipse', 'rectangle', 'triangle', 'star')
@@ -83,7 +83,7 @@ def make_shapes(
 
     Raises:
         ValueError: An argument is out of its range.
-        FileExistsError: The folder holds something else.
+        RecordError: The folder holds something else.
     """
     _check_int('num_train', num_train, 1)
     _check_int('num_val', num_val, 1)
@@ -98,12 +98,11 @@ def make_shapes(
         'image_size': image_size,
         'seed': seed,
     }
-    _check_folder(folder, record)
+    claim_folder(folder, _RECORD, record, 'generated shapes')
     if _is_complete(folder, counts):
         progress(f'{folder} already holds this data set')
         return folder
 
-    write_whole(folder / _RECORD, _json_bytes(record))
     annotations = {}
     for split in SPLITS:
         annotations[split] = _draw_split(
@@ -339,42 +338,6 @@ def _check_int(name: str, value: int, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(
             f'{name} must be an integer of at least {minimum}, got {value!r}'
-        )
-
-
-def _check_folder(folder: Path, record: dict) -> None:
-    """Refuse a folder that holds anything but this data set or a part of it."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f'{folder} is a file; name a folder')
-    path = folder / _RECORD
-    if path.is_file():
-        try:
-            found = json.loads(path.read_bytes())
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise FileExistsError(f'{path} is not a record of drawn shapes')
-        different = [
-            f'{key} {found.get(key)!r} instead of {value!r}'
-            for key, value in record.items()
-            if found.get(key) != value
-        ]
-        if different:
-            raise FileExistsError(
-                f'{folder} holds shapes drawn with {", ".join(different)}; '
-                'delete the folder or name another'
-            )
-        return
-    names = sorted(item.name for item in folder.iterdir())
-    # Left by an interruption before the record itself was in place.
-    others = [name for name in names if name != _RECORD + '.tmp']
-    if others:
-        shown = ', '.join(others[:5]) + (', ...' if len(others) > 5 else '')
-        raise FileExistsError(
-            f'{folder} holds something else than generated shapes ({shown}); '
-            'name a new or empty folder'
         )
 
 

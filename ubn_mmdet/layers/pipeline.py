@@ -9,6 +9,7 @@ reduction over ``x`` and one apply.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,13 @@ class Stages:
         return [entry for stage in self for entry in stage.entries()]
 
 
-class PipelineNorm:
+if TYPE_CHECKING:
+    Base = _BatchNorm  # what the mix-in may take for granted
+else:
+    Base = object
+
+
+class PipelineNorm(Base):
     """A norm layer made of :class:`Stages`: a mix-in beside ``_BatchNorm``.
 
     ``class RBN(PipelineNorm, _BatchNorm)``: the toolbox matches initialisers by the names

@@ -19,16 +19,13 @@ from ..evidence.report.curves import draw_curves, read_scalars
 from ..evidence.report.pictures import Instances, Pictured, draw_pictures
 from ..evidence.report.table import coco_table
 from ..files import write_whole
+from ..records import claim_folder
 from .datasets import use_coco_folder
 
 PICTURED = 6
 MIN_SCORE = 0.5
-_IDENTITY = 'demo.json'
+_RECORD = 'demo.json'
 _METRICS = 'metrics.json'
-
-
-class WorkDirError(ValueError):
-    """The work folder holds another run."""
 
 
 def run_demo(
@@ -51,7 +48,7 @@ def run_demo(
         options: What to override in the config, ``{'dotted.key': value}``.
 
     Raises:
-        WorkDirError: If ``work_dir`` holds a run of other settings.
+        RecordError: If ``work_dir`` holds a run of other settings, or something else.
     """
     work_dir = Path(work_dir)
     cfg = Config.fromfile(config)
@@ -59,7 +56,7 @@ def run_demo(
     cfg.merge_from_dict(options or {})
     cfg.work_dir = str(work_dir)
     cfg.resume = True  # from the last checkpoint, if there is one
-    _claim(work_dir, cfg)
+    claim_folder(work_dir, _RECORD, cfg.to_dict(), 'a run')
 
     metrics_file = work_dir / _METRICS
     if metrics_file.exists():
@@ -68,22 +65,6 @@ def run_demo(
         metrics = _train(cfg)
         write_whole(metrics_file, json.dumps(metrics, indent=2).encode())
     return _report(cfg, folder, json.loads(metrics_file.read_text()))
-
-
-def _claim(work_dir: Path, cfg: Config) -> None:
-    """Mark the folder as this run's; a resumed run must not mix with another."""
-    record = work_dir / _IDENTITY
-    identity = json.dumps(cfg.to_dict(), default=str, indent=2).encode()
-    if record.exists():
-        if record.read_bytes() != identity:
-            raise WorkDirError(
-                f'{work_dir} holds a run with other settings: delete it, or name '
-                'another with --work-dir'
-            )
-    elif work_dir.is_dir() and any(work_dir.iterdir()):
-        raise WorkDirError(f'{work_dir} is not empty, and not of the demo')
-    else:
-        write_whole(record, identity)
 
 
 def _train(cfg: Config) -> dict[str, float]:

@@ -3,9 +3,7 @@
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..layers import UBN
-
-OURS = UBN  # the base class of all of them
+from ..layers.pipeline import PipelineNorm as OURS
 
 
 def is_ours(module: nn.Module) -> bool:

@@ -97,7 +97,7 @@ def toolbox_problems() -> list[str]:
     found = [*map(_metadata_problem, PARTS), _ops_problem(), _pkg_resources_problem()]
     if problems := [problem for problem in found if problem]:
         return problems
-    # A failed import makes the later ones fail: the first is the one to mend.
+    # A failed import makes the later ones fail: report the first alone.
     for module in ('mmengine.registry', 'mmcv.ops', 'mmdet'):
         if problem := _import_problem(module):
             return [problem]
@@ -139,7 +139,7 @@ def _metadata_problem(part: Part) -> str | None:
     if find_spec(part.module) is None:
         return f'{part.module} is not installed: {_install(part)}'
     oldest, beyond = _numbers(part.oldest), _numbers(part.beyond)
-    # Without metadata it is a checkout on the path, and the import has to tell.
+    # Without metadata it is a checkout on the path: only its import can show a problem.
     if not found or any(oldest <= _numbers(version) < beyond for _, version in found):
         return None
     name, version = found[0]

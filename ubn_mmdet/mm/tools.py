@@ -1,4 +1,4 @@
-"""Runs MMDetection's own command lines, so that ours are theirs by construction."""
+"""Runs MMDetection's own command lines, so that ours do exactly what they do."""
 
 import runpy
 from importlib.util import find_spec

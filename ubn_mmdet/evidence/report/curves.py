@@ -14,12 +14,15 @@ from ...figures import write_figure
 METRICS = {'coco/bbox_mAP': 'box', 'coco/segm_mAP': 'mask'}
 
 
-def read_scalars(work_dir: str | os.PathLike) -> tuple[dict, dict]:
+def read_scalars(
+    work_dir: str | os.PathLike,
+) -> tuple[dict[int, dict], dict[int, dict]]:
     """Training and evaluation records of a run: ``{iteration: record}, {epoch: record}``.
 
     A resumed run logs to a new folder; what it did again replaces what it had done.
     """
-    training, evaluation = {}, {}
+    training: dict[int, dict] = {}
+    evaluation: dict[int, dict] = {}
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         records = list(_records(path))
         # There are other records than these: hooks write their own.

@@ -1,0 +1,126 @@
+"""Records: what a folder or a file was made with, kept beside the results.
+
+A run that finds the record of the same settings goes on where it stopped. One that finds
+other settings is refused, with an error that names them.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .files import write_whole
+
+SHOWN_DIFFERENCES = 5
+SHOWN_NAMES = 5
+
+
+class RecordError(FileExistsError):
+    """The place holds something else; the message says what, or what differs."""
+
+
+def claim_folder(
+    folder: str | os.PathLike, name: str, record: Mapping, content: str
+) -> None:
+    """Mark ``folder`` as holding what ``record`` describes, or check that it does.
+
+    Args:
+        folder: Missing, empty, or claimed before with an equal record.
+        name: File name of the record inside the folder.
+        record: The settings that the content depends on. Values that json does not
+            know are recorded as their ``str``.
+        content: What the folder holds, for errors: ``'generated shapes'``.
+
+    Raises:
+        RecordError: If the folder holds anything else.
+    """
+    folder = Path(folder)
+    path = folder / name
+    if folder.exists() and not folder.is_dir():
+        raise RecordError(f'{folder} is a file; name a folder')
+    if path.is_file():
+        check_record(folder, read_json(path), record, content)
+        return
+    if folder.is_dir():
+        # An interruption before the record was in place leaves its temporary file.
+        names = sorted(n.name for n in folder.iterdir() if n.name != f'{name}.tmp')
+        if names:
+            shown = ', '.join(names[:SHOWN_NAMES])
+            more = ', ...' if len(names) > SHOWN_NAMES else ''
+            raise RecordError(
+                f'{folder} holds something else than {content} ({shown}{more}); '
+                'name a new or empty folder'
+            )
+    write_whole(path, json.dumps(record, default=str, indent=1).encode() + b'\n')
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a json file; None if it is not json."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except ValueError:
+        return None
+
+
+def check_record(
+    place: str | os.PathLike, found: object, record: Mapping, content: str
+) -> None:
+    """Check a record that was read against the one that is wanted.
+
+    Args:
+        place: The file or folder that the record describes.
+        found: What was read there.
+        record: What is wanted.
+        content: What the place holds, for errors.
+
+    Raises:
+        RecordError: If they differ; the message names the first differences.
+    """
+    if not isinstance(found, dict):
+        raise RecordError(f'{place} has no readable record of {content}')
+    different = list(differences(found, json.loads(json.dumps(record, default=str))))
+    if different:
+        shown = ', '.join(different[:SHOWN_DIFFERENCES])
+        rest = len(different) - SHOWN_DIFFERENCES
+        more = f' and {rest} more differences' if rest > 0 else ''
+        raise RecordError(
+            f'{place} holds {content} with {shown}{more}; delete it or name another'
+        )
+
+
+def differences(found: object, wanted: object, key: str = '') -> Iterator[str]:
+    """Where two json values differ: ``'optimizer.lr 0.1 instead of 0.2'``, ....
+
+    Args:
+        found: One value.
+        wanted: The other.
+        key: The dotted name of both.
+    """
+    pairs: dict[str, tuple[object, object]] = {}
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        nothing = _Absent()
+        pairs = {
+            k: (found.get(k, nothing), wanted.get(k, nothing)) for k in found | wanted
+        }
+    elif isinstance(found, list) and isinstance(wanted, list):
+        if len(found) == len(wanted):
+            both = zip(found, wanted, strict=True)
+            pairs = {str(i): pair for i, pair in enumerate(both)}
+    if pairs:
+        for name, pair in pairs.items():
+            yield from differences(*pair, f'{key}.{name}' if key else name)
+    elif repr(found) != repr(wanted):  # by text: nan is equal to itself, True is not 1
+        yield f'{key} {_shown(found)} instead of {_shown(wanted)}'
+
+
+class _Absent:
+    """Stands for a key that one side lacks."""
+
+    def __repr__(self) -> str:
+        return 'absent'
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
