@@ -1,0 +1,66 @@
+"""Every set of stages in the toolbox's own ResNet: it trains, and its cost is counted."""
+
+import pytest
+import torch
+from helpers.layers import STAGES
+from mmdet.models import ResNet
+from mmengine.analysis import FlopAnalyzer
+
+FORMATS = pytest.mark.parametrize(
+    'memory_format', [torch.contiguous_format, torch.channels_last], ids=str
+)
+
+
+@pytest.mark.parametrize('block', [18, 50], ids=['basic block', 'bottleneck'])
+@pytest.mark.parametrize('norm_eval', [False, True])
+@pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
+@FORMATS
+def test_it_trains(block, norm_eval, stages, memory_format):
+    torch.manual_seed(0)
+    net = ResNet(
+        block,
+        num_stages=1,
+        strides=(1,),
+        dilations=(1,),
+        out_indices=(0,),
+        base_channels=8,
+        stem_channels=8,
+        norm_cfg={'type': 'UBN', **stages},
+        norm_eval=norm_eval,
+        frozen_stages=-1,
+        zero_init_residual=False,
+    )
+    net.init_weights()
+    net.to(memory_format=memory_format)
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    x = torch.randn(2, 3, 32, 32).to(memory_format=memory_format)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    for _ in range(3):
+        [y] = net(x)
+        loss = y.square().mean() + y.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, parameter in net.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+        assert not torch.equal(parameter, before[name]), name
+
+
+def flops(norm_cfg):
+    net = ResNet(50, norm_cfg=norm_cfg, init_cfg=None)
+    net.eval()
+    counter = FlopAnalyzer(net, torch.zeros(1, 3, 224, 224))
+    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return counter.by_operator()['conv']
+
+
+def test_the_depthwise_kernels_are_counted():
+    convolutions = flops({'type': 'BN'})
+    maps = 64 * 112**2  # elements behind each norm of a ResNet-50 at 224 pixels
+    for blocks, width, size in [(3, 64, 56), (4, 128, 28), (6, 256, 14), (3, 512, 7)]:
+        maps += blocks * (width + 4 * width) * size**2  # of conv2 and conv3
+        maps += width * (2 * size) ** 2 if width > 64 else width * size**2  # conv1
+        maps += (blocks - 1) * width * size**2 + 4 * width * size**2  # and downsample
+    assert flops({'type': 'UBN', 'kernel_size': 1}) == convolutions
+    assert flops({'type': 'UBN'}) == convolutions + 9 * maps
