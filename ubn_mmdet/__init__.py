@@ -7,12 +7,12 @@ Importing this package registers ``UBN`` as a norm layer wherever MMEngine is in
 import warnings
 from importlib.util import find_spec
 
-from .layers import UBN
+from .layers import UBN, convert_batchnorm
 from .mm.toolbox import mmengine_problem
 from .ops.dispatch import reference_passes
 from .version import __version__
 
-__all__ = ['UBN', '__version__', 'reference_passes']
+__all__ = ['UBN', '__version__', 'convert_batchnorm', 'reference_passes']
 
 
 def _register() -> None:

@@ -1,5 +1,6 @@
 """Norm layers as ``nn.Module``; they need PyTorch alone."""
 
+from .convert import convert_batchnorm
 from .ubn import UBN
 
-__all__ = ['UBN']
+__all__ = ['UBN', 'convert_batchnorm']

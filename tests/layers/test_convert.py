@@ -1,0 +1,122 @@
+"""Any PyTorch model's batch norms, swapped: it computes what it computed before."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ubn_mmdet import UBN, convert_batchnorm
+
+
+class Net(nn.Module):
+    """A norm in each kind of place, one of them in two."""
+
+    def __init__(self, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), norm(4), nn.ReLU(inplace=True))
+        self.norms = nn.ModuleDict({'a_b': norm(4, momentum=None)})
+        self.shared = norm(4, eps=1e-3)
+        self.blocks = nn.ModuleList([self.shared, self.shared])
+        self.flat = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        x = self.norms['a_b'](self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.flat(x.mean((2, 3)))
+
+
+def net(**settings):
+    torch.manual_seed(0)
+    model = Net(**settings)
+    for _ in range(3):
+        model(torch.randn(4, 3, 8, 8))
+    return model
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_it_computes_what_it_computed_before(training):
+    before = net().train(training)
+    after = convert_batchnorm(copy.deepcopy(before))
+    assert sum(isinstance(m, UBN) for m in after.modules()) == 3
+    assert isinstance(after.flat, nn.BatchNorm1d)
+    for seed in range(2):  # statistics have moved alike
+        x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(after(x), before(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_it_keeps():
+    before = net().double()
+    before.stem[1].eval().requires_grad_(False)
+    parameters = dict(before.named_parameters())
+    after = convert_batchnorm(before, kernel_size=5)
+    assert after is before
+    stem = after.stem[1]
+    assert not stem.training and after.shared.training
+    assert not any(p.requires_grad for p in stem.parameters())
+    assert all(p.requires_grad for p in after.shared.parameters())
+    for name, parameter in parameters.items():  # optimizers hold them
+        assert after.get_parameter(name) is parameter
+    assert {t.dtype for t in stem.state_dict().values()} == {torch.float64, torch.int64}
+    assert after.shared.eps == 1e-3 and after.norms['a_b'].momentum is None
+    assert after.blocks[0] is after.blocks[1] is after.shared
+    assert stem.spatial_weight.shape == (4, 5, 5)
+
+
+def test_synchronisation_is_that_of_the_layer_before():
+    assert not convert_batchnorm(nn.BatchNorm2d(4)).sync
+    assert convert_batchnorm(nn.SyncBatchNorm(4)).sync
+    assert convert_batchnorm(nn.BatchNorm2d(4), sync=True).sync
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [{'affine': False}, {'track_running_stats': False}, {'bias': False}],
+)
+def test_batchnorms_of_every_kind(settings):
+    if 'bias' in settings:
+        pytest.importorskip('torch', minversion='2.9')
+    norm = nn.BatchNorm2d(4, **settings)
+    x = torch.randn(3, 4, 5, 5)
+    norm(x)
+    layer = convert_batchnorm(copy.deepcopy(norm))
+    for module in (norm, layer):
+        module.eval()
+    torch.testing.assert_close(layer(x), norm(x))
+
+
+def test_what_is_skipped_stays():
+    model = convert_batchnorm(net(), skip=lambda name, layer: name.startswith('stem'))
+    assert type(model.stem[1]) is nn.BatchNorm2d
+    assert isinstance(model.shared, UBN)
+    # A layer in several places stays if one of them is named.
+    model = convert_batchnorm(net(), skip=lambda name, layer: name == 'blocks.1')
+    assert type(model.shared) is nn.BatchNorm2d
+
+
+def test_layers_of_the_family_stay():
+    layer = UBN(4)
+    assert convert_batchnorm(layer) is layer
+
+
+class BatchNormAct(nn.BatchNorm2d):
+    """A subclass with an activation."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_a_subclass_is_refused_and_nothing_replaced():
+    model = nn.Sequential(nn.BatchNorm2d(4), BatchNormAct(4))
+    with pytest.raises(ValueError, match='1 is a BatchNormAct'):
+        convert_batchnorm(model)
+    assert type(model[0]) is nn.BatchNorm2d
+    convert_batchnorm(model, skip=lambda name, layer: isinstance(layer, BatchNormAct))
+    assert isinstance(model[0], UBN)
+
+
+def test_an_unknown_norm_is_named():
+    with pytest.raises(ValueError, match="norm must be .*'UBN'.*got 'GN'"):
+        convert_batchnorm(nn.BatchNorm2d(4), 'GN')
+    assert isinstance(convert_batchnorm(nn.BatchNorm2d(4), UBN), UBN)
