@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmdet.models import ResNet
-from mmengine.model import constant_init
+from mmengine.model import constant_init, initialize
 from torch import nn
 
 from ubn_mmdet import UBN
@@ -82,6 +82,13 @@ def test_a_conv_module_does_not_overwrite_the_start(start):
     assert module.norm_name == 'bn'
     module.init_weights()
     assert (module.bn.weight == start.get('initial_weight', 1)).all()
+
+
+def test_a_constant_for_batchnorm_reaches_every_layer():
+    model = resnet()
+    initialize(model, {'type': 'Constant', 'val': 0.5, 'layer': '_BatchNorm'})
+    for layer in norms(model).values():
+        assert (layer.weight == 0.5).all()
 
 
 def test_build_norm_layer_honours_requires_grad():

@@ -4,6 +4,7 @@ import mmengine._strategy.distributed as strategy_module
 import pytest
 import torch
 from helpers.commands import ROOT
+from helpers.layers import OFF
 from mmcv.cnn import ConvModule, fuse_conv_bn
 from mmdet.apis import DetInferencer, init_detector
 from mmdet.utils import register_all_modules
@@ -31,6 +32,11 @@ def net_of(norm):
         layer.running_mean.normal_()
         layer.running_var.uniform_(0.5, 2)
     return nn.Sequential(net).eval()
+
+
+def plain(channels):
+    """A layer of ours that evaluates as BatchNorm."""
+    return UBN(channels, **OFF)
 
 
 def fused(function):
@@ -65,7 +71,7 @@ def test_replacers_refuse_ubn_and_leave_it_whole(replace):
     net = net_of(UBN)
     x = torch.randn(2, 3, 8, 8)
     before = net(x)
-    with pytest.raises(UBNReplacedError, match=r'[12] UBN layer\(s\): it would'):
+    with pytest.raises(UBNReplacedError, match=r'[12] UBN layer\(s\): it '):
         replace(net)
     assert [type(m) for m in net[0]] == [nn.Conv2d, UBN] * 2
     torch.testing.assert_close(net(x), before, rtol=0, atol=0)
@@ -103,18 +109,9 @@ def test_the_function_in_a_transformed_graph_refuses_ubn():
         efficient_conv_bn_eval_control(norm.eval(), conv, x)
 
 
-class Plain(UBN):
-    """A layer that evaluates as BatchNorm does, and says so."""
-
-    evaluates_as_batchnorm = True
-
-    def forward(self, x):
-        return nn.BatchNorm2d.forward(self, x)
-
-
 @pytest.mark.parametrize('name', ['fuse', 'fusion', 'nn.utils', 'quantization'])
 def test_a_layer_that_evaluates_as_batchnorm_may_be_folded(name):
-    net = net_of(Plain)
+    net = net_of(plain)
     x = torch.randn(2, 3, 8, 8)
     before = net(x)
     folded = REPLACERS[name](net)
@@ -122,15 +119,24 @@ def test_a_layer_that_evaluates_as_batchnorm_may_be_folded(name):
 
 
 def test_an_efficient_conv_module_takes_a_layer_that_evaluates_as_batchnorm():
-    module = ConvModule(3, 4, 3, norm_cfg={'type': 'BN'}, efficient_conv_bn_eval=True)
-    module.bn = Plain(4)
-    module.eval()(torch.randn(2, 3, 8, 8))
+    norm_cfg = {'type': 'UBN', **OFF}
+    module = ConvModule(3, 4, 3, norm_cfg=norm_cfg, efficient_conv_bn_eval=True)
+    x = torch.randn(2, 3, 8, 8)
+    module(x)
+    y = module.eval()(x)
+    module.turn_on_efficient_conv_bn_eval(False)
+    torch.testing.assert_close(y, module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_traced_is_refused_by_name():
+    with pytest.raises(UBNReplacedError, match='it can trace'):
+        REPLACERS['efficient'](net_of(plain))
 
 
 @pytest.mark.parametrize('name', ['torch', 'mmengine', 'runner', 'strategy'])
 def test_no_layer_of_ours_is_converted(name):
-    with pytest.raises(UBNReplacedError, match='2 Plain layer'):
-        REPLACERS[name](net_of(Plain))
+    with pytest.raises(UBNReplacedError, match='2 UBN layer'):
+        REPLACERS[name](net_of(plain))
 
 
 class InheritsConversion(nn.SyncBatchNorm):

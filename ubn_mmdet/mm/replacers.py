@@ -47,16 +47,20 @@ def refusing(
     return wrap
 
 
+_INSTEAD = (
+    'For layers whose own stages do nothing, tools/convert_checkpoint.py --to bn gives a '
+    'BatchNorm model first'
+)
 _converting = refusing(
     'it would turn them into plain SyncBatchNorm. They merge their statistics over ranks '
     'by themselves: leave out sync_bn'
 )
 _folding = refusing(
     'it would fold them into convolutions as if they were BatchNorm, and in evaluation '
-    'they depend on their input. For layers whose own stages do nothing, '
-    'tools/convert_checkpoint.py --to bn gives a BatchNorm model first',
+    f'they depend on their input. {_INSTEAD}',
     harmless=evaluates_as_batchnorm,
 )
+_tracing = refusing(f"it can trace PyTorch's own BatchNorm alone. {_INSTEAD}")
 
 # Each function where it is defined, and where all its callers end: fuse_conv_bn looks up
 # _fuse_conv_bn, torch.ao.quantization looks up fuse_conv_bn_eval.
@@ -77,7 +81,7 @@ REPLACERS = (
     Patch(
         'mmengine.model.efficient_conv_bn_eval',
         'turn_on_efficient_conv_bn_eval_for_single_model',
-        _folding,
+        _tracing,
     ),
     Patch('mmcv.cnn.bricks.conv_module', 'efficient_conv_bn_eval_forward', _folding),
     Patch('mmcv.cnn.utils.fuse_conv_bn', '_fuse_conv_bn', _folding),
