@@ -1,2 +1,13 @@
-_base_ = './mask-rcnn_r50-live_fpn_ubn_1x_coco.py'
-model = dict(backbone=dict(norm_cfg=dict(type='SyncBN')))
+_base_ = [
+    'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    '../_base_/norms/syncbn.py',
+    '../_base_/custom_imports.py',
+]
+# The twin: see the file with ubn.
+model = dict(
+    backbone=dict(
+        frozen_stages=-1,
+        norm_eval=False,
+        norm_cfg=dict(_delete_=True, **_base_.norm),
+    )
+)

@@ -1,6 +1,4 @@
-_base_ = './faster-rcnn_r101_fpn_ubn_1x_coco.py'
+_base_ = './faster-rcnn_r50_fpn_bn_1x_coco.py'
 model = dict(
-    backbone=dict(
-        norm_cfg=dict(type='BN'), init_cfg=dict(checkpoint={{_base_.bn_imagenet.r101}})
-    )
+    backbone=dict(depth=101, init_cfg=dict(checkpoint=_base_.bn_imagenet.r101))
 )

@@ -1,6 +1,7 @@
-_base_ = './mask-rcnn_r50_fpn_ubn_1x_coco.py'
-model = dict(
-    backbone=dict(
-        norm_cfg=dict(type='BN'), init_cfg=dict(checkpoint={{_base_.bn_imagenet.r50}})
-    )
-)
+_base_ = [
+    'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    '../_base_/imagenet.py',
+    '../_base_/custom_imports.py',
+]
+# norm_eval=True and frozen_stages=1 are mmdet's own, and the authors'.
+model = dict(backbone=dict(init_cfg=dict(checkpoint=_base_.bn_imagenet.r50)))

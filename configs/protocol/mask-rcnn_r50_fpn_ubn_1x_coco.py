@@ -1,11 +1,7 @@
-_base_ = [
-    'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
-    '../_base_/imagenet.py',
-    '../_base_/custom_imports.py',
-]
-# norm_eval=True and frozen_stages=1 are mmdet's own, and the authors'.
+_base_ = ['./mask-rcnn_r50_fpn_bn_1x_coco.py', '../_base_/norms/ubn-from-bn.py']
 model = dict(
     backbone=dict(
-        norm_cfg=dict(type='UBN'), init_cfg=dict(checkpoint={{_base_.ubn_imagenet.r50}})
+        norm_cfg=dict(_delete_=True, **_base_.norm),
+        init_cfg=dict(checkpoint=_base_.ubn_imagenet.r50),
     )
 )

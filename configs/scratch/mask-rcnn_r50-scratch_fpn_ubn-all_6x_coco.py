@@ -1,15 +1,10 @@
 _base_ = [
     'mmdet::scratch/mask-rcnn_r50-scratch_fpn_gn-all_6x_coco.py',
+    '../_base_/norms/ubn.py',
     '../_base_/custom_imports.py',
 ]
-# The authors' start. _delete_: the base's GN leaves its num_groups behind otherwise.
-norm_cfg = dict(
-    _delete_=True,
-    type='UBN',
-    initial_weight=0,
-    initial_spatial='kaiming',
-    requires_grad=True,
-)
+# _delete_: the base's GN leaves its num_groups behind otherwise.
+norm_cfg = dict(_delete_=True, **_base_.norm)
 # RPNHead takes no norm. norm_eval=True did GN no harm, but would stop these statistics.
 model = dict(
     backbone=dict(norm_eval=False, norm_cfg=norm_cfg),

@@ -1,7 +1,10 @@
-_base_ = './retinanet_r50-scratch_fpn_ubn-all_6x_coco.py'
-norm_cfg = dict(_delete_=True, type='SyncBN', requires_grad=True)
+_base_ = [
+    '../_base_/retinanet_r50-scratch_6x.py',
+    '../_base_/norms/syncbn.py',
+    '../_base_/custom_imports.py',
+]
 model = dict(
-    backbone=dict(norm_cfg=norm_cfg),
-    neck=dict(norm_cfg=norm_cfg),
-    bbox_head=dict(norm_cfg=norm_cfg),
+    backbone=dict(norm_cfg=dict(_delete_=True, **_base_.norm)),
+    neck=dict(norm_cfg=_base_.norm),
+    bbox_head=dict(norm_cfg=_base_.norm),
 )

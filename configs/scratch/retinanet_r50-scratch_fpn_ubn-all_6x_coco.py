@@ -1,44 +1,10 @@
 _base_ = [
-    'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    '../_base_/retinanet_r50-scratch_6x.py',
+    '../_base_/norms/ubn.py',
     '../_base_/custom_imports.py',
 ]
-# The authors' start.
-norm_cfg = dict(
-    type='UBN', initial_weight=0, initial_spatial='kaiming', requires_grad=True
-)
-# RetinaHead calls one norm layer once per pyramid level, which mixes the statistics of
-# the levels; RetinaSepBNHead shares the convolutions alone.
 model = dict(
-    backbone=dict(
-        frozen_stages=-1,
-        norm_eval=False,
-        zero_init_residual=False,
-        norm_cfg=norm_cfg,
-        init_cfg=None,
-    ),
-    neck=dict(norm_cfg=norm_cfg),
-    bbox_head=dict(type='RetinaSepBNHead', num_ins=5, norm_cfg=norm_cfg),
+    backbone=dict(norm_cfg=dict(_delete_=True, **_base_.norm)),
+    neck=dict(norm_cfg=_base_.norm),
+    bbox_head=dict(norm_cfg=_base_.norm),
 )
-
-# From here on as in mmdet's scratch/mask-rcnn_r50-scratch_fpn_gn-all_6x_coco.py, with
-# the shared convolutions given to the optimizer once.
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0, bypass_duplicate=True))
-
-max_epochs = 73
-
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
-    dict(
-        type='MultiStepLR',
-        begin=0,
-        end=max_epochs,
-        by_epoch=True,
-        milestones=[65, 71],
-        gamma=0.1,
-    ),
-]
-
-train_cfg = dict(max_epochs=max_epochs)
-
-# only keep latest 3 checkpoints
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))

@@ -12,6 +12,7 @@ from pathlib import Path
 import mmdet
 import pytest
 import torch
+from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
@@ -56,21 +57,14 @@ UBN_AUTHORS_START = {**UBN_PLAIN, 'initial_weight': 0, 'initial_spatial': 'kaimi
 BN = {'type': 'BN', 'requires_grad': True}
 # Where statistics are live, UBN's are those of all GPUs, and so must be its twin's.
 SYNC_BN = {'type': 'SyncBN', 'requires_grad': True}
-BN_SMALL = {
-    **UBN_PLAIN,
-    'centering': False,
-    'scaling': None,
-    'kernel_size': 1,
-    'condensation_threshold': None,
-    'initial_weight': 0.1,
-}
+PRESETS = sorted((ROOT / '_base_/norms').glob('*.py'))
 
 
 def norms_of(pattern: str) -> dict[str, dict]:
     """The norm configs that a pattern of ``LAYERS`` has, by their word in the name."""
     if pattern.startswith(FROM_SCRATCH):
         bn = BN if pattern.startswith('demo') else SYNC_BN
-        return {'ubn': UBN_AUTHORS_START, 'bn': bn, 'bn-small': BN_SMALL}
+        return {'ubn': UBN_AUTHORS_START, 'bn': bn}
     return {'ubn': UBN_PLAIN, 'bn': SYNC_BN if pattern.startswith('finetune') else BN}
 
 
@@ -133,8 +127,8 @@ def difference(a: Config, b: Config) -> set[str]:
 
 
 def without_norms(paths: set[str]) -> set[str]:
-    """The paths that do not lie inside a ``norm_cfg``."""
-    return {path for path in paths if 'norm_cfg' not in path.split('.')}
+    """The paths that do not lie inside a ``norm_cfg`` or a preset."""
+    return {path for path in paths if not {'norm_cfg', 'norm'} & set(path.split('.'))}
 
 
 def component(name: str) -> str:
@@ -174,6 +168,37 @@ def test_norm_config_is_exact(name: str) -> None:
     for part in LAYERS[pattern]:
         norm = functools.reduce(lambda tree, key: tree[key], part.split('.'), model)
         assert norm.norm_cfg == norms_of(pattern)[word], part
+
+
+@pytest.mark.parametrize('path', PRESETS, ids=lambda path: path.stem)
+def test_a_preset_is_one_norm_that_builds(path: Path) -> None:
+    register_all_modules()
+    config = Config.fromfile(path)
+    assert list(config) == ['norm'] and config.norm.requires_grad is True
+    _, layer = build_norm_layer(config.norm, 4)
+    assert isinstance(layer, _BatchNorm)
+
+
+def test_no_two_presets_are_the_same() -> None:
+    norms = [Config.fromfile(path).norm.to_dict() for path in PRESETS]
+    assert all(norms.count(norm) == 1 for norm in norms)
+
+
+@pytest.mark.parametrize('path', PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('folder', ['demo', 'protocol'])
+def test_two_lines_put_a_preset_into_a_detector(
+    folder: str, path: Path, tmp_path: Path
+) -> None:
+    detector = next(name for name in in_folder(folder) if '_bn_' in name)
+    mine = tmp_path / 'mine.py'
+    mine.write_text(
+        f"_base_ = ['{ROOT / detector}', '{path}']\n"
+        'model = dict(backbone=dict(norm_cfg=dict(_delete_=True, **_base_.norm)))'
+    )
+    config = Config.fromfile(mine)
+    expected = Config.fromfile(path).norm
+    assert config.model.backbone.norm_cfg.to_dict() == expected.to_dict()
+    assert not without_norms(difference(config, load(detector)))
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -324,10 +349,9 @@ def test_initial_values_survive_the_initialisers(name: str) -> None:
     for layer in layers:
         assert (layer.weight == start['initial_weight']).all()
         assert (layer.bias == 0).all()
-        if 'initial_spatial' in start:
-            gate = 1 / (1 + math.exp(-1))
-            expected = gate * math.sqrt(2 / (9 * layer.num_features))
-            assert layer.spatial_weight.std().item() == pytest.approx(expected, rel=0.2)
+        gate = 1 / (1 + math.exp(-1))
+        expected = gate * math.sqrt(2 / (9 * layer.num_features))
+        assert layer.spatial_weight.std().item() == pytest.approx(expected, rel=0.2)
 
 
 @pytest.mark.parametrize(

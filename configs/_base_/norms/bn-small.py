@@ -1,7 +1,5 @@
-_base_ = './retinanet_r50-scratch_fpn_ubn-all_6x_coco.py'
 # BatchNorm tap for tap, with a small initial weight: UBN with every stage off.
-norm_cfg = dict(
-    _delete_=True,
+norm = dict(
     type='UBN',
     centering=False,
     scaling=None,
@@ -9,9 +7,4 @@ norm_cfg = dict(
     condensation_threshold=None,
     initial_weight=0.1,
     requires_grad=True,
-)
-model = dict(
-    backbone=dict(norm_cfg=norm_cfg),
-    neck=dict(norm_cfg=norm_cfg),
-    bbox_head=dict(norm_cfg=norm_cfg),
 )

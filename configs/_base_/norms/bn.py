@@ -1,0 +1,2 @@
+# BatchNorm.
+norm = dict(type='BN', requires_grad=True)

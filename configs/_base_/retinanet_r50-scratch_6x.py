@@ -1,0 +1,33 @@
+# RetinaNet for norms in all its parts, trained from scratch.
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+# RetinaHead calls one norm layer once per pyramid level, which mixes the statistics of
+# the levels; RetinaSepBNHead shares the convolutions alone.
+model = dict(
+    backbone=dict(
+        frozen_stages=-1, norm_eval=False, zero_init_residual=False, init_cfg=None
+    ),
+    bbox_head=dict(type='RetinaSepBNHead', num_ins=5),
+)
+
+# From here on as in mmdet's scratch/mask-rcnn_r50-scratch_fpn_gn-all_6x_coco.py, with
+# the shared convolutions given to the optimizer once.
+optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0, bypass_duplicate=True))
+
+max_epochs = 73
+
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(
+        type='MultiStepLR',
+        begin=0,
+        end=max_epochs,
+        by_epoch=True,
+        milestones=[65, 71],
+        gamma=0.1,
+    ),
+]
+
+train_cfg = dict(max_epochs=max_epochs)
+
+# only keep latest 3 checkpoints
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
