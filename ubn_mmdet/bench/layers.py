@@ -193,7 +193,8 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     if device.type == 'cuda':
         processor = torch.cuda.get_device_name(device)
     else:
-        processor = f'{_processor_name()}, {torch.get_num_threads()} threads'
+        threads = torch.get_num_threads()
+        processor = f'{_processor_name()}, {threads} thread{"s" * (threads > 1)}'
     return {
         'device': processor,
         'system': f'{platform.system()} {platform.machine()}',

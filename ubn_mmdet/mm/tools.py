@@ -37,11 +37,11 @@ def run_mmdet_tool(name: str) -> None:
         ToolboxError: If the toolbox cannot be used or has no such tool.
     """
     require_toolbox()
-    _join_ranks_on_cpu()
+    join_ranks_on_cpu()
     runpy.run_path(str(find_mmdet_tool(name)), run_name='__main__')
 
 
-def _join_ranks_on_cpu() -> None:
+def join_ranks_on_cpu() -> None:
     """Let the processes of torchrun meet over gloo where there is no accelerator.
 
     The toolbox's own launcher wants a CUDA device; it leaves alone what it finds ready.

@@ -1,0 +1,112 @@
+"""The results of comparisons: a file with one json line a run.
+
+A line says what ran (``comparison``, ``norm``, ``seed``, settings), with which code
+(``commit``, ``config_hash``), how it ended (``status``) and what came of it. A file may
+hold several comparisons. Lines of one comparison are of one commit and one setting.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+FINISHED, DIVERGED, FAILED = STATUSES = ('finished', 'diverged', 'failed')
+NEEDED = (
+    'comparison',
+    'norm',
+    'seed',
+    'commit',
+    'config_hash',
+    'setting_hash',
+    'status',
+)
+
+
+class ResultsError(ValueError):
+    """Results that are damaged or do not belong together."""
+
+
+def read(path: str | os.PathLike) -> list[dict]:
+    """The lines of a file, oldest first; none if there is no file.
+
+    Where a run has several lines, because it failed and was tried again, the last counts.
+    A last line that an interruption cut short is left out.
+
+    Raises:
+        ResultsError: For a line that is no result.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    latest = {}
+    for i, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            if i == len(lines) and not text.endswith('\n'):
+                break
+            raise ResultsError(f'{path}, line {i} is not json: {text:.60}') from None
+        missing = [key for key in NEEDED if key not in line]
+        if missing:
+            raise ResultsError(f'{path}, line {i} has no {missing[0]!r}')
+        latest.pop(identity(line), None)
+        latest[identity(line)] = line
+    return list(latest.values())
+
+
+def append(path: str | os.PathLike, line: dict) -> None:
+    """Add a line at once.
+
+    Raises:
+        ResultsError: If the file holds lines of the same comparison of other code or of
+            other settings.
+    """
+    path = Path(path)
+    check_same([*read(path), line], path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a+b') as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            if file.read(1) != b'\n':  # cut short by an interruption
+                _drop_last_line(file)
+        file.write(json.dumps(line).encode() + b'\n')
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_last_line(file) -> None:
+    file.seek(0)
+    file.truncate(file.read().rfind(b'\n') + 1)
+
+
+def identity(line: dict) -> tuple:
+    """What makes two lines results of the same run: code and resolved config."""
+    return line['commit'], line['config_hash']
+
+
+def check_same(lines: Iterable[dict], where: object) -> None:
+    """Refuse lines of one comparison that are of different code or settings.
+
+    Raises:
+        ResultsError: Naming the comparison and the difference.
+    """
+    first = {}
+    for line in lines:
+        known = first.setdefault(line['comparison'], line)
+        for key, what in ('commit', 'code'), ('setting_hash', 'settings'):
+            if line[key] != known[key]:
+                raise ResultsError(
+                    f'{where} holds runs of {line["comparison"]} with other {what} '
+                    f'({key} {known[key]}, not {line[key]}): they do not mix. Name '
+                    'another file with --results, or go on with --commit'
+                )
+
+
+def find(lines: Iterable[dict], commit: str, config_hash: str) -> dict | None:
+    """The line of a run, if there is one."""
+    with contextlib.suppress(StopIteration):
+        return next(x for x in lines if identity(x) == (commit, config_hash))
+    return None

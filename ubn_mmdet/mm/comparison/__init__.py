@@ -1,0 +1,1 @@
+"""The runs of a comparison: their configs, their common start, their training."""

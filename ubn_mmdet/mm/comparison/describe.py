@@ -1,0 +1,73 @@
+"""Checks a comparison and says what its runs are: ``python -m ... SPEC``.
+
+Reads ``{'comparison', 'data', 'work_dir', 'code', 'directory'}`` from the file SPEC and
+writes ``plan.json`` beside it. Runs with the code of the comparison, as the runs do.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from mmdet.utils import register_all_modules
+
+from ...data.coco_folder import CocoFolderError
+from ...evidence.plan import Comparison, PlanError
+from ...files import write_whole
+from .run import check_code
+from .settings import common_config, config_hash, describe, open_data, resolve
+
+
+def main(spec_file: str) -> None:
+    """Write ``plan.json``, or end with a message."""
+    spec = json.loads(Path(spec_file).read_text())
+    check_code(spec)
+    os.chdir(spec['directory'])
+    register_all_modules()
+    try:
+        plan = make_plan(
+            Comparison.read(spec['comparison']), spec['data'], spec['work_dir']
+        )
+    except (CocoFolderError, PlanError, ValueError) as error:
+        sys.exit(str(error))
+    write_whole(Path(spec_file).with_name('plan.json'), json.dumps(plan).encode())
+
+
+def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
+    """``{'folder', 'setting_hash', 'runs': [{'config_hash', 'settings'}]}``.
+
+    Runs are in the order of ``Comparison.runs``.
+    """
+    folder = open_data(comparison, data, work_dir)
+    processes = comparison.processes
+    common = common_config(comparison, folder)
+    # The norm of the detector's config and a seed are not what runs have in common.
+    common.randomness = None
+    settings = {
+        'data': Path(data).resolve().name,
+        'classes': len(folder.classes),
+        'train_images': folder.num_images['train'],
+        'val_images': folder.num_images['val'],
+    }
+    return {
+        'folder': asdict(folder) | {'root': str(folder.root)},
+        'setting_hash': config_hash(common, folder, processes),
+        'runs': [
+            {
+                'config_hash': config_hash(
+                    resolve(comparison, run, folder), folder, processes
+                ),
+                'settings': {
+                    **describe(comparison, run.norm),
+                    **settings,
+                    'seed': run.seed,
+                },
+            }
+            for run in comparison.runs()
+        ],
+    }
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

@@ -1,0 +1,156 @@
+"""What a run of a comparison does besides training."""
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ...files import write_whole
+
+
+class DivergedError(RuntimeError):
+    """The loss is no finite number."""
+
+
+class ReseedHook(Hook):
+    """Sets the random state from the seed, the epoch and, for PyTorch, the step.
+
+    Runs of different norms then augment alike, and draw alike as far as their
+    proposals allow; a resumed run draws what it would have drawn uninterrupted.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Data are loaded in this process: their augmentation draws from this."""
+        state = self._state('epoch', runner.epoch)
+        random.seed(state)
+        np.random.seed(state)
+        torch.manual_seed(state)
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """What one step draws does not shift what the next one draws."""
+        torch.manual_seed(self._state('step', runner.iter))
+
+    def _state(self, kind: str, number: int) -> int:
+        words = [self._seed, get_rank(), kind == 'step', number]
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+class ClockHook(Hook):
+    """Seconds that a run has taken, over its parts if it was interrupted.
+
+    What was lost by an interruption does not count: they are kept in checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + time.monotonic() - self._start
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on from a checkpoint's time, if it has one."""
+        self._before = checkpoint.get('meta', {}).get('seconds', 0.0)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the time so far."""
+        checkpoint['meta']['seconds'] = self.seconds
+
+
+class NothingFoundHook(Hook):
+    """Gives an evaluation without any detection the AP that the toolbox leaves out: 0.
+
+    It has to run before all other hooks, which note the metrics.
+
+    Args:
+        kinds: What is evaluated, ``'bbox'``, ``'segm'`` or both.
+    """
+
+    def __init__(self, kinds: str | Sequence[str]) -> None:
+        self._kinds = [kinds] if isinstance(kinds, str) else kinds
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Add what is missing."""
+        for kind in self._kinds:
+            metrics.setdefault(f'coco/{kind}_mAP', 0.0)
+
+
+class WatchHook(Hook):
+    """Ends a run whose loss is not finite or whose comparison is gone; tells how far it is.
+
+    Args:
+        path: A json file, ``{'step', 'steps', 'epoch', 'epochs', 'metrics'}``.
+        interval: Steps between writing.
+        driver: The process that started the run.
+    """
+
+    def __init__(self, path: str | os.PathLike, interval: int, driver: int) -> None:
+        self._path = Path(path)
+        self._interval = interval
+        self._driver = driver
+        self._metrics: dict[str, float] = {}
+        self.evaluated = 0  # epochs that the last evaluation came after
+
+    def before_train(self, runner: Runner) -> None:
+        """Say where it starts from."""
+        self._write(runner)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Look at the loss, which the toolbox has read from the device already."""
+        loss = runner.message_hub.get_scalar('train/loss').current()
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f'the loss is {loss} in step {runner.iter + 1} (epoch {runner.epoch + 1})'
+            )
+        if not _is_alive(self._driver):
+            raise SystemExit('the comparison that started this run is gone')
+        if self.every_n_train_iters(runner, self._interval):
+            self._write(runner, done=runner.iter + 1)
+
+    def after_val_epoch(self, runner: Runner, metrics=None) -> None:
+        """Note the metrics and that they are of this epoch."""
+        self.evaluated = runner.epoch
+        self._metrics = {
+            key.removeprefix('coco/'): value
+            for key, value in (metrics or {}).items()
+            if key.endswith('_mAP')
+        }
+        self._write(runner)
+
+    def _write(self, runner: Runner, done: int | None = None) -> None:
+        if get_rank():
+            return
+        content = {
+            'step': runner.iter if done is None else done,
+            'steps': runner.max_iters,
+            'epoch': runner.epoch,
+            'epochs': runner.max_epochs,
+            'metrics': self._metrics,
+        }
+        write_whole(self._path, json.dumps(content).encode())
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

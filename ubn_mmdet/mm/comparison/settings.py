@@ -1,0 +1,200 @@
+"""From a run of a comparison to the config that the toolbox trains."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from ...data.coco_folder import SPLITS, CocoFolder, annotation_file
+from ...data.subset import make_subset
+from ...evidence.plan import Comparison, Norm, PlanError, Run, fingerprint
+from ...paths import configs_dir
+from ..datasets import SPLIT_OF_LOADER, use_coco_folder
+
+# What the detector's config may hold where a preset goes: BatchNorm and its relatives.
+REPLACED = ('BN', 'BN1d', 'BN2d', 'BN3d', 'SyncBN', 'MMSyncBN', 'UBN')
+# What decides about the result. The rest says where things are and how they are logged.
+HASHED = (
+    'model', 'train_dataloader', 'val_dataloader', 'train_cfg', 'optim_wrapper',
+    'param_scheduler', 'auto_scale_lr', 'val_evaluator', 'custom_hooks', 'randomness',
+)  # fmt: skip
+_ROOT = 'DATA'
+_BATCH_NORM = {'type': 'BN', 'requires_grad': True}
+
+
+def open_data(
+    comparison: Comparison, source: str | os.PathLike, work_dir: str | os.PathLike
+) -> CocoFolder:
+    """The checked data of a comparison: a folder, or a part of it made in ``work_dir``."""
+    folder = CocoFolder.open(Path(source).resolve())
+    if comparison.classes is None and comparison.train_images is None:
+        return folder
+    parts = {'classes': comparison.classes, 'train_images': comparison.train_images}
+    words = [str(v) + k.replace('_', '-') for k, v in parts.items() if v is not None]
+    target = Path(work_dir).resolve() / 'data' / '-'.join([folder.root.name, *words])
+    return CocoFolder.open(make_subset(folder, target, **parts))
+
+
+def resolve(comparison: Comparison, run: Run, folder: CocoFolder) -> Config:
+    """The config of one run, complete but for where its files go.
+
+    Raises:
+        PlanError: If the detector's config or the preset does not fit.
+    """
+    cfg = common_config(comparison, folder)
+    put_norm(cfg.model, preset(run.norm.preset))
+    _override(cfg, run.norm.options)
+    cfg.randomness = {'seed': run.seed}
+    return cfg
+
+
+def common_config(comparison: Comparison, folder: CocoFolder) -> Config:
+    """What all runs of a comparison share, with the norm of the detector's config."""
+    cfg = Config.fromfile(_find_config(comparison.detector))
+    try:
+        use_coco_folder(cfg, folder)
+        _set_image_size(cfg, comparison.image_size)
+        _set_epochs(cfg, comparison.epochs)
+    except (AttributeError, KeyError, ValueError) as error:
+        raise PlanError(f'{comparison.detector} cannot be compared: {error}') from error
+    cfg.train_dataloader.batch_size = comparison.batch_size
+    for loader in SPLIT_OF_LOADER:
+        # In the main process: augmentation then draws from the state that is set anew
+        # for each epoch.
+        cfg[f'{loader}_dataloader'].num_workers = 0
+        cfg[f'{loader}_dataloader'].persistent_workers = False
+    _override(cfg, comparison.options)
+    return cfg
+
+
+def config_hash(cfg: Config, folder: CocoFolder, processes: int) -> str:
+    """A hash of what decides about a run's result; where the data are does not count."""
+    annotations = {
+        split: hashlib.sha256(
+            (folder.root / annotation_file(split)).read_bytes()
+        ).hexdigest()
+        for split in SPLITS
+    }
+    content = {key: cfg.get(key) for key in HASHED}
+    content = _replace_root(Config(content).to_dict(), str(folder.root))
+    return fingerprint([content, annotations, processes])
+
+
+def preset(name: str) -> dict:
+    """The ``norm_cfg`` of ``configs/_base_/norms/<name>.py``."""
+    presets = configs_dir() / '_base_/norms'
+    path = presets / f'{name}.py'
+    if not path.is_file():
+        known = ', '.join(sorted(p.stem for p in presets.glob('*.py')))
+        raise PlanError(
+            f'there is no norm preset {name!r} in {presets}; it has {known}'
+        )
+    return Config.fromfile(path).norm.to_dict()
+
+
+def put_norm(model: ConfigDict, norm_cfg: dict) -> None:
+    """Put ``norm_cfg`` in place of every BatchNorm of a model's config.
+
+    Raises:
+        PlanError: If there is none.
+    """
+    places = [node for node in _nodes(model) if _is_batch_norm(node.get('norm_cfg'))]
+    if not places:
+        raise PlanError('the detector has no norm_cfg with a BatchNorm to replace')
+    for node in places:
+        node.norm_cfg = ConfigDict(deepcopy(norm_cfg))
+
+
+def batch_norm_twin(cfg: Config) -> Config:
+    """The same config with BatchNorm."""
+    twin = deepcopy(cfg)
+    put_norm(twin.model, _BATCH_NORM)
+    return twin
+
+
+def describe(comparison: Comparison, norm: Norm) -> dict:
+    """What a result says of the settings of a norm's runs."""
+    return {
+        'comparison': comparison.name,
+        'detector': comparison.detector_name(),
+        'norm': norm.name,
+        'norm_cfg': preset(norm.preset),
+        'options': {**comparison.options, **norm.options},
+        'epochs': comparison.epochs,
+        'image_size': comparison.image_size,
+        'batch_size': comparison.batch_size,
+        'processes': comparison.processes,
+    }
+
+
+def _override(cfg: Config, options: dict) -> None:
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError) as error:
+        raise PlanError(f'the options {options} do not fit: {error}') from error
+
+
+def _find_config(name: str) -> Path:
+    candidates = configs_dir() / name, Path(name)
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise PlanError(f'the detector is neither {candidates[0]} nor {candidates[1]}')
+
+
+def _nodes(tree: object) -> Iterator[ConfigDict]:
+    """All dicts of a config, outermost first."""
+    if isinstance(tree, ConfigDict):
+        yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        for child in tree:
+            yield from _nodes(child)
+
+
+def _is_batch_norm(norm_cfg: dict | None) -> bool:
+    return norm_cfg is not None and norm_cfg.get('type') in REPLACED
+
+
+def _set_image_size(cfg: Config, size: int) -> None:
+    for loader in SPLIT_OF_LOADER:
+        resizes = [
+            node
+            for node in _nodes(cfg[f'{loader}_dataloader'])
+            if node.get('type') == 'Resize'
+        ]
+        if not resizes:
+            raise ValueError(f'its {loader} pipeline has no Resize')
+        for resize in resizes:
+            resize.scale = (size, size)
+            resize.keep_ratio = True
+
+
+def _set_epochs(cfg: Config, epochs: int) -> None:
+    """Stretch the schedule, and evaluate each epoch; a warm-up counted in steps stays."""
+    old = cfg.train_cfg.max_epochs
+    cfg.train_cfg.max_epochs = epochs
+    cfg.train_cfg.val_interval = 1
+    for scheduler in cfg.param_scheduler:
+        if not scheduler.get('by_epoch', True):
+            continue
+        for key in ('begin', 'end', 'T_max', 'milestones'):
+            if key in scheduler:
+                scheduler[key] = _stretch(scheduler[key], epochs / old)
+
+
+def _stretch(value: int | list[int], factor: float) -> int | list[int]:
+    if isinstance(value, list | tuple):
+        return [_stretch(item, factor) for item in value]
+    return round(value * factor)
+
+
+def _replace_root(tree: object, root: str) -> object:
+    if isinstance(tree, dict):
+        return {key: _replace_root(value, root) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_replace_root(value, root) for value in tree]
+    return tree.replace(root, _ROOT) if isinstance(tree, str) else tree
