@@ -354,16 +354,19 @@ def test_initial_values_survive_the_initialisers(name: str) -> None:
         assert layer.spatial_weight.std().item() == pytest.approx(expected, rel=0.2)
 
 
-@pytest.mark.parametrize(
-    'name', [name for name in in_folder(*FROM_SCRATCH) if NAMES[name][1] == 'ubn']
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FILES)
 def test_one_step_reaches_every_parameter(name: str) -> None:
     # Distributed training waits in vain for a parameter without a gradient.
     torch.manual_seed(0)
-    model = build_model(name).train()
+    register_all_modules()
+    cfg = copy.deepcopy(load(name))
+    cfg.model.backbone.init_cfg = None  # checkpoints are not at hand
+    if cfg.model.type != 'RetinaNet':
+        cfg.model.train_cfg.rcnn.sampler.num = 16  # instead of 512, to save time
+    model = MODELS.build(cfg.model)
     model.init_weights()
-    if 'mask-rcnn' in name:
-        model.roi_head.bbox_sampler.num = 16  # instead of 512, to save time
+    model.train()
     inputs = demo_mm_inputs(
         2,
         image_shapes=[(3, 128, 128)] * 2,
@@ -376,8 +379,9 @@ def test_one_step_reaches_every_parameter(name: str) -> None:
     loss.backward()
     assert loss.isfinite()
     for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.isfinite().all(), key
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
 
 
 @pytest.mark.parametrize('name', in_folder('demo'))

@@ -82,6 +82,28 @@ def test_training_and_testing_by_command_line(place, config, tool):
     assert 'Epoch(test) [' in run(*test, *options, cwd=place)
 
 
+# With a kernel and without, starting small, as BatchNorm, and as the authors' layer.
+PRESETS = 'bn', 'bn-small', 'ubn', 'ubn-from-bn', 'rbn'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('detector', ['mask-rcnn', 'retinanet'])
+def test_every_kind_of_norm_trains_in_the_demo(place, detector, preset):
+    """In a detector's neighbourhood: in-place activations, sums, freezing, optimizer."""
+    base = DEMO_CONFIGS / f'{detector}_r18-scratch_fpn_bn_6e_shapes.py'
+    norm = ROOT / f'configs/_base_/norms/{preset}.py'
+    config = place / f'{detector}_{preset}.py'
+    config.write_text(
+        f"_base_ = ['{base}', '{norm}']\n"
+        'model = dict(backbone=dict(norm_cfg=dict(_delete_=True, **_base_.norm)))\n'
+    )
+    work_dir = place / 'work_dirs' / config.stem
+    options = ['--work-dir', work_dir, '--cfg-options', *SHORT]
+    run(ROOT / 'tools/train.py', config, *options, cwd=place)
+    assert any('loss' in record for record in scalars(work_dir))
+
+
 @pytest.mark.slow
 def test_a_config_of_ones_own_with_mmdets_own_tool(place):
     """The README's recipe: no file of this project but the installed package."""
