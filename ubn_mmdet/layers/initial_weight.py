@@ -26,7 +26,7 @@ class InitialWeight(nn.Parameter):
     @staticmethod
     def mark(weight: Tensor | None, start: float) -> None:
         """Make an ordinary parameter one of this class."""
-        # The class of an object cannot change under a tracing compiler, nor need it.
+        # The class of an object cannot change under a tracing compiler.
         known = type(weight) in (nn.Parameter, InitialWeight)  # a copy has no start
         if known and not torch.compiler.is_compiling():
             weight.__class__ = InitialWeight
