@@ -1,18 +1,27 @@
-"""Unified Batch Normalization (arXiv 2311.15993) for MMDetection 3.x.
+"""Unified Batch Normalization (arXiv 2311.15993) and its family for MMDetection 3.x.
 
-Importing this package registers ``UBN`` as a norm layer wherever MMEngine is installed:
-``norm_cfg=dict(type='UBN')``. The layer itself needs PyTorch alone.
+Importing this package registers the norm layers wherever MMEngine is installed:
+``norm_cfg=dict(type='UBN')``. The layers themselves need PyTorch alone.
 """
 
 import warnings
 from importlib.util import find_spec
 
-from .layers import UBN, convert_batchnorm
+from .layers import BNET, IEBN, RBN, UBN, InitBN, convert_batchnorm
 from .mm.toolbox import mmengine_problem
 from .ops.dispatch import reference_passes
 from .version import __version__
 
-__all__ = ['UBN', '__version__', 'convert_batchnorm', 'reference_passes']
+__all__ = [
+    'BNET',
+    'IEBN',
+    'RBN',
+    'UBN',
+    'InitBN',
+    '__version__',
+    'convert_batchnorm',
+    'reference_passes',
+]
 
 
 def _register() -> None:
@@ -20,7 +29,7 @@ def _register() -> None:
     if find_spec('mmengine') is None:
         return
     if problem := mmengine_problem():
-        warnings.warn(f'UBN is not registered: {problem}', stacklevel=3)
+        warnings.warn(f'no norm layer is registered: {problem}', stacklevel=3)
         return
     from .mm import register  # noqa: F401
 

@@ -23,7 +23,7 @@ def ubn_of_ranks(
     *,
     training: bool,
     eps: float = 1e-5,
-    momentum: float = 0.1,
+    momentum: float | None = 0.1,
     threshold: float | None = 0.15,
     feature: str = 'flat',
 ) -> tuple[list[Tensor], State]:
@@ -36,23 +36,15 @@ def ubn_of_ranks(
     if 'centering_weight' in state:
         centred = [x + over_maps(state['centering_weight']) * gap(x) for x in xs]
 
-    elements = torch.cat([x.transpose(0, 1).flatten(1) for x in centred], dim=1)
-    n = elements.shape[1]
     gate_is_open = True
-    if training and threshold is not None and n:
-        c = condensation(xs, feature)
-        state['condensation'] = 0.9 * state['condensation'] + 0.1 * c
-        gate_is_open = bool(state['condensation'] > threshold)
-
-    if training and gate_is_open and n:
-        mean = elements.mean(1)
-        var = ((elements - mean[:, None]) ** 2).mean(1)
-        for name, value in {'mean': mean, 'var': var * n / (n - 1)}.items():
-            old = state[f'running_{name}']
-            state[f'running_{name}'] = (1 - momentum) * old + momentum * value.detach()
-        state['num_batches_tracked'] = state['num_batches_tracked'] + 1
-    else:
-        mean, var = state['running_mean'], state['running_var']
+    if training and threshold is not None and any(x.numel() for x in xs):
+        if 'condensation' in state:
+            c = condensation(xs, feature)
+            state['condensation'] = 0.9 * state['condensation'] + 0.1 * c
+            gate_is_open = bool(state['condensation'] > threshold)
+    mean, var = batchnorm_statistics(
+        centred, state, training=training and gate_is_open, momentum=momentum
+    )
 
     def normalize(x: Tensor) -> Tensor:
         if not x.numel():
@@ -71,6 +63,35 @@ def ubn_of_ranks(
         return s * (affine + over_maps(state['bias']))
 
     return [normalize(x) for x in centred], state
+
+
+def batchnorm_statistics(
+    xs: list[Tensor], state: State, *, training: bool, momentum: float | None
+) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance that BatchNorm uses, ``(C,)`` each; moves ``state``.
+
+    Without running statistics in ``state``, those of the batch in evaluation, too.
+    """
+    elements = torch.cat([x.transpose(0, 1).flatten(1) for x in xs], dim=1)
+    n = elements.shape[1]
+    tracks = 'running_mean' in state
+    if n == 0 or (tracks and not training):
+        return state['running_mean'], state['running_var']
+    mean = elements.mean(1)
+    var = ((elements - mean[:, None]) ** 2).mean(1)
+    if tracks:
+        move(state, mean, var * n / (n - 1), momentum)
+    return mean, var
+
+
+def move(state: State, mean: Tensor, var: Tensor, momentum: float | None) -> None:
+    """Move the running statistics; ``momentum=None`` averages over all batches."""
+    state['num_batches_tracked'] = state['num_batches_tracked'] + 1
+    step = momentum
+    if step is None:
+        step = 1 / state['num_batches_tracked'].double()
+    for name, value in {'running_mean': mean, 'running_var': var}.items():
+        state[name] = (1 - step) * state[name] + step * value.detach()
 
 
 def condensation(xs: list[Tensor], feature: str) -> Tensor:

@@ -1,10 +1,16 @@
 """Layers, inputs and comparisons that the tests of several subjects share."""
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from helpers import definition
 from ubn_mmdet import UBN
+
+Result = tuple[list[Tensor], definition.State]
+# What a layer's definition makes of the batches of all ranks and of its state.
+Define = Callable[[nn.Module, list[Tensor], definition.State], Result]
 
 OFF = {
     'centering': False,
@@ -29,8 +35,12 @@ STAGES = {
 
 
 def trained(channels: int = 3, **settings) -> UBN:
-    """A float64 layer with all parameters and statistics away from their start."""
-    layer = UBN(channels, dtype=torch.float64, **settings)
+    """A float64 UBN with all parameters and statistics away from their start."""
+    return shake(UBN(channels, dtype=torch.float64, **settings))
+
+
+def shake(layer: nn.Module) -> nn.Module:
+    """Move a float64 layer's parameters and statistics away from their start."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -44,7 +54,7 @@ def trained(channels: int = 3, **settings) -> UBN:
     return layer
 
 
-def images(*shape: int, alike: bool = True, seed: int = 0) -> torch.Tensor:
+def images(*shape: int, alike: bool = True, seed: int = 0) -> Tensor:
     """Random maps; ``alike`` gives samples of high mutual cosine, else about zero."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -59,20 +69,33 @@ def state_of(layer: nn.Module) -> definition.State:
     return state
 
 
-def compare(layer: UBN, x: torch.Tensor, steps: int = 1, **tolerance: float) -> None:
+def define_ubn(layer: UBN, xs: list[Tensor], state: definition.State) -> Result:
+    """What the definition makes of the batches of all ranks, by the layer's settings."""
+    return definition.ubn_of_ranks(
+        xs,
+        state,
+        training=layer.training,
+        eps=layer.eps,
+        momentum=layer.momentum,
+        threshold=layer.condensation_threshold,
+        feature=layer.condensation_feature,
+    )
+
+
+def compare(
+    layer: nn.Module,
+    x: Tensor,
+    steps: int = 1,
+    define: Define = define_ubn,
+    **tolerance: float,
+) -> None:
     """Run layer and definition side by side and compare everything."""
     tolerance = tolerance or {'rtol': 1e-10, 'atol': 1e-12}
     state = state_of(layer)
     for step in range(steps):
         ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
         y = layer(ours)
-        expected, state = definition.ubn(
-            theirs,
-            state,
-            training=layer.training,
-            threshold=layer.condensation_threshold,
-            feature=layer.condensation_feature,
-        )
+        [expected], state = define(layer, [theirs], state)
         torch.testing.assert_close(y, expected, **tolerance)
         gradient = images(*x.shape, seed=100 + step)
         layer.zero_grad()

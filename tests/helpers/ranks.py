@@ -20,6 +20,7 @@ class Ranks:
         self.size = size
         self._tasks = [context.Queue() for _ in range(size)]
         self._results = context.Queue()
+        self._calls = 0
         self._processes = [
             context.Process(
                 target=_work,
@@ -36,11 +37,14 @@ class Ranks:
 
         Fails with the traceback of the first rank to raise.
         """
+        self._calls += 1
         for tasks, argument in zip(self._tasks, each, strict=True):
-            tasks.put(pickle.dumps((function, argument)))
+            tasks.put(pickle.dumps((self._calls, function, argument)))
         results = {}
         while len(results) < self.size:
-            rank, result, error = pickle.loads(self._results.get(timeout=120))
+            call, rank, result, error = pickle.loads(self._results.get(timeout=120))
+            if call != self._calls:
+                continue  # from a rank that came after another had failed
             if error:
                 raise AssertionError(f'rank {rank} failed:\n{error}')
             results[rank] = result
@@ -77,9 +81,9 @@ def process_group(
 def _work(rank: int, size: int, store: str, tasks: mp.Queue, results: mp.Queue) -> None:
     with process_group(rank, size, store):
         while (task := tasks.get()) is not None:
-            function, argument = pickle.loads(task)
+            call, function, argument = pickle.loads(task)
             try:
-                answer = (rank, function(argument), None)
+                answer = (call, rank, function(argument), None)
             except Exception:
-                answer = (rank, None, traceback.format_exc())
+                answer = (call, rank, None, traceback.format_exc())
             results.put(pickle.dumps(answer))

@@ -5,12 +5,37 @@ import pickle
 
 import pytest
 import torch
-from helpers.layers import OFF, STAGES, images, trained
+from helpers.layers import OFF, STAGES, define_ubn, images, trained
+from helpers.norm_tester import NormTester
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ubn_mmdet import UBN
+
+
+class TestUBN(NormTester):
+    norm = UBN
+    variants = STAGES | {'pooled': {'condensation_feature': 'pooled'}}
+    wrong = [
+        ({'centering': 1}, 'centering.*True or False.*1'),
+        ({'scaling': 'raw'}, "scaling.*'normalized' or None.*'raw'"),
+        ({'scaling': True}, "scaling.*'normalized' or None.*True"),
+        ({'kernel_size': 4}, 'kernel_size.*positive odd integer.*4'),
+        ({'kernel_size': -3}, 'kernel_size.*positive odd integer.*-3'),
+        ({'kernel_size': (3, 3)}, 'kernel_size.*positive odd integer'),
+        ({'initial_weight': 'small'}, "initial_weight.*number.*'small'"),
+        ({'initial_weight': float('nan')}, 'initial_weight.*finite.*nan'),
+        ({'initial_spatial': 'random'}, "'zeros' or 'kaiming'.*'random'"),
+        ({'condensation_threshold': -0.1}, r'condensation_threshold.*\[0, 1\).*-0.1'),
+        ({'condensation_threshold': 1}, r'condensation_threshold.*\[0, 1\).*1'),
+        ({'condensation_feature': 'mean'}, "'flat' or 'pooled'.*'mean'"),
+        ({'condensation_feature': ['flat']}, r"'flat' or 'pooled'.*\['flat'\]"),
+        ({'kernal_size': 3}, 'kernal_size'),
+    ]
+
+    def define(self, layer, xs, state):
+        return define_ubn(layer, xs, state)
 
 
 def batchnorm_like(layer: UBN) -> nn.BatchNorm2d:

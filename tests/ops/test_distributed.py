@@ -7,10 +7,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from helpers import definition
 from helpers.layers import OFF, STAGES, images, state_of, trained
+from helpers.one_process import FLOAT64, assert_equals_one_process, step
 from helpers.ranks import Ranks, process_group
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ubn_mmdet import UBN
 from ubn_mmdet.ops.distributed import sync_group
 
-FLOAT64 = {'rtol': 1e-9, 'atol': 1e-9}
 FLOAT32 = {'rtol': 1e-5, 'atol': 1e-5}
 
 # Each rank's (N, H, W).
@@ -29,13 +28,6 @@ ONE_EMPTY = [(3, 6, 5), (0, 14, 14), (2, 9, 3)]
 ONE_WITHOUT_POSITIONS = [(3, 6, 5), (2, 0, 5), (2, 9, 3)]
 FIRST_EMPTY = [(0, 6, 5), (1, 4, 7), (0, 6, 5)]
 ALL_EMPTY = [(0, 6, 5)] * 3
-
-
-@pytest.fixture(scope='module')
-def two(tmp_path_factory):
-    ranks = Ranks(2, tmp_path_factory.mktemp('ranks'))
-    yield ranks
-    ranks.close()
 
 
 @pytest.fixture(scope='module')
@@ -50,97 +42,6 @@ def batches(shapes, alike=True):
         images(n, 3, h, w, alike=alike, seed=rank)
         for rank, (n, h, w) in enumerate(shapes)
     ]
-
-
-def step(task):
-    """One rank's part: output, gradients, buffers and collectives of some steps."""
-    layer, x, gradient, steps = task
-    layer.zero_grad()
-    with CountedCollectives() as counted:
-        for _ in range(steps):
-            x = x.detach().clone().requires_grad_()
-            y = layer(x)
-            y.backward(gradient)
-    return {
-        'y': y.detach(),
-        'x': x.grad,
-        'parameters': [parameter.grad for parameter in layer.parameters()],
-        'buffers': dict(layer.named_buffers()),
-        'collectives': counted.names,
-    }
-
-
-class CountedCollectives:
-    """Notes every collective operation of torch.distributed that is called."""
-
-    NAMES = (
-        'all_reduce',
-        'all_gather',
-        'all_gather_into_tensor',
-        'all_gather_object',
-        'reduce_scatter_tensor',
-        'broadcast',
-        'barrier',
-        'send',
-        'recv',
-    )
-
-    def __enter__(self):
-        self.names, self._originals = [], {}
-        for name in self.NAMES:
-            original = self._originals[name] = getattr(dist, name)
-
-            def counted(*args, _name=name, _original=original, **kwargs):
-                self.names.append(_name)
-                return _original(*args, **kwargs)
-
-            setattr(dist, name, counted)
-        return self
-
-    def __exit__(self, *_):
-        for name, original in self._originals.items():
-            setattr(dist, name, original)
-
-
-def assert_equals_one_process(ranks, layer, xs, steps=1, **tolerance):
-    """Every rank's result equals the definition on the batches of all ranks."""
-    tolerance = tolerance or FLOAT64
-    xs = xs[: ranks.size]
-    upstream = [images(*x.shape, seed=50 + i).to(x.dtype) for i, x in enumerate(xs)]
-    results = ranks.run(
-        step, [(layer, x, g, steps) for x, g in zip(xs, upstream, strict=True)]
-    )
-
-    state = state_of(copy.deepcopy(layer).double())
-    leaves = [x.double().requires_grad_() for x in xs]
-    names = [name for name, _ in layer.named_parameters()]
-    sums = [torch.zeros_like(state[name]) for name in names]
-    for _ in range(steps):
-        ys, state = definition.ubn_of_ranks(
-            leaves,
-            state,
-            training=layer.training,
-            threshold=layer.condensation_threshold,
-            feature=layer.condensation_feature,
-        )
-        loss = sum((y * g).sum() for y, g in zip(ys, upstream, strict=True))
-        inputs = [*leaves, *(state[name] for name in names)]
-        gradients = torch.autograd.grad(loss, inputs, materialize_grads=True)
-        of_xs, of_parameters = gradients[: len(xs)], gradients[len(xs) :]
-        sums = [a + b for a, b in zip(sums, of_parameters, strict=True)]
-
-    for result, y, of_x in zip(results, ys, of_xs, strict=True):
-        torch.testing.assert_close(result['y'].double(), y, **tolerance)
-        torch.testing.assert_close(result['x'].double(), of_x, **tolerance)
-        for name, buffer in result['buffers'].items():
-            want = state[name].to(buffer.dtype)
-            torch.testing.assert_close(buffer, want, **tolerance)
-    for i, name in enumerate(names):
-        total = sum(result['parameters'][i].double() for result in results)
-        torch.testing.assert_close(
-            total, sums[i], msg=lambda m, name=name: f'{name}: {m}', **tolerance
-        )
-    return results
 
 
 @pytest.mark.parametrize('feature', ['flat', 'pooled'])
@@ -158,11 +59,11 @@ def assert_equals_one_process(ranks, layer, xs, steps=1, **tolerance):
     ],
 )
 @pytest.mark.parametrize('is_open', [True, False], ids=['open', 'closed'])
-def test_ranks_equal_one_process(two, three, feature, shapes, is_open):
+def test_ranks_equal_one_process(two_ranks, three, feature, shapes, is_open):
     layer = trained(condensation_feature=feature)
     if not is_open:
         layer.condensation_threshold = 0.99
-    for ranks in (two, three):
+    for ranks in (two_ranks, three):
         results = assert_equals_one_process(
             ranks, layer, batches(shapes, alike=is_open)
         )
@@ -172,8 +73,8 @@ def test_ranks_equal_one_process(two, three, feature, shapes, is_open):
 
 
 @pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
-def test_every_stage_on_ranks(two, stages):
-    assert_equals_one_process(two, trained(**stages), batches(UNLIKE), steps=2)
+def test_every_stage_on_ranks(two_ranks, stages):
+    assert_equals_one_process(two_ranks, trained(**stages), batches(UNLIKE), steps=2)
 
 
 @pytest.mark.parametrize('kernel_size', [1, 3])
@@ -184,19 +85,19 @@ def test_float32_on_ranks(three, kernel_size):
 
 
 @pytest.mark.parametrize('settings', [{}, OFF], ids=['all', 'all off'])
-def test_one_collective_forward_and_one_backward(two, settings):
+def test_one_collective_forward_and_one_backward(two_ranks, settings):
     layer = trained(**settings)
     xs = batches(UNLIKE)[:2]
-    results = two.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
+    results = two_ranks.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
     for result in results:
         assert result['collectives'] == ['all_gather', 'all_reduce']
 
 
 @pytest.mark.parametrize('settings', [{'sync': False}, {'sync_group_size': 1}])
-def test_unsynchronised_ranks_are_on_their_own(two, settings):
+def test_unsynchronised_ranks_are_on_their_own(two_ranks, settings):
     layer = trained(**settings)
     xs = batches(UNLIKE)[:2]
-    results = two.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
+    results = two_ranks.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
     for x, result in zip(xs, results, strict=True):
         expected, state = definition.ubn(x, state_of(layer), training=True)
         torch.testing.assert_close(result['y'], expected, **FLOAT64)
@@ -206,10 +107,10 @@ def test_unsynchronised_ranks_are_on_their_own(two, settings):
         assert result['collectives'] == []
 
 
-def test_evaluation_takes_part_in_nothing(two):
+def test_evaluation_takes_part_in_nothing(two_ranks):
     layer = trained().eval()
     xs = batches(UNLIKE)[:2]
-    results = two.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
+    results = two_ranks.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
     for x, result in zip(xs, results, strict=True):
         expected, _ = definition.ubn(x, state_of(layer), training=False)
         torch.testing.assert_close(result['y'], expected, **FLOAT64)
@@ -299,7 +200,7 @@ def optimize(net, model, micro_batches, last, no_sync):
     return buffer.getvalue()
 
 
-def test_data_parallel_training_with_accumulation_and_checkpoints(two):
+def test_data_parallel_training_with_accumulation_and_checkpoints(two_ranks):
     """Two ranks equal one process with the double batch; so do their checkpoints.
 
     Two optimizer steps on two ranks, two more from that checkpoint on one process, and
@@ -313,7 +214,7 @@ def test_data_parallel_training_with_accumulation_and_checkpoints(two):
             ((halves[0][rank], halves[1][rank]), halves[2][rank], state)
             for rank in range(2)
         ]
-        states = two.run(train_net, tasks)
+        states = two_ranks.run(train_net, tasks)
         loaded = [torch.load(io.BytesIO(s), weights_only=True) for s in states]
         torch.testing.assert_close(*loaded, rtol=0, atol=0)
         return states[0]

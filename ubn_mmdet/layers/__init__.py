@@ -1,6 +1,21 @@
 """Norm layers as ``nn.Module``; they need PyTorch alone."""
 
+from .bnet import BNET
 from .convert import convert_batchnorm
+from .iebn import IEBN
+from .init_bn import InitBN
+from .rbn import RBN
 from .ubn import UBN
 
-__all__ = ['UBN', 'convert_batchnorm']
+# Each is registered under its name where there is a toolbox.
+FAMILY = (UBN, RBN, IEBN, BNET, InitBN)
+
+__all__ = [
+    'BNET',
+    'FAMILY',
+    'IEBN',
+    'RBN',
+    'UBN',
+    'InitBN',
+    'convert_batchnorm',
+]

@@ -21,7 +21,7 @@ from ..ops.dispatch import passes_for
 from ..ops.distributed import merge_statistics, sync_group
 from ..ops.precision import full_precision
 from ..ops.recompute import is_recomputation
-from .checks import check_count, check_flag, check_number
+from .checks import check_count, check_flag, check_known, check_number
 from .initial_weight import InitialWeight
 from .stages import (
     BatchStatistics,
@@ -116,7 +116,9 @@ class PipelineNorm(Base):
         sync_group_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **unknown: object,
     ) -> None:
+        check_known(type(self), PipelineNorm, unknown)
         check_count('num_features', num_features)
         check_number('eps', eps, lambda v: 0 < v < math.inf, 'a finite number > 0')
         if momentum is not None:

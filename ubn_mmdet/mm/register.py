@@ -6,8 +6,9 @@ the scope ``mmdet``.
 
 from mmengine.registry import MODELS
 
-from ..layers import UBN
+from ..layers import FAMILY
 from . import condensation_hook, guard  # noqa: F401
 
-MODELS.register_module(name='UBN', module=UBN)
+for member in FAMILY:
+    MODELS.register_module(name=member.__name__, module=member)
 guard.install()

@@ -21,13 +21,13 @@ class ReferencePasses:
     def __init__(self, x: Tensor) -> None:
         self.x = x
 
-    # Zero where there are no positions.
+    # Zero where there are no positions, and part of the graph all the same: a rank
+    # without elements must go through the backward of what all ranks have merged.
 
     def mean(self) -> Tensor:
         """``K``, ``(N, C)``: the mean of each map."""
-        if is_empty(self.x):
-            return self.x.new_zeros(self.x.shape[:2], dtype=compute_dtype(self.x))
-        return self.x.mean(dim=(2, 3), dtype=compute_dtype(self.x))
+        reduce = torch.sum if is_empty(self.x) else torch.mean
+        return reduce(self.x, dim=(2, 3), dtype=compute_dtype(self.x))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """``K, V``, ``(N, C)`` each: mean and biased variance of each map."""

@@ -1,0 +1,94 @@
+"""UBN's relatives written from their definitions, as UBN is in ``definition.py``.
+
+Each takes the batches of all ranks and the state before, and gives the outputs and the
+state after. An affine stage whose keys are absent from ``state`` is off.
+"""
+
+import torch
+from torch import Tensor
+
+from helpers.definition import (
+    State,
+    batchnorm_statistics,
+    depthwise,
+    gap,
+    over_maps,
+)
+
+Result = tuple[list[Tensor], State]
+
+
+def rbn(
+    xs: list[Tensor], state: State, *, training: bool, eps: float, momentum: float
+) -> Result:
+    """Representative BatchNorm."""
+    state = dict(state)
+    centred = [x + over_maps(state['centering_weight']) * gap(x) for x in xs]
+    mean, var = batchnorm_statistics(
+        centred, state, training=training, momentum=momentum
+    )
+    ys = []
+    for x in centred:
+        xhat = normalize(x, mean, var, eps)
+        gate = relative_gate(gap(xhat), state, start=1.0)
+        ys.append(channel_affine(gate * xhat, state))
+    return ys, state
+
+
+def iebn(
+    xs: list[Tensor], state: State, *, training: bool, eps: float, momentum: float
+) -> Result:
+    """Instance Enhancement BatchNorm."""
+    state = dict(state)
+    mean, var = batchnorm_statistics(xs, state, training=training, momentum=momentum)
+    ys = []
+    for x in xs:
+        gate = relative_gate(gap(x), state, start=-1.0)
+        ys.append(channel_affine(gate * normalize(x, mean, var, eps), state))
+    return ys, state
+
+
+def bnet(
+    xs: list[Tensor], state: State, *, training: bool, eps: float, momentum: float
+) -> Result:
+    """BatchNorm with a depthwise affine; ``weight`` adds to the centre tap."""
+    state = dict(state)
+    mean, var = batchnorm_statistics(xs, state, training=training, momentum=momentum)
+    xhats = [normalize(x, mean, var, eps) for x in xs]
+    if 'weight' not in state:
+        return xhats, state
+    kernel = state['spatial_weight'].clone()
+    centre = kernel.shape[-1] // 2
+    kernel[:, centre, centre] = kernel[:, centre, centre] + state['weight']
+    return [
+        depthwise(xhat, kernel) + over_maps(state['bias']) if xhat.numel() else xhat
+        for xhat in xhats
+    ], state
+
+
+def batchnorm(
+    xs: list[Tensor], state: State, *, training: bool, eps: float, momentum: float
+) -> Result:
+    """BatchNorm."""
+    state = dict(state)
+    mean, var = batchnorm_statistics(xs, state, training=training, momentum=momentum)
+    return [channel_affine(normalize(x, mean, var, eps), state) for x in xs], state
+
+
+def normalize(x: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+    """``(x - mean) / sqrt(var + eps)``, by channel."""
+    return (x - over_maps(mean)) / torch.sqrt(over_maps(var) + eps)
+
+
+def relative_gate(mean: Tensor, state: State, start: float) -> Tensor:
+    """``sigmoid(w_v * mean + w_b)``, over its value at the start."""
+    weight, bias = over_maps(state['scaling_weight']), over_maps(state['scaling_bias'])
+    at_start = torch.sigmoid(torch.tensor(start, dtype=torch.float64))
+    return torch.sigmoid(weight * mean + bias) / at_start
+
+
+def channel_affine(x: Tensor, state: State) -> Tensor:
+    """BatchNorm's weight and bias."""
+    if 'weight' not in state:
+        return x
+    return over_maps(state['weight']) * x + over_maps(state['bias'])

@@ -1,0 +1,34 @@
+"""Representative Batch Normalization (RBN), CVPR 2021."""
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .pipeline import PipelineNorm, Stages
+from .stages import Centering, ChannelAffine, NormalizedScaling
+
+
+class RBN(PipelineNorm, _BatchNorm):
+    """Representative Batch Normalization: centering before, scaling after (CVPR 2021).
+
+    With ``x' = x + centering_weight * GAP(x)`` normalised to ``xhat``, as by BatchNorm,
+    ``y = s * weight * xhat + bias``, and
+    ``s = sigmoid(scaling_weight * GAP(xhat) + scaling_bias) / sigmoid(1)``.
+
+    Args:
+        num_features: Channels ``C`` of the input ``(N, C, H, W)``.
+        **common: ``eps``, ``momentum``, ``affine``, ``track_running_stats``, ``sync``,
+            ``sync_group_size``, ``device`` and ``dtype``, as in :class:`PipelineNorm`.
+
+    Parameters are ``weight``, ``bias``, ``centering_weight``, ``scaling_weight`` and
+    ``scaling_bias``, ``(C,)`` each; buffers are BatchNorm's. A fresh layer is exactly
+    BatchNorm, and takes its checkpoints.
+
+    Input, output and errors are those of :class:`PipelineNorm`.
+    """
+
+    def __init__(self, num_features: int, **common) -> None:
+        stages = Stages(
+            centering=Centering(),
+            scaling=NormalizedScaling(),
+            affine=ChannelAffine(bias_is_scaled=False),
+        )
+        super().__init__(num_features, stages, **common)
