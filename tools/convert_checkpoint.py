@@ -1,8 +1,8 @@
-"""Convert a checkpoint between the layouts of BatchNorm, UBN, and UBN's authors.
+"""Convert a checkpoint between the layouts of BatchNorm, its family, and UBN's authors.
 
 The state dict is converted, "meta" is kept, and the rest (optimizer, schedule), which
-would not fit any more, is left out. BatchNorm checkpoints load into UBN models as they
-are; --to ubn writes the keys out.
+would not fit any more, is left out. BatchNorm checkpoints load into models of the family
+as they are; --to ubn writes the keys out.
 """
 
 import argparse
@@ -10,8 +10,17 @@ import pickle
 import sys
 from pathlib import Path
 
+from torch import nn
+
+from ubn_mmdet import layers
 from ubn_mmdet.checkpoints import layouts
 from ubn_mmdet.checkpoints.files import read_checkpoint, write_checkpoint
+
+MEMBERS = {
+    member.__name__.lower(): member
+    for member in layers.FAMILY
+    if issubclass(member, layers.PipelineNorm)
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,9 +30,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('target', type=Path, help='the file to write; must not exist')
     parser.add_argument(
         '--to',
-        choices=('ubn', 'bn'),
+        choices=('bn', *MEMBERS),
         required=True,
-        help='ubn takes BatchNorm layers; bn works where it is exact',
+        help='bn works where it is exact; all others take BatchNorm layers',
+    )
+    parser.add_argument(
+        '--from',
+        dest='source_norm',
+        choices=tuple(MEMBERS),
+        default='ubn',
+        help='with --to bn: the norm of the source (%(default)s)',
     )
     parser.add_argument(
         '--authors',
@@ -35,7 +51,9 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="the source is a torchvision-style ResNet; make it a detector's backbone",
     )
-    parser.add_argument('--kernel-size', type=int, default=3, help='of UBN (3)')
+    parser.add_argument(
+        '--kernel-size', type=int, default=3, help='of UBN and BNET (3)'
+    )
     parser.add_argument(
         '--trust',
         action='store_true',
@@ -43,6 +61,14 @@ def parse_args() -> argparse.Namespace:
         'you trust, which may run code',
     )
     return parser.parse_args()
+
+
+def target_norm(args: argparse.Namespace) -> nn.Module:
+    """A layer as it is asked for."""
+    settings = {}
+    if args.to in ('ubn', 'bnet'):
+        settings['kernel_size'] = args.kernel_size
+    return MEMBERS[args.to](1, **settings)
 
 
 def main() -> None:
@@ -58,9 +84,10 @@ def main() -> None:
             if unplaced:
                 print(f'no place in a backbone, left out: {", ".join(unplaced)}')
         if args.to == 'bn':
-            state = layouts.ubn_to_batchnorm(state)
+            norm = MEMBERS[args.source_norm](1)
+            state = layouts.to_batchnorm(state, norm.stages)
         elif not args.authors:
-            state = layouts.batchnorm_to_ubn(state, args.kernel_size)
+            state = layouts.from_batchnorm(state, target_norm(args).stages)
         write_checkpoint(args.target, checkpoint | {'state_dict': state})
     except pickle.UnpicklingError as error:
         sys.exit(f'{args.source} holds more than tensors (--trust reads it): {error}')

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.commands import ROOT, run
 from helpers.layers import OFF, images, trained
+from helpers.layers import shake as shake_layer
 from mmdet.models import ResNet
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from ubn_mmdet import UBN
 from ubn_mmdet.checkpoints import layouts
 from ubn_mmdet.checkpoints.layouts import ConversionError
+from ubn_mmdet.layers import FAMILY
 
 TOOL = ROOT / 'tools/convert_checkpoint.py'
 
@@ -50,14 +52,16 @@ def test_batchnorm_weights_load_into_a_detector_as_they_are(norm, start, capfd):
             torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_batchnorm_to_ubn_writes_every_key():
+def test_from_batchnorm_writes_every_key():
     theirs, ours = shake(resnet('BN')), resnet('UBN')
-    state = layouts.batchnorm_to_ubn(theirs.state_dict())
+    state = layouts.from_batchnorm(theirs.state_dict(), UBN(1).stages)
     assert state.keys() == ours.state_dict().keys()
     ours.load_state_dict(state)
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(ours(x)[-1], theirs(x)[-1], rtol=1e-5, atol=1e-5)
-    assert layouts.batchnorm_to_ubn(state) == state  # what is UBN stays as it is
+    assert (
+        layouts.from_batchnorm(state, UBN(1).stages) == state
+    )  # what is UBN stays as it is
 
 
 class AuthorsUBN(nn.Module):
@@ -107,17 +111,19 @@ def test_a_part_of_the_authors_layout_is_named():
         layouts.authors_to_ubn(resnet('BN').state_dict())
 
 
-def test_ubn_to_batchnorm_where_it_is_exact():
-    layer = trained(4).eval()
+@pytest.mark.parametrize('member', FAMILY, ids=lambda member: member.__name__)
+def test_to_batchnorm_where_it_is_exact(member):
+    layer = shake_layer(member(4, dtype=torch.float64)).eval()
     with torch.no_grad():
-        layer.centering_weight.zero_()
-        layer.scaling_weight.zero_()
-        centre = layer.spatial_weight[:, 1, 1].clone()
-        layer.spatial_weight.zero_()
-        layer.spatial_weight[:, 1, 1] = centre
-    assert (layer.scaling_bias != 1).all()
+        for name in ('centering_weight', 'scaling_weight'):
+            if hasattr(layer, name):
+                layer.get_parameter(name).zero_()
+        if hasattr(layer, 'spatial_weight'):
+            centre = layer.spatial_weight[:, 1, 1].clone()
+            layer.spatial_weight.zero_()
+            layer.spatial_weight[:, 1, 1] = centre
     norm = nn.BatchNorm2d(4, dtype=torch.float64).eval()
-    state = layouts.ubn_to_batchnorm(nn.Sequential(layer).state_dict())
+    state = layouts.to_batchnorm(nn.Sequential(layer).state_dict(), layer.stages)
     nn.Sequential(norm).load_state_dict(state, strict=True)
     x = images(2, 4, 6, 5)
     torch.testing.assert_close(norm(x), layer(x), rtol=1e-12, atol=1e-12)
@@ -126,21 +132,26 @@ def test_ubn_to_batchnorm_where_it_is_exact():
 @pytest.mark.parametrize(
     'depends', ['centering_weight', 'scaling_weight', 'spatial_weight']
 )
-def test_ubn_to_batchnorm_refuses_what_depends_on_the_input(depends):
+def test_to_batchnorm_refuses_what_depends_on_the_input(depends):
     layer = nn.Sequential(nn.Identity(), UBN(4))
     with torch.no_grad():
         layer[1].get_parameter(depends)[2] = 0.1
     with pytest.raises(ConversionError, match=f'^1: {depends} is not zero'):
-        layouts.ubn_to_batchnorm(layer.state_dict())
+        layouts.to_batchnorm(layer.state_dict(), layer[1].stages)
 
 
 def test_there_and_back():
     state = shake(resnet('BN')).state_dict()
-    there = layouts.batchnorm_to_ubn(state, kernel_size=5)
-    back = layouts.ubn_to_batchnorm(there)
+    there = layouts.from_batchnorm(state, UBN(1, kernel_size=5).stages)
+    assert there['bn1.spatial_weight'].shape == (64, 5, 5)
+    back = layouts.to_batchnorm(there, UBN(1).stages)
     torch.testing.assert_close(back, dict(state))
-    with pytest.raises(ConversionError, match='positive and odd, got 4'):
-        layouts.batchnorm_to_ubn(state, kernel_size=4)
+
+
+def test_stages_that_are_off_need_no_keys():
+    layer = nn.Sequential(UBN(4, **OFF))
+    state = layouts.to_batchnorm(layer.state_dict(), UBN(1).stages)
+    assert state.keys() == layer.state_dict().keys()
 
 
 class TestCommandLine:

@@ -1,37 +1,20 @@
-"""Exact mappings between the state-dict layouts of BatchNorm, UBN and UBN's authors.
+"""Exact mappings between the state-dict layouts of BatchNorm, its family and UBN's authors.
 
 Pure functions on state dicts; what cannot be mapped exactly raises, nothing is lost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from ..layers.pipeline import Stages
-from ..layers.stages import (
-    Centering,
-    ChannelAffine,
-    DepthwiseAffine,
-    Entry,
-    GatedStatistics,
-    NormalizedScaling,
-)
 from ..layers.stages.affine import AUTHORS_GATE
 
 StateDict = dict[str, Tensor]
 
 BATCHNORM_KEYS = ('weight', 'bias', 'running_mean', 'running_var')
-
-
-def _own_entries(kernel_size: int = 3) -> list[Entry]:
-    """What a UBN with every stage has, beside BatchNorm's."""
-    kernel = DepthwiseAffine(kernel_size) if kernel_size > 1 else ChannelAffine()
-    stages = Stages(Centering(), GatedStatistics(), NormalizedScaling(), kernel)
-    return stages.entries()
-
-
-OWN_KEYS = tuple(entry.name for entry in _own_entries())
+_BATCHNORM = (*BATCHNORM_KEYS, 'num_batches_tracked')
 # The authors' layer, without weight and bias of its own; * may also be (1, C, 1, 1).
 AUTHORS_KEYS = {
     'center_weight': 'centering_weight',  # *
@@ -46,30 +29,28 @@ class ConversionError(ValueError):
     """The state dict cannot be converted exactly."""
 
 
-def batchnorm_to_ubn(state: StateDict, kernel_size: int = 3) -> StateDict:
-    """Give every BatchNorm the keys of a UBN whose stages do nothing yet.
+def from_batchnorm(state: StateDict, stages: Stages) -> StateDict:
+    """Give every BatchNorm the keys of a layer whose stages do nothing yet.
 
-    UBN layers load a BatchNorm state as it is; this is for whoever reads the file.
+    Layers of the family load a BatchNorm state as it is; this is for whoever reads the
+    file. Layers that have a key of the stages already stay as they are.
 
-    Raises:
-        ConversionError: If ``kernel_size`` is not a positive odd number.
+    Args:
+        state: A model's.
+        stages: Of the layers that it is for, such as ``UBN(1).stages``.
     """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ConversionError(
-            f'kernel_size must be positive and odd, got {kernel_size}'
-        )
+    entries = stages.entries()
 
     def convert(norm: StateDict) -> StateDict:
         weight = norm['weight']
         return norm | {
             entry.name: weight.new_full(entry.shape(len(weight)), entry.neutral)
-            for entry in _own_entries(kernel_size)
+            for entry in entries
         }
 
-    unconverted = [p for p in norm_prefixes(state) if not _has_any(state, p, OWN_KEYS)]
-    return _convert(
-        state, unconverted, (*BATCHNORM_KEYS, 'num_batches_tracked'), convert
-    )
+    own = [entry.name for entry in entries]
+    unconverted = [p for p in norm_prefixes(state) if not _has_any(state, p, own)]
+    return _convert(state, unconverted, _BATCHNORM, convert)
 
 
 def authors_to_ubn(state: StateDict) -> StateDict:
@@ -105,37 +86,30 @@ def authors_to_ubn(state: StateDict) -> StateDict:
     return _convert(state, prefixes, (*AUTHORS_KEYS, *statistics), convert)
 
 
-def ubn_to_batchnorm(state: StateDict) -> StateDict:
-    """To BatchNorm, where a UBN in evaluation is one.
+def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
+    """To BatchNorm, where a layer in evaluation is one.
 
     That is, where it neither centres, nor scales by its input, nor looks at neighbours.
     A constant scaling gate and the kernel's centre tap become part of weight and bias.
 
+    Args:
+        state: A model's.
+        stages: Of its layers, such as ``UBN(1).stages``. Those whose tensors are not
+            there count as switched off, and the size of a kernel is the file's.
+
     Raises:
         ConversionError: If a layer depends on its input in one of these ways.
     """
-    prefixes = [p for p in norm_prefixes(state) if _has_any(state, p, OWN_KEYS)]
+    own = [entry.name for entry in stages.entries()]
 
     def convert(norm: StateDict) -> StateDict:
-        own = {key: norm.pop(key) for key in OWN_KEYS if key in norm}
-        for key in ('centering_weight', 'scaling_weight'):
-            if key in own and own[key].any():
-                raise ConversionError(f'{key} is not zero')
-        weight, bias = norm['weight'], norm['bias']
-        if 'spatial_weight' in own:
-            kernel = own['spatial_weight'].clone()
-            centre = kernel.shape[-1] // 2
-            weight = weight + kernel[:, centre, centre]
-            kernel[:, centre, centre] = 0
-            if kernel.any():
-                raise ConversionError('spatial_weight is not zero off the centre')
-        if 'scaling_bias' in own:
-            gate = torch.sigmoid(own['scaling_bias']) / AUTHORS_GATE
-            weight, bias = gate * weight, gate * bias
-        return norm | {'weight': weight, 'bias': bias}
+        try:
+            return stages.fold(norm)
+        except ValueError as error:
+            raise ConversionError(str(error)) from None
 
-    keys = (*BATCHNORM_KEYS, 'num_batches_tracked', *OWN_KEYS)
-    return _convert(state, prefixes, keys, convert)
+    prefixes = [p for p in norm_prefixes(state) if _has_any(state, p, own)]
+    return _convert(state, prefixes, (*_BATCHNORM, *own), convert)
 
 
 def torchvision_to_backbone(state: StateDict) -> tuple[StateDict, list[str]]:
@@ -156,7 +130,7 @@ def norm_prefixes(state: StateDict) -> list[str]:
     return [p for p in prefixes if all(f'{p}.{key}' in state for key in BATCHNORM_KEYS)]
 
 
-def _has_any(state: StateDict, prefix: str, keys: tuple[str, ...]) -> bool:
+def _has_any(state: StateDict, prefix: str, keys: Iterable[str]) -> bool:
     return any(f'{prefix}.{key}' in state for key in keys)
 
 

@@ -60,6 +60,24 @@ class Stages:
         """The tensors that the stages want, beside BatchNorm's."""
         return [entry for stage in self for entry in stage.entries()]
 
+    def fold(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The BatchNorm that a layer with this state is in evaluation.
+
+        A stage none of whose tensors is there counts as switched off.
+
+        Args:
+            state: Of one layer, by the names of its tensors; all of BatchNorm's are there.
+
+        Raises:
+            ValueError: If the layer depends on its input in a way that BatchNorm does not.
+        """
+        state = dict(state)
+        for stage in reversed(list(self)):
+            names = [entry.name for entry in stage.entries()]
+            if not names or any(name in state for name in names):
+                stage.fold(state, self.affine.bias_is_scaled)
+        return state
+
 
 if TYPE_CHECKING:
     Base = _BatchNorm  # what the mix-in may take for granted

@@ -100,6 +100,15 @@ class DepthwiseAffine(ChannelAffine):
         start = _kaiming if kaiming else None
         return (Entry('spatial_weight', neutral=0.0, trailing=(k, k), start=start),)
 
+    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+        """A kernel that has its centre tap alone is a channel weight."""
+        kernel = state.pop('spatial_weight').clone()
+        centre = kernel.shape[-1] // 2
+        state['weight'] = state['weight'] + kernel[:, centre, centre]
+        kernel[:, centre, centre] = 0
+        if kernel.any():
+            raise ValueError('spatial_weight is not zero off the centre')
+
     def __call__(
         self,
         layer: nn.Module,

@@ -12,6 +12,11 @@ class Centering(Stage):
         """``centering_weight``, ``(C,)``: ``w_m``."""
         return (Entry('centering_weight', neutral=0.0),)
 
+    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+        """Nothing is left of a weight of zero."""
+        if state.pop('centering_weight').any():
+            raise ValueError('centering_weight is not zero')
+
     def __call__(self, layer: nn.Module, mean: Tensor) -> Tensor:
         """``(1 + w_m) * K``, ``(N, C)``: the means of ``x'``."""
         return mean + layer.centering_weight * mean

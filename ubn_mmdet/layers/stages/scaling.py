@@ -1,5 +1,6 @@
 """Scaling: a learnt gate by the sample's own mean, divided by its initial value."""
 
+import torch
 from torch import Tensor, nn
 
 from ...ops import algebra
@@ -32,6 +33,17 @@ class NormalizedScaling(Stage):
             layer.scaling_bias,
             self.initial_bias,
         )
+
+    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+        """A gate that does not depend on the input is a factor."""
+        if state.pop('scaling_weight').any():
+            raise ValueError('scaling_weight is not zero')
+        zero = torch.zeros(())
+        bias = state.pop('scaling_bias')
+        gate = algebra.scaling_gate(zero, zero, bias, self.initial_bias)
+        state['weight'] = gate * state['weight']
+        if bias_is_scaled:
+            state['bias'] = gate * state['bias']
 
     def _source(self, pooled: Tensor, raw: Tensor) -> Tensor:
         return pooled

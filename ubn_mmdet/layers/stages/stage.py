@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -57,5 +57,17 @@ class Stage:
         """The tensors that the stage wants, beside those of BatchNorm."""
         return ()
 
-    def prepare(self, layer: nn.Module) -> None:
-        """Change a freshly constructed layer where entries do not suffice."""
+    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+        """Turn the stage's tensors into BatchNorm's, as they act in evaluation, in place.
+
+        Args:
+            state: Of one layer, by the names of tensors; loses the stage's own.
+            bias_is_scaled: Whether the scaling gate acts on the bias.
+
+        Raises:
+            ValueError: If the stage, as it is in ``state``, is more than BatchNorm.
+        """
+        if not self.evaluates_as_batchnorm:
+            raise ValueError(f'{type(self).__name__} does not evaluate as BatchNorm')
+        for entry in self.entries():
+            state.pop(entry.name, None)
