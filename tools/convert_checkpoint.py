@@ -8,18 +8,16 @@ as they are; --to ubn writes the keys out.
 import argparse
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
-
-from ubn_mmdet import layers
 from ubn_mmdet.checkpoints import layouts
 from ubn_mmdet.checkpoints.files import read_checkpoint, write_checkpoint
+from ubn_mmdet.layers import FAMILY
+from ubn_mmdet.layers.pipeline import PipelineNorm, Stages
 
-MEMBERS = {
-    member.__name__.lower(): member
-    for member in layers.FAMILY
-    if issubclass(member, layers.PipelineNorm)
+MEMBERS: dict[str, Callable[..., PipelineNorm]] = {
+    member.__name__.lower(): member for member in FAMILY
 }
 
 
@@ -63,12 +61,12 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def target_norm(args: argparse.Namespace) -> nn.Module:
-    """A layer as it is asked for."""
+def target_stages(args: argparse.Namespace) -> Stages:
+    """Of the layers that are asked for."""
     settings = {}
     if args.to in ('ubn', 'bnet'):
         settings['kernel_size'] = args.kernel_size
-    return MEMBERS[args.to](1, **settings)
+    return MEMBERS[args.to](1, **settings).stages
 
 
 def main() -> None:
@@ -84,10 +82,10 @@ def main() -> None:
             if unplaced:
                 print(f'no place in a backbone, left out: {", ".join(unplaced)}')
         if args.to == 'bn':
-            norm = MEMBERS[args.source_norm](1)
-            state = layouts.to_batchnorm(state, norm.stages)
+            stages = MEMBERS[args.source_norm](1).stages
+            state = layouts.to_batchnorm(state, stages)
         elif not args.authors:
-            state = layouts.from_batchnorm(state, target_norm(args).stages)
+            state = layouts.from_batchnorm(state, target_stages(args))
         write_checkpoint(args.target, checkpoint | {'state_dict': state})
     except pickle.UnpicklingError as error:
         sys.exit(f'{args.source} holds more than tensors (--trust reads it): {error}')

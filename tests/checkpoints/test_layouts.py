@@ -59,9 +59,8 @@ def test_from_batchnorm_writes_every_key():
     ours.load_state_dict(state)
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(ours(x)[-1], theirs(x)[-1], rtol=1e-5, atol=1e-5)
-    assert (
-        layouts.from_batchnorm(state, UBN(1).stages) == state
-    )  # what is UBN stays as it is
+    # What is UBN stays as it is.
+    assert layouts.from_batchnorm(state, UBN(1).stages) == state
 
 
 class AuthorsUBN(nn.Module):
@@ -179,7 +178,9 @@ class TestCommandLine:
     def test_a_failure_writes_nothing_and_says_why(self, tmp_path):
         torch.save(nn.Sequential(trained(4)).state_dict(), tmp_path / 'ubn.pth')
         out = run(TOOL, 'ubn.pth', 'bn.pth', '--to=bn', cwd=tmp_path, ok=False)
-        assert out == 'convert_checkpoint: 0: centering_weight is not zero\n'
+        assert (
+            'convert_checkpoint: 0: spatial_weight is not zero off the centre\n' == out
+        )
         assert [path.name for path in tmp_path.iterdir()] == ['ubn.pth']
 
     def test_a_training_checkpoint_is_read_on_trust_and_keeps_its_meta(self, tmp_path):

@@ -4,7 +4,6 @@ from .bnet import BNET
 from .convert import convert_batchnorm
 from .iebn import IEBN
 from .init_bn import InitBN
-from .pipeline import PipelineNorm
 from .rbn import RBN
 from .ubn import UBN
 
@@ -18,6 +17,5 @@ __all__ = [
     'RBN',
     'UBN',
     'InitBN',
-    'PipelineNorm',
     'convert_batchnorm',
 ]
