@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from . import kept
+from .condensation_file import QUANTITIES
 from .groups import Result, ResultGroup
 
 KIND = 'condensation'
 FILE = 'condensation.json'
-QUANTITIES = ('condensation', 'average', 'gate', 'shift')
 MAX_STEPS = 50
 
 

@@ -8,13 +8,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from ..data.coco_folder import annotation_file
 from . import kept
 from .groups import Result, ResultGroup
 from .images import RESAMPLES, ImagesError, Scores, compare, read_predictions, score
 
 KIND = 'images'
-# The toolbox rounds to three decimals.
-TOLERANCE = 0.002
+# What rounding to three decimals takes, and a little.
+TOLERANCE = 0.001
 
 
 def images_of(
@@ -29,7 +30,7 @@ def images_of(
         group: The runs.
         baseline: The norm that the others are compared with.
         annotations: The COCO instances file that the runs were evaluated on; by default
-            what the runs name as ``annotations``, or that of the folder ``data``.
+            what their folders say.
         say: Called with a line before each run that is scored.
 
     Returns:
@@ -47,7 +48,7 @@ def images_of(
         return known
     if not present:
         raise ImagesError('The predictions of the runs are not at hand.')
-    truth = _annotations(group, annotations)
+    truth = _annotations(present[0], annotations)
     scores: dict[str, dict[int, Scores]] = {}
     for run in present:
         say(f'scoring the predictions of {run.norm}, seed {run.seed}')
@@ -84,17 +85,24 @@ def _covers(
     )
 
 
-def _annotations(group: ResultGroup, given: Path | None) -> dict:
-    first = group.runs[0]
-    path = given or first.file('annotations')
-    path = path or Path(str(first.record['data'])) / 'instances_val.json'
-    try:
-        return json.loads(path.read_bytes())
-    except OSError:
+def _annotations(run: Result, given: Path | None) -> dict:
+    path = given or _evaluated_on(run)
+    if path is None or not path.is_file():
         raise ImagesError(
             'The annotations of the validation images are not at hand '
             '(`--annotations` names them).'
-        ) from None
+        )
+    return json.loads(path.read_bytes())
+
+
+def _evaluated_on(run: Result) -> Path | None:
+    """What the specification in the run's folder says, if it is there."""
+    path = run.beside('run.json')
+    if path is None:
+        return None
+    specification = json.loads(path.read_text())
+    root = Path(specification['directory'], specification['folder']['root'])
+    return root / annotation_file('val')
 
 
 def _score(run: Result, truth: dict) -> Scores:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 SETTINGS = (
     *('comparison', 'data', 'detector', 'epochs', 'image_size', 'batch_size'),
-    *('device', 'commit'),
+    'commit',
 )
 # Not every file has these; where they are, they count as well.
 FURTHER_SETTINGS = ('processes', 'setting_hash')

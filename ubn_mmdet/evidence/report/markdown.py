@@ -13,8 +13,15 @@ SETTING_TITLES = {
     'image_size': 'image size, pixels',
     'batch_size': 'batch size',
     'processes': 'processes',
-    'device': 'device',
     'commit': 'commit',
+}
+MADE_TITLES = {
+    'classes': 'classes',
+    'train_images': 'training images',
+    'val_images': 'validation images',
+    'device': 'device',
+    'versions': 'versions',
+    'jobs': 'runs side by side',
 }
 
 HOW_TO_READ = f"""\
@@ -34,18 +41,22 @@ HOW_TO_READ = f"""\
 """
 
 
-def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) -> str:
+def group_markdown(
+    title: str, numbers: Mapping, pictures: Mapping[str, str], remarks: str = ''
+) -> str:
     """Markdown of one group, its title a heading of the second level.
 
     Args:
         title: Of the group.
         numbers: What ``numbers_of`` gives.
-        pictures: Where the figures are, by the names that ``figures_of`` gives them;
-            those that are not there are left out.
+        pictures: Where the figures are (``paper.draw``); those that are not there are
+            left out.
+        remarks: Markdown to say before all else.
     """
     parts = [
         f'## {title}',
-        verdicts(numbers),
+        *([remarks.strip()] if remarks.strip() else []),
+        *_verdicts(numbers),
         *_against(numbers, pictures),
         '### Mean and spread over seeds',
         *tables.spreads(numbers),
@@ -68,11 +79,9 @@ def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) ->
     return '\n\n'.join(parts) + '\n'
 
 
-def verdicts(numbers: Mapping) -> str:
-    """A plain sentence for each norm that is compared, as one list."""
+def _verdicts(numbers: Mapping) -> Iterator[str]:
+    """A plain sentence for each norm that is compared, and one for what is not."""
     baseline = numbers['baseline']
-    if baseline is None:
-        return 'No run of the baseline is finished: there is nothing to compare with.'
     lines = []
     for norm, compared in numbers['against'].items():
         found = {
@@ -80,17 +89,26 @@ def verdicts(numbers: Mapping) -> str:
             for metric, label in main_metrics(numbers).items()
             if compared[metric]
         }
-        if found:
-            words = [
-                f'{label} **{f["verdict"]}** ({signed(f["difference"])})'
-                for label, f in found.items()
-            ]
-            seeds = max(len(f['seeds']) for f in found.values())
-            text = f'{", ".join(words)}; {count(seeds, "seed")}'
-        else:
-            text = 'no seed in common'
-        lines.append(f'- **{norm}** against {baseline}: {text}.')
-    return '\n'.join(lines) or f'Nothing but {baseline} is finished.'
+        words = [
+            f'{label} **{f["verdict"]}** ({signed(f["difference"])})'
+            for label, f in found.items()
+        ]
+        seeds = max((len(f['seeds']) for f in found.values()), default=0)
+        said = (
+            f'{", ".join(words)}; {count(seeds, "seed")}' if words else 'no common seed'
+        )
+        lines.append(f'- **{norm}** against {baseline}: {said}.')
+    if lines:
+        yield '\n'.join(lines)
+    elif baseline is None:
+        yield 'No run of the baseline is finished: there is nothing to compare with.'
+    else:
+        yield f'Nothing but {baseline} is finished.'
+    if numbers['broken']:
+        runs = [
+            f'{r["norm"]}, seed {r["seed"]} ({r["status"]})' for r in numbers['broken']
+        ]
+        yield f'Without a result, and in no mean: {"; ".join(runs)}.'
 
 
 def _picture(pictures: Mapping[str, str], name: str, caption: str) -> Iterator[str]:
@@ -175,17 +193,20 @@ def _made(numbers: Mapping) -> Iterator[str]:
         for key, title in SETTING_TITLES.items()
         if settings.get(key) is not None
     ]
-    for key, title in {
-        'machine': 'machine', 'versions': 'versions', 'jobs': 'runs side by side',
-    }.items():  # fmt: skip
-        if made[key]:
-            lines.append(f'- {title}: {" or ".join(made[key])}')
+    lines += [
+        f'- {title}: {" or ".join(made[key])}'
+        for key, title in MADE_TITLES.items()
+        if made[key]
+    ]
     if made['times']:
         lines.append(f'- from {made["times"][0]} to {made["times"][1]}')
-    lines += [
-        f'- {norm}: seeds {", ".join(map(str, found["seeds"])) or "none"}; '
-        f'`{found["norm_cfg"]}`'
-        for norm, found in numbers['norms'].items()
-    ]
+    for norm, found in numbers['norms'].items():
+        seeds = ', '.join(map(str, found['seeds'])) or 'none'
+        text = f'- {norm}: seeds {seeds}; `{found["norm_cfg"]}`'
+        lines.append(text + (f'; `{found["options"]}`' if found['options'] else ''))
     yield '\n'.join(lines)
-    yield f'    python tools/compare_norms.py comparisons/{settings["comparison"]}.py'
+    yield (
+        f'Run by `python tools/compare_norms.py comparisons/{settings["comparison"]}.py` '
+        'at that commit, reported by `python tools/report_norms.py RESULTS.jsonl '
+        '--out FOLDER`.'
+    )

@@ -13,6 +13,7 @@ KINDS = {'bbox': 'box', 'segm': 'mask'}
 # Not COCO's: it says how early a run gets where it gets.
 OVER_EPOCHS = 'mAP_over_epochs'
 COSTS = ('seconds_per_step', 'peak_memory_mb', 'seconds', 'parameters')
+MADE = ('classes', 'train_images', 'val_images', 'device', 'jobs', 'versions')
 CURVES = {'epoch': ('bbox_mAP', 'segm_mAP'), 'iteration': ('loss',)}
 
 
@@ -54,6 +55,7 @@ def numbers_of(
         'norms': {
             norm: {
                 'norm_cfg': _first(group, norm).record.get('norm_cfg'),
+                'options': _first(group, norm).record.get('options'),
                 'seeds': list(runs),
                 'broken': sorted(r.seed for r in group.broken if r.norm == norm),
                 'metrics': {m: _spread(values[m][norm].values()) for m in metrics},
@@ -197,7 +199,7 @@ def _errors(images: Mapping) -> dict[str, dict]:
 def _made(runs: Sequence[Result]) -> dict:
     """With what the runs were made: all values that occur, as text."""
     made = {}
-    for key in ('machine', 'device', 'jobs', 'versions'):
+    for key in MADE:
         values = [run.record[key] for run in runs if run.record.get(key) is not None]
         shown = dict.fromkeys(
             ', '.join(f'{k} {v}' for k, v in x.items())

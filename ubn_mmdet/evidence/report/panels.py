@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ..group_condensation import QUANTITIES
+from ..condensation_file import QUANTITIES
 from .numbers import KINDS
 
 CURVES = {

@@ -1,12 +1,14 @@
 """The figures of a group of runs for print, drawn by Matplotlib."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...figures import write_figure
 from ..images import ERRORS
 from . import panels
 from .colours import colours
@@ -20,17 +22,45 @@ STYLE = {
 }
 
 
-def figures_of(numbers: Mapping) -> Iterator[tuple[str, Figure]]:
-    """Name and figure of all that there is something to draw for."""
+def draw(
+    numbers: Mapping,
+    folder: Path,
+    prefix: str,
+    formats: Sequence[str],
+    without: Collection[str] = (),
+) -> dict[str, str]:
+    """Write a group's figures as ``folder/<prefix><name>.<format>``.
+
+    Args:
+        numbers: What ``numbers_of`` gives.
+        folder: Where to.
+        prefix: Of the file names; may name a folder below.
+        formats: Such as ``png`` and ``pdf``.
+        without: Names of figures to leave out.
+
+    Returns:
+        For each name the path of its first format, from ``folder``.
+    """
+    written = {}
     with rc_context(STYLE):
-        if numbers['against']:
-            yield 'differences', _differences(numbers)
-        if panels.bands(numbers):
-            yield 'curves', _curves(numbers)
-        if numbers['errors']:
-            yield 'errors', _errors(numbers)
-        for name, record in panels.heat_maps(numbers):
-            yield name, _heat_maps(record)
+        for name, figure in _figures(numbers):
+            if name in without:
+                continue
+            for suffix in formats:
+                write_figure(folder / f'{prefix}{name}.{suffix}', figure)
+            written[name] = f'{prefix}{name}.{formats[0]}'
+    return written
+
+
+def _figures(numbers: Mapping) -> Iterator[tuple[str, Figure]]:
+    if numbers['against']:
+        yield 'differences', _differences(numbers)
+    if panels.bands(numbers):
+        yield 'curves', _curves(numbers)
+    if numbers['errors']:
+        yield 'errors', _errors(numbers)
+    for name, record in panels.heat_maps(numbers):
+        yield name, _heat_maps(record)
 
 
 def _figure(height: float, columns: int, **options) -> tuple[Figure, list[Axes]]:

@@ -11,7 +11,7 @@ from .numbers import KINDS
 
 
 def plots_of(numbers: Mapping) -> dict[str, list[go.Figure]]:
-    """By the names of ``figures_of``, the figures that stand side by side in the page."""
+    """The figures that stand side by side, by the names that ``paper.draw`` gives."""
     colour = colours(list(numbers['norms']), numbers['baseline'])
     found = {
         'differences': [

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from ...figures import write_figure
 from ...files import write_whole
 from ..group_condensation import condensation_of
 from ..group_images import images_of
@@ -15,7 +14,7 @@ from .markdown import HOW_TO_READ, group_markdown
 from .numbers import numbers_of
 from .page import PageError, html_page, require_page
 from .panels import later_heat_maps
-from .paper import figures_of
+from .paper import draw
 
 
 def write_report(
@@ -79,23 +78,6 @@ def collect(
         images = str(error)
         say(f'{group.settings["comparison"]}: {images}')
     return numbers_of(group, baseline, images, condensation_of(group))
-
-
-def draw(
-    numbers: Mapping, folder: Path, prefix: str, formats: Iterable[str]
-) -> dict[str, str]:
-    """Write a group's figures as ``folder/<prefix><name>.<format>``.
-
-    Returns:
-        For each name the path of its first format, from ``folder``.
-    """
-    formats = list(formats)
-    written = {}
-    for name, figure in figures_of(numbers):
-        for suffix in formats:
-            write_figure(folder / f'{prefix}{name}.{suffix}', figure)
-        written[name] = f'{prefix}{name}.{formats[0]}'
-    return written
 
 
 def _without_maps(numbers: Mapping) -> dict:
