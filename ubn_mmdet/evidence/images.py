@@ -24,7 +24,7 @@ import numpy as np
 
 from .statistics import CONFIDENCE
 
-KINDS = {'bbox': ('bbox',), 'segm': ('segmentation',)}
+KINDS = {'bbox': 'bbox', 'segm': 'segmentation'}
 METRICS = {
     **{'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75'},
     **{'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'},
@@ -87,25 +87,24 @@ def score(
 
     Args:
         annotations: Content of a COCO instances file.
-        predictions: COCO results; masks are scored if they have a ``segmentation``.
+        predictions: COCO results; masks are scored if they have a ``segmentation``. A
+            model that found nothing may have masks or not: both are scored.
         resamples: How many halves.
 
     Raises:
-        ImagesError: If there are no predictions, or hotcoco refuses them.
+        ImagesError: If hotcoco refuses the predictions.
         ModuleNotFoundError: If hotcoco is not installed.
     """
     import hotcoco
 
-    if not predictions:
-        raise ImagesError('there are no predictions')
     truth = hotcoco.COCO(annotations)
     halves = random_halves(truth.get_img_ids(), resamples)
     scores = Scores({}, {}, {})
     for kind, shape in KINDS.items():
-        if shape[0] not in predictions[0]:
+        if predictions and shape not in predictions[0]:
             continue
         # With a box at hand the area of a mask would be taken from the box.
-        keys = 'image_id', 'category_id', 'score', *shape
+        keys = 'image_id', 'category_id', 'score', shape
         try:
             found = truth.load_res([{k: p[k] for k in keys} for p in predictions])
         except (KeyError, ValueError, RuntimeError) as error:
