@@ -98,7 +98,10 @@ def test_a_new_run_is_scored_with_the_others(two_norms):
 def test_what_is_kept_of_a_run_that_was_repeated_does_not_count(two_norms):
     images_in(two_norms)
     add_run(two_norms, 'UBN', 1, 0.05, config_hash='another')
-    assert len(images_in(two_norms)[1]) == 4
+    for name in ('BN-0', 'BN-1', 'UBN-0', 'UBN-1'):
+        shutil.rmtree(two_norms / name)
+    with pytest.raises(ImagesError, match='predictions of the runs are not at hand'):
+        images_in(two_norms)
 
 
 def test_what_is_kept_counts_while_some_predictions_are_gone(two_norms):

@@ -166,6 +166,7 @@ def run_tool(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_the_tool_reports_several_files(tmp_path):
     pytest.importorskip('plotly')
     a = write_results(tmp_path / 'a.jsonl', [result('BN', 0, 0.1)])
