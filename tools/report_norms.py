@@ -32,6 +32,11 @@ def parse_args() -> argparse.Namespace:
         help='the COCO instances file of the validation images, if the results do not '
         'lead to it',
     )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        help='the work folder of the comparison, if the results file is not in it',
+    )
     return parser.parse_args()
 
 
@@ -41,7 +46,9 @@ def main() -> None:
     if args.annotations and not args.annotations.is_file():
         sys.exit(f'report_norms: there is no file {args.annotations}')
     try:
-        write_report(args.results, args.out, args.baseline, args.annotations)
+        write_report(
+            args.results, args.out, args.baseline, args.annotations, args.work_dir
+        )
     except ResultsError as error:
         sys.exit(f'report_norms: {error}')
     print(f'In {args.out}: report.html, report.md, report.json, figures/')

@@ -15,10 +15,11 @@ def group_of(folder, **records):
         norm, seed = name.split('_')
         run = folder / name
         run.mkdir(exist_ok=True)
-        (run / 'final.pth').touch()
         if record:
             (run / 'condensation.json').write_text(json.dumps(record))
-        lines.append(result(norm, int(seed), 0.1, checkpoint=f'{name}/final.pth'))
+        lines.append(
+            result(norm, int(seed), 0.1, condensation=f'{name}/condensation.json')
+        )
     (group,) = read_groups([write_results(folder / 'results.jsonl', lines)])
     return group
 

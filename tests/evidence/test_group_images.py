@@ -8,10 +8,10 @@ from helpers.results import (
     predictions,
     result,
     squares,
-    write_predictions,
     write_results,
 )
 
+from ubn_mmdet.evidence.coco_metrics import write_predictions
 from ubn_mmdet.evidence.group_images import images_of
 from ubn_mmdet.evidence.groups import read_groups
 from ubn_mmdet.evidence.images import ImagesError, score
@@ -148,7 +148,9 @@ def test_other_annotations_are_noticed(two_norms):
 
 def test_broken_predictions_are_named(two_norms):
     (two_norms / 'UBN-1/predictions.json.gz').write_text('broken')
-    with pytest.raises(ImagesError, match='UBN, seed 1: .* is no gzip-compressed json'):
+    with pytest.raises(
+        ImagesError, match='UBN, seed 1: predictions.json.gz is damaged'
+    ):
         images_in(two_norms)
 
 

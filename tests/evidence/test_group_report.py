@@ -18,7 +18,6 @@ def numbers(tmp_path):
         (group,) = read_groups([write_results(tmp_path / 'r.jsonl', list(lines))])
         if record:
             (tmp_path / 'condensation.json').write_text(json.dumps(record))
-            (tmp_path / 'final.pth').touch()
         found = numbers_of(group, baseline, images, condensation_of(group))
         return json.loads(json.dumps(found))  # as report.json has it
 
@@ -194,7 +193,7 @@ def test_errors_and_condensation_have_their_tables(numbers):
             {'norm': 'BN', 'seed': 1, 'bbox': {**costs, 'Miss': 0.3}},
         ],
     }
-    line = result('BN', 0, 0.1, checkpoint='final.pth')
+    line = result('BN', 0, 0.1, condensation='condensation.json')
     found = numbers(line, BN[1], images=images, record=condensation(closed=True))
     text = group_markdown('a', found, {'condensation-BN-0': 'map.png'})
     _, row = table_after(text, 'box | class')

@@ -1,20 +1,18 @@
 """Scores of predictions and intervals over images."""
 
 import contextlib
-import gzip
 import io
 import math
 
 import numpy as np
 import pytest
-from helpers.results import predictions, squares, write_predictions
+from helpers.results import predictions, squares
 
 from ubn_mmdet.evidence.images import (
     ImagesError,
     Scores,
     compare,
     random_halves,
-    read_predictions,
     score,
 )
 
@@ -200,18 +198,9 @@ def test_what_many_halves_do_not_know_has_no_interval():
     assert (found['difference'], found['interval']) == (None, None)
 
 
-def test_predictions_are_read_and_checked(tmp_path):
-    found = predictions(TRUTH, 0.1, seed=0)
-    write_predictions(tmp_path / 'p.json.gz', found)
-    assert read_predictions(tmp_path / 'p.json.gz') == found
-    (tmp_path / 'plain').write_text('[]')
-    with pytest.raises(ImagesError, match='plain is no gzip-compressed json'):
-        read_predictions(tmp_path / 'plain')
-    (tmp_path / 'dict').write_bytes(gzip.compress(b'{}'))
-    with pytest.raises(ImagesError, match='no list'):
-        read_predictions(tmp_path / 'dict')
+def test_what_is_no_prediction_is_refused():
     with pytest.raises(ImagesError, match="cannot read the predictions: 'score'"):
-        score(TRUTH, [{k: v for k, v in found[0].items() if k != 'score'}])
+        score(TRUTH, [{'image_id': 1, 'category_id': 1, 'bbox': [0, 0, 1, 1]}])
 
 
 def test_a_model_that_finds_nothing_scores_nothing():

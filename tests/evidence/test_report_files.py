@@ -13,11 +13,11 @@ from helpers.results import (
     predictions,
     result,
     squares,
-    write_predictions,
     write_results,
 )
 from PIL import Image
 
+from ubn_mmdet.evidence.coco_metrics import write_predictions
 from ubn_mmdet.evidence.images import score
 from ubn_mmdet.evidence.report.colours import BASELINE, OTHERS, colours
 from ubn_mmdet.evidence.report.write import write_report
@@ -38,10 +38,11 @@ def results(tmp_path_factory):
             found = predictions(truth, error, seed)
             name = f'{norm}-{seed}/predictions.json.gz'
             write_predictions(folder / name, found)
-            record = folder / f'{norm}-{seed}/condensation.json'
-            record.write_text(json.dumps(condensation()))
+            record = f'{norm}-{seed}/condensation.json'
+            (folder / record).write_text(json.dumps(condensation()))
             ap = round(score(truth, found, 1).metrics['bbox_mAP'], 3)
-            lines.append(result(norm, seed, ap, predictions=name))
+            files = {'predictions': name, 'condensation': record}
+            lines.append(result(norm, seed, ap, **files))
     return write_results(folder / 'results.jsonl', lines)
 
 
@@ -49,7 +50,8 @@ def results(tmp_path_factory):
 def report(results, tmp_path_factory):
     pytest.importorskip('plotly')
     out = tmp_path_factory.mktemp('report')
-    write_report([results], out, 'BN', results.parent / 'val.json', lambda _: None)
+    annotations = results.parent / 'val.json'
+    write_report([results], out, 'BN', annotations, say=lambda _: None)
     return out
 
 

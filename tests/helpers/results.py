@@ -1,6 +1,5 @@
 """Results of comparisons as tools/compare_norms.py writes them, made up."""
 
-import gzip
 import json
 from pathlib import Path
 
@@ -10,7 +9,8 @@ KEYS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 SHARED = {
     **{'comparison': 'made-up', 'data': 'squares', 'detector': 'mask-rcnn_r18'},
     **{'epochs': 4, 'image_size': 160, 'batch_size': 8, 'device': 'cpu'},
-    **{'commit': 'c0ffee' * 6 + 'c0ff', 'jobs': 2, 'versions': {'torch': '2.13.0'}},
+    **{'commit': 'c0ffee' * 6 + 'c0ff', 'setting_hash': '5e771', 'processes': 1},
+    **{'jobs': 2, 'versions': {'torch': '2.13.0'}},
     **{'started': '2026-01-01T10:00:00', 'finished': '2026-01-01T10:10:00'},
 }
 
@@ -31,10 +31,15 @@ def result(norm: str, seed: int, ap: float, masks: bool = True, **changes) -> di
         'iteration': iterations,
         'loss': [3 * np.exp(-i / 60) + 0.1 * seed for i in iterations],
     }
+    settings = [v for k, v in changes.items() if k in SHARED]
     return {
         **SHARED,
         **{'norm': norm, 'norm_cfg': {'type': norm}, 'seed': seed},
-        **{'config_hash': f'{norm}-{seed}', 'status': 'finished', 'error': None},
+        **{
+            'config_hash': f'{norm}-{seed}-{settings}',
+            'status': 'finished',
+            'error': None,
+        },
         **metrics,
         'curves': curves,
         **{'seconds_per_step': 0.4 + 0.01 * seed, 'seconds': 600.0},
@@ -103,13 +108,6 @@ def predictions(truth: dict, error: float, seed: int) -> list[dict]:
                 }
             )
     return found
-
-
-def write_predictions(path: Path, found: list[dict]) -> None:
-    """Write predictions as a run leaves them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, 'wt') as file:
-        json.dump(found, file)
 
 
 def condensation(layers: int = 3, steps: int = 5, closed: bool = False) -> dict:

@@ -1,7 +1,7 @@
 """What the runs of a group recorded of condensation."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ from .condensation_file import QUANTITIES
 from .groups import Result, ResultGroup
 
 KIND = 'condensation'
-FILE = 'condensation.json'
 MAX_STEPS = 50
 
 
@@ -23,7 +22,7 @@ def condensation_of(group: ResultGroup) -> list[dict]:
     None where there is no number. Maps of each norm's first run are kept for when the
     records are gone; the others' are then None.
     """
-    found = [(run, run.beside(FILE)) for run in group.runs]
+    found = [(run, run.file(KIND)) for run in group.runs]
     records = [_record(run, path) for run, path in found if path is not None]
     if records:
         kept.save(group, KIND, {'runs': _first_maps(records)})
@@ -53,7 +52,7 @@ def _record(run: Result, path: Path) -> dict:
 
 def _summary(maps: dict[str, np.ndarray]) -> dict:
     """Means over layers and steps, and the extremes that decide about the gate."""
-    reductions = {
+    reductions: dict[str, tuple[str, Callable]] = {
         'mean_condensation': ('condensation', np.nanmean),
         'lowest_condensation': ('condensation', np.nanmin),
         'highest_condensation': ('condensation', np.nanmax),
@@ -67,7 +66,7 @@ def _summary(maps: dict[str, np.ndarray]) -> dict:
     }
 
 
-def _blocks(rows: Sequence) -> list[np.ndarray]:
+def _blocks(rows: Sequence | np.ndarray) -> list[np.ndarray]:
     return np.array_split(np.asarray(rows), min(MAX_STEPS, len(rows)))
 
 
@@ -84,7 +83,7 @@ def _thin(rows: np.ndarray) -> list[list[float | None]]:
 
 
 def _first_maps(records: list[dict]) -> list[dict]:
-    first = {}
+    first: dict[str, dict] = {}
     for record in records:
         first.setdefault(record['norm'], record)
     return [r if first[r['norm']] is r else {**r, 'map': None} for r in records]

@@ -5,13 +5,15 @@ gone.
 """
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from ..data.coco_folder import annotation_file
 from . import kept
+from .coco_metrics import read_predictions
 from .groups import Result, ResultGroup
-from .images import RESAMPLES, ImagesError, Scores, compare, read_predictions, score
+from .images import RESAMPLES, ImagesError, Scores, compare, score
 
 KIND = 'images'
 # What rounding to three decimals takes, and a little.
@@ -107,8 +109,14 @@ def _evaluated_on(run: Result) -> Path | None:
 
 def _score(run: Result, truth: dict) -> Scores:
     name = f'{run.norm}, seed {run.seed}'
+    path = run.file('predictions')
+    assert path is not None
     try:
-        scores = score(truth, read_predictions(run.file('predictions')))
+        predictions = read_predictions(path)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ImagesError(f'{name}: {path.name} is damaged: {error}.') from None
+    try:
+        scores = score(truth, predictions)
     except ModuleNotFoundError:
         raise ImagesError(
             'hotcoco is not installed: `pip install "ubn_mmdet[report]"`.'

@@ -1,29 +1,25 @@
 """Results files: which runs may stand in one table.
 
-A results file holds one json object a line, one line a run. Runs that differ in anything
-but norm and seed, also in the code that made them, are never compared.
+Runs that differ in anything but norm and seed, also in the code that made them, are never
+compared.
 """
 
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import results
+from .results import ResultsError
+
 SETTINGS = (
     *('comparison', 'data', 'detector', 'epochs', 'image_size', 'batch_size'),
-    'commit',
+    *('processes', 'commit', 'setting_hash'),
 )
-# Not every file has these; where they are, they count as well.
-FURTHER_SETTINGS = ('processes', 'setting_hash')
 HASHES = ('commit', 'setting_hash')
-STATUSES = ('finished', 'diverged', 'failed')
-
-
-class ResultsError(ValueError):
-    """A results file cannot be read; the message says which line and why."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Result:
 
     Attributes:
         record: The line.
-        folder: The folder of the file, which the paths in the record start from.
+        folder: What the paths in the record are relative to.
     """
 
     record: dict
@@ -51,7 +47,7 @@ class Result:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end with finite numbers."""
-        return self.record['status'] == 'finished'
+        return self.record['status'] == results.FINISHED
 
     def number(self, key: str) -> float | None:
         """A number of the record; None if it is absent, not finite, or COCO's -1."""
@@ -83,7 +79,7 @@ class ResultGroup:
     """Runs that differ in norm and seed alone.
 
     Attributes:
-        settings: What they share, by the names in ``SETTINGS``, ``FURTHER_SETTINGS``.
+        settings: What they share, by the names in ``SETTINGS``.
         source: The results file (of the first run).
         runs: The finished ones, one for each norm and seed.
         broken: Those that diverged or failed, and were not repeated with success.
@@ -104,62 +100,50 @@ class ResultGroup:
         return dict(sorted((r.seed, r) for r in self.runs if r.norm == norm))
 
 
-def read_groups(paths: Iterable[str | os.PathLike]) -> list[ResultGroup]:
+def read_groups(
+    paths: Iterable[str | os.PathLike], work_dir: str | os.PathLike | None = None
+) -> list[ResultGroup]:
     """Read results files and sort their runs into groups, in order of appearance.
 
     Of several runs of one norm and seed the last finished one counts.
 
+    Args:
+        paths: The files.
+        work_dir: What paths in the lines are relative to; by default the file's folder.
+
     Raises:
-        ResultsError: If a line is not a run. A last line that was cut off is skipped.
+        ResultsError: If a file cannot be read, or a norm has two meanings in a group.
     """
     found: dict[str, list[Result]] = {}
     sources: dict[str, Path] = {}
     for path in map(Path, paths):
-        for run in _read(path):
+        if not path.is_file():
+            raise ResultsError(f'there is no results file {path}')
+        for line in results.read(path):
+            run = Result(line, path.parent if work_dir is None else Path(work_dir))
             key = json.dumps(_settings(run))
             found.setdefault(key, []).append(run)
             sources.setdefault(key, path)
     return [_group(runs, sources[key]) for key, runs in found.items()]
 
 
-def _read(path: Path) -> Iterator[Result]:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise ResultsError(f'{path} cannot be read: {error.strerror}') from None
-    for i, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if i == len(lines):
-                return
-            raise ResultsError(f'{path}, line {i} is not json') from None
-        needed = (*SETTINGS, 'norm', 'seed', 'status')
-        if not isinstance(record, dict):
-            raise ResultsError(f'{path}, line {i} is not an object')
-        missing = [key for key in needed if key not in record]
-        if missing:
-            raise ResultsError(f'{path}, line {i} has no {", ".join(missing)}')
-        if record['status'] not in STATUSES:
-            allowed = ', '.join(STATUSES)
-            raise ResultsError(
-                f'{path}, line {i}: status must be one of {allowed}; '
-                f'got {record["status"]!r}'
-            )
-        yield Result(record, path.parent)
-
-
 def _settings(run: Result) -> dict:
-    further = [key for key in FURTHER_SETTINGS if key in run.record]
-    return {key: run.record[key] for key in (*SETTINGS, *further)}
+    return {key: run.record.get(key) for key in SETTINGS}
 
 
 def _group(runs: list[Result], source: Path) -> ResultGroup:
-    finished, broken = {}, {}
+    finished: dict[tuple, Result] = {}
+    broken: dict[tuple, Result] = {}
+    meanings: dict[str, list] = {}
     for run in runs:
         (finished if run.finished else broken)[run.norm, run.seed] = run
+        meaning = [run.record.get('norm_cfg'), run.record.get('options')]
+        known = meanings.setdefault(run.norm, meaning)
+        if known != meaning:
+            raise ResultsError(
+                f'{source}: {run.norm} has two meanings in {run.record["comparison"]}: '
+                f'{known} and {meaning}'
+            )
     return ResultGroup(
         settings=_settings(runs[0]),
         source=source,
@@ -176,9 +160,9 @@ def titles(groups: list[ResultGroup]) -> list[str]:
         namesakes = [
             g.settings for g in groups if str(g.settings['comparison']) == name
         ]
-        for key in (*SETTINGS[1:], *FURTHER_SETTINGS):
-            value = group.settings.get(key)
-            if any(s.get(key) != value for s in namesakes):
+        for key in SETTINGS[1:]:
+            value = group.settings[key]
+            if any(s[key] != value for s in namesakes):
                 shown = str(value)[:10] if key in HASHES else value
                 name += f', {key.replace("_", " ")} {shown}'
         names.append(name)

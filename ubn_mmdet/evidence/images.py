@@ -14,21 +14,16 @@ own ``compare`` draws with replacement and then drops repeats without making up 
 its intervals come out ``sqrt(e - 1) = 1.31`` times too narrow, which a test shows.
 """
 
-import gzip
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from .coco_metrics import NAMES
 from .statistics import CONFIDENCE
 
 KINDS = {'bbox': 'bbox', 'segm': 'segmentation'}
-METRICS = {
-    **{'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75'},
-    **{'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'},
-}
+METRICS = dict(zip(NAMES, ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl'), strict=True))
 ERRORS = ('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss')
 RESAMPLES = 1000
 # A metric that more of the halves than this cannot give has no interval.
@@ -54,22 +49,6 @@ class Scores:
     metrics: dict[str, float]
     halves: dict[str, np.ndarray]
     errors: dict[str, dict[str, float]]
-
-
-def read_predictions(path: Path) -> list[dict]:
-    """Read COCO results, json compressed with gzip.
-
-    Raises:
-        ImagesError: If the file is not that.
-    """
-    try:
-        with gzip.open(path, 'rt') as file:
-            content = json.load(file)
-    except (OSError, EOFError, ValueError) as error:
-        raise ImagesError(f'{path} is no gzip-compressed json: {error}') from None
-    if not isinstance(content, list):
-        raise ImagesError(f'{path} holds no list of predictions')
-    return content
 
 
 def random_halves(images: list[int], resamples: int = RESAMPLES) -> dict[str, list]:
@@ -149,9 +128,10 @@ def compare(baseline: Mapping[int, Scores], other: Mapping[int, Scores]) -> dict
             s: b.metrics[metric] - a.metrics[metric] for s, (a, b) in pairs.items()
         }
         halves = {s: b.halves[metric] - a.halves[metric] for s, (a, b) in pairs.items()}
-        mean = np.mean(list(points.values())), np.mean(list(halves.values()), axis=0)
+        mean = float(np.mean(list(points.values())))
+        mean_of_halves = np.mean(list(halves.values()), axis=0)
         compared[metric] = {
-            **_interval(*mean),
+            **_interval(mean, mean_of_halves),
             'seeds': [{'seed': s, **_interval(points[s], halves[s])} for s in seeds],
         }
     return compared

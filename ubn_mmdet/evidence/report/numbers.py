@@ -1,6 +1,6 @@
 """All numbers of a group of runs, computed once: tables, figures and json show them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -109,7 +109,7 @@ def _values(
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-def _spread(values) -> dict | None:
+def _spread(values: Iterable[float]) -> dict | None:
     found = spread(list(values))
     return asdict(found) if found else None
 
@@ -163,17 +163,17 @@ def _points(run: Result, axis: str, curve: str) -> dict[float, float]:
 
 def _curves(runs: Sequence[Result]) -> dict:
     """Mean and standard deviation over seeds, where all seeds have a point."""
-    curves = {}
+    curves: dict[str, dict] = {}
     for axis, names in CURVES.items():
         for name in names:
             points = [_points(run, axis, name) for run in runs]
             common = sorted(set.intersection(*map(set, points))) if points else []
             if common:
-                spreads = [spread([p[x] for p in points]) for x in common]
+                spreads = [_spread([p[x] for p in points]) or {} for x in common]
                 curves[name] = {
                     axis: common,
-                    'mean': [s.mean for s in spreads],
-                    'deviation': [s.deviation for s in spreads],
+                    'mean': [s['mean'] for s in spreads],
+                    'deviation': [s['deviation'] for s in spreads],
                 }
     return curves
 
@@ -198,7 +198,7 @@ def _errors(images: Mapping) -> dict[str, dict]:
 
 def _made(runs: Sequence[Result]) -> dict:
     """With what the runs were made: all values that occur, as text."""
-    made = {}
+    made: dict[str, list[str] | None] = {}
     for key in MADE:
         values = [run.record[key] for run in runs if run.record.get(key) is not None]
         shown = dict.fromkeys(

@@ -4,7 +4,7 @@ The page needs no network: styles, scripts and Plotly are inside.
 """
 
 import html
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ def _render_figures(
             return f'<details><summary>{caption}</summary>{drawn}</details>\n'
         return f'<figure>{drawn}<figcaption>{caption}</figcaption></figure>\n'
 
-    def paragraph(step: int):
+    def paragraph(step: int) -> Callable[..., str]:
         def render(self: Any, tokens: Sequence, index: int, *rest: Any) -> str:
             if source(tokens, index + step):
                 return ''

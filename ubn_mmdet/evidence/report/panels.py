@@ -114,9 +114,7 @@ def heat_map_name(record: Mapping) -> str:
 
 def later_heat_maps(numbers: Mapping) -> list[str]:
     """The names of all heat maps but that of each norm's first run."""
-    seen = set()
-    return [
-        name
-        for name, record in heat_maps(numbers)
-        if record['norm'] in seen or seen.add(record['norm'])
-    ]
+    first: dict[str, str] = {}
+    for name, record in heat_maps(numbers):
+        first.setdefault(record['norm'], name)
+    return [name for name, _ in heat_maps(numbers) if name not in first.values()]

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ...figures import write_figure
 from ..images import ERRORS
@@ -63,9 +64,11 @@ def _figures(numbers: Mapping) -> Iterator[tuple[str, Figure]]:
         yield name, _heat_maps(record)
 
 
-def _figure(height: float, columns: int, **options) -> tuple[Figure, list[Axes]]:
+def _figure(
+    height: float, columns: int, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(WIDTH, height), layout='constrained')
-    return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
+    return figure, list(figure.subplots(1, columns, squeeze=False, sharey=sharey)[0])
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -84,14 +87,14 @@ def _curves(numbers: Mapping) -> Figure:
         for norm, band in of_norms.items():
             marker = '.' if axis == 'epoch' else None
             axes.plot(band.x, band.mean, color=colour[norm], label=norm, marker=marker)
-            if band.low:
+            if band.low and band.high:
                 axes.fill_between(
                     band.x, band.low, band.high, color=colour[norm], alpha=0.15, lw=0
                 )
         axes.set(xlabel=axis, title=title)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True))
     _legend(figure, all_axes[0])
     return figure
 
@@ -112,12 +115,9 @@ def _differences(numbers: Mapping) -> Figure:
         axes.set(yticks=range(len(norms)), yticklabels=norms)
     all_axes[0].set_ylim(len(norms) - 0.4, -0.6)
     for style, label in {
-        '-': '95% over seeds', ':': '95% over images', '.': 'a seed',
+        'k-': '95% over seeds', 'k:': '95% over images', 'k.': 'a seed',
     }.items():  # fmt: skip
-        line = (
-            {'marker': '.', 'linestyle': ''} if style == '.' else {'linestyle': style}
-        )
-        all_axes[0].plot([], [], color='black', label=label, **line)
+        all_axes[0].plot([], [], style, label=label)
     _legend(figure, all_axes[0])
     return figure
 

@@ -31,7 +31,7 @@ def plots_of(numbers: Mapping) -> dict[str, list[go.Figure]]:
     return {name: figures for name, figures in found.items() if figures}
 
 
-def _figure(title: str, height: int = 400, **layout) -> go.Figure:
+def _figure(title: str, height: int = 400, **layout: object) -> go.Figure:
     common = {
         'template': 'none',
         'title': {'text': title, 'font': {'size': 15}, 'x': 0.5, 'y': 0.97},

@@ -22,6 +22,7 @@ def write_report(
     out: str | os.PathLike,
     baseline: str = 'BN',
     annotations: Path | None = None,
+    work_dir: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
     """Write ``report.md``, ``report.json``, ``figures/`` and ``report.html``.
@@ -33,13 +34,14 @@ def write_report(
         out: The folder, made if need be.
         baseline: The norm that the others are compared with.
         annotations: See ``images_of``.
+        work_dir: See ``read_groups``.
         say: Called with a line before each long step.
 
     Raises:
         ResultsError: If a results file cannot be read.
     """
     out = Path(out)
-    groups = read_groups(results)
+    groups = read_groups(results, work_dir)
     named = dict(zip(titles(groups), groups, strict=True))
     numbers = {
         title: collect(group, baseline, annotations, say)
@@ -48,7 +50,8 @@ def write_report(
     text = json.dumps({t: _without_maps(n) for t, n in numbers.items()}, indent=1)
     write_whole(out / 'report.json', text.encode() + b'\n')
     parts = ['# Comparison of norms\n', HOW_TO_READ]
-    plots, folded = {}, set()
+    plots: dict[str, list] = {}
+    folded: set[str] = set()
     for title, of_group in numbers.items():
         say(f'drawing {title}')
         pictures = draw(of_group, out, f'figures/{slug(title)}-', ('png', 'pdf'))
@@ -72,6 +75,7 @@ def collect(
     say: Callable[[str], None] = print,
 ) -> dict:
     """All numbers of a group (``numbers_of``), with what its runs' files say."""
+    images: dict | str
     try:
         images = images_of(group, baseline, annotations, say)
     except ImagesError as error:
