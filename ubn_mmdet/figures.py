@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -9,7 +10,7 @@ from .files import write_whole
 
 
 def write_figure(path: str | os.PathLike, figure: Figure) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure, whole or not at all, in the format that the suffix names."""
     stream = io.BytesIO()
-    figure.savefig(stream, format='png')
+    figure.savefig(stream, format=Path(path).suffix[1:])
     write_whole(path, stream.getvalue())

@@ -1,1 +1,1 @@
-"""What a finished run leaves to look at: tables, curves, pictures."""
+"""What runs leave to look at: tables, curves, pictures, reports of comparisons."""

@@ -1,0 +1,134 @@
+"""Intervals over images and kinds of error, for the runs of a group.
+
+They are computed from the runs' predictions and kept (``kept.py``) for when those are
+gone.
+"""
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from ..data.coco_folder import annotation_file
+from . import kept
+from .coco_metrics import read_predictions
+from .groups import Result, ResultGroup
+from .images import RESAMPLES, ImagesError, Scores, compare, score
+
+KIND = 'images'
+# What rounding to three decimals takes, and a little.
+TOLERANCE = 0.001
+
+
+def images_of(
+    group: ResultGroup,
+    baseline: str,
+    annotations: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """What the predictions of a group's runs say.
+
+    Args:
+        group: The runs.
+        baseline: The norm that the others are compared with.
+        annotations: The COCO instances file that the runs were evaluated on; by default
+            what their folders say.
+        say: Called with a line before each run that is scored.
+
+    Returns:
+        ``baseline``, ``images`` and ``resamples`` (counts), ``runs`` (the identities of
+        the runs that it is about), ``errors`` (a list of norm, seed, and ``Scores.errors``)
+        and ``differences`` (by norm, of ``images.compare``).
+
+    Raises:
+        ImagesError: If there is nothing to compute it from, or that does not fit; the
+            message is a sentence for the report.
+    """
+    present = [run for run in group.runs if run.file('predictions') is not None]
+    known = kept.load(group, KIND)
+    if known and _covers(known, present, group, baseline):
+        return known
+    if not present:
+        raise ImagesError('The predictions of the runs are not at hand.')
+    truth = _annotations(present[0], annotations)
+    scores: dict[str, dict[int, Scores]] = {}
+    for run in present:
+        say(f'scoring the predictions of {run.norm}, seed {run.seed}')
+        scores.setdefault(run.norm, {})[run.seed] = _score(run, truth)
+    content = {
+        'baseline': baseline,
+        'images': len(truth['images']),
+        'resamples': RESAMPLES,
+        'runs': [list(run.identity) for run in present],
+        'errors': [
+            {'norm': norm, 'seed': seed, **of_seed.errors}
+            for norm, of_norm in scores.items()
+            for seed, of_seed in of_norm.items()
+        ],
+        'differences': {
+            norm: compare(scores.get(baseline, {}), of_norm)
+            for norm, of_norm in scores.items()
+            if norm != baseline
+        },
+    }
+    kept.save(group, KIND, content)
+    return content
+
+
+def _covers(
+    known: dict, present: list[Result], group: ResultGroup, baseline: str
+) -> bool:
+    """Whether what is kept is about this group, and about all that is at hand."""
+    runs = {tuple(identity) for identity in known['runs']}
+    return (
+        known['baseline'] == baseline
+        and runs <= {run.identity for run in group.runs}
+        and runs >= {run.identity for run in present}
+    )
+
+
+def _annotations(run: Result, given: Path | None) -> dict:
+    path = given or _evaluated_on(run)
+    if path is None or not path.is_file():
+        raise ImagesError(
+            'The annotations of the validation images are not at hand '
+            '(`--annotations` names them).'
+        )
+    return json.loads(path.read_bytes())
+
+
+def _evaluated_on(run: Result) -> Path | None:
+    """What the specification in the run's folder says, if it is there."""
+    path = run.beside('run.json')
+    if path is None:
+        return None
+    specification = json.loads(path.read_text())
+    root = Path(specification['directory'], specification['folder']['root'])
+    return root / annotation_file('val')
+
+
+def _score(run: Result, truth: dict) -> Scores:
+    name = f'{run.norm}, seed {run.seed}'
+    path = run.file('predictions')
+    assert path is not None
+    try:
+        predictions = read_predictions(path)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ImagesError(f'{name}: {path.name} is damaged: {error}.') from None
+    try:
+        scores = score(truth, predictions)
+    except ModuleNotFoundError:
+        raise ImagesError(
+            'hotcoco is not installed: `pip install "ubn_mmdet[report]"`.'
+        ) from None
+    except ImagesError as error:
+        raise ImagesError(f'{name}: {error}.') from None
+    recorded = run.number('bbox_mAP')
+    ours = scores.metrics['bbox_mAP']
+    if recorded is not None and not abs(ours - recorded) <= TOLERANCE:
+        raise ImagesError(
+            f'{name}: its predictions score {ours:.3f} box AP by the annotations at '
+            f'hand, and {recorded:.3f} is recorded: these are not the annotations that '
+            'it was evaluated on.'
+        )
+    return scores

@@ -1,0 +1,120 @@
+"""One HTML page from Markdown: tables that sort, figures that answer to the pointer.
+
+The page needs no network: styles, scripts and Plotly are inside.
+"""
+
+import html
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
+
+class PageError(RuntimeError):
+    """The page cannot be made; the message says what is missing."""
+
+
+def require_page() -> None:
+    """Check that there is what pages are made with.
+
+    Raises:
+        PageError: Naming what is not installed.
+    """
+    try:
+        import markdown_it  # noqa: F401
+        import plotly  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise PageError(
+            f'the HTML page needs {error.name}: pip install "ubn_mmdet[report]"'
+        ) from None
+
+
+def html_page(
+    title: str,
+    markdown: str,
+    plots: Mapping[str, Sequence[Any]],
+    folded: Collection[str] = (),
+) -> str:
+    """The page as text.
+
+    Args:
+        title: Of the page.
+        markdown: What it says. A picture whose address is a key of ``plots`` gives way to
+            these figures; its caption stays.
+        plots: Plotly figures that stand side by side.
+        folded: The keys of those that only show when asked for.
+
+    Raises:
+        PageError: As ``require_page``.
+    """
+    require_page()
+    from markdown_it import MarkdownIt
+    from plotly.offline import get_plotlyjs
+
+    parser = MarkdownIt('commonmark', {'html': False}).enable('table')
+    _render_figures(parser, plots, folded)
+    parser.add_render_rule('table_open', lambda *_: '<div class="table"><table>\n')
+    parser.add_render_rule('table_close', lambda *_: '</table></div>\n')
+    own = files(__package__)
+    return '\n'.join(
+        [
+            '<!DOCTYPE html>',
+            '<html lang="en">',
+            '<head>',
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f'<title>{html.escape(title)}</title>',
+            f'<style>\n{own.joinpath("page.css").read_text()}</style>',
+            f'<script>{get_plotlyjs()}</script>',
+            '</head>',
+            '<body>',
+            f'<main>\n{parser.render(markdown)}</main>',
+            f'<script>\n{own.joinpath("page.js").read_text()}</script>',
+            '</body>',
+            '</html>',
+            '',
+        ]
+    )
+
+
+def _render_figures(
+    parser: 'MarkdownIt', plots: Mapping[str, Sequence[Any]], folded: Collection[str]
+) -> None:
+    """Let paragraphs that are one picture become figures."""
+
+    def source(tokens: Sequence, index: int) -> str | None:
+        children = tokens[index].children or []
+        single = len(children) == 1 and children[0].type == 'image'
+        found = children[0].attrs['src'] if single else None
+        return found if found in plots else None
+
+    def image(self: Any, tokens: Sequence, index: int, options: Any, env: Any) -> str:
+        token = tokens[index]
+        name, caption = token.attrs['src'], html.escape(token.content)
+        if name not in plots:
+            return f'<img src="{html.escape(name)}" alt="{caption}">'
+        drawn = f'<div class="plots">{"".join(map(_plot, plots[name]))}</div>'
+        if name in folded:
+            return f'<details><summary>{caption}</summary>{drawn}</details>\n'
+        return f'<figure>{drawn}<figcaption>{caption}</figcaption></figure>\n'
+
+    def paragraph(step: int) -> Callable[..., str]:
+        def render(self: Any, tokens: Sequence, index: int, *rest: Any) -> str:
+            if source(tokens, index + step):
+                return ''
+            return self.renderToken(tokens, index, *rest)
+
+        return render
+
+    parser.add_render_rule('image', image)
+    parser.add_render_rule('paragraph_open', paragraph(1))
+    parser.add_render_rule('paragraph_close', paragraph(-1))
+
+
+def _plot(figure: Any) -> str:
+    # Plotly writes no "<", which is all that could end the script.
+    data = figure.to_json()
+    return f'<div class="plot"><script type="application/json">{data}</script></div>'
