@@ -26,6 +26,7 @@ def ubn_of_ranks(
     momentum: float | None = 0.1,
     threshold: float | None = 0.15,
     feature: str = 'flat',
+    opens: str = 'similar',
 ) -> tuple[list[Tensor], State]:
     """The outputs for the batches of all ranks, and the state after them.
 
@@ -41,7 +42,8 @@ def ubn_of_ranks(
         if 'condensation' in state:
             c = condensation(xs, feature)
             state['condensation'] = 0.9 * state['condensation'] + 0.1 * c
-            gate_is_open = bool(state['condensation'] > threshold)
+            is_similar = bool(state['condensation'] > threshold)
+            gate_is_open = is_similar == (opens == 'similar')
     mean, var = batchnorm_statistics(
         centred, state, training=training and gate_is_open, momentum=momentum
     )

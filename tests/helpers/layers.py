@@ -79,6 +79,7 @@ def define_ubn(layer: UBN, xs: list[Tensor], state: definition.State) -> Result:
         momentum=layer.momentum,
         threshold=layer.condensation_threshold,
         feature=layer.condensation_feature,
+        opens=layer.stages.statistics.opens,
     )
 
 

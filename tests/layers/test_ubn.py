@@ -41,6 +41,17 @@ def test_both_sides_of_the_gate(feature, samples, condensation):
     assert layer.num_batches_tracked == int(is_open)
 
 
+@pytest.mark.parametrize('condensation', [1.0, 0.01], ids=['closed', 'open'])
+def test_the_reversed_gate(condensation):
+    layer = trained(condensation_opens='dissimilar')
+    layer.condensation.fill_(condensation)
+    before = layer.running_mean.clone()
+    compare(layer, images(4, 3, 5, 4, alike=False))
+    assert torch.equal(layer.running_mean, before) == (condensation == 1.0)
+    layer.condensation_threshold = 0.5
+    assert layer.stages.statistics.opens == 'dissimilar'
+
+
 def test_the_gate_closes_after_eighteen_dissimilar_batches_at_the_earliest():
     layer = UBN(2, dtype=torch.float64)
     x = torch.eye(4, dtype=torch.float64).reshape(4, 2, 1, 2)  # all cosines are zero

@@ -31,6 +31,7 @@ class TestUBN(NormTester):
         ({'condensation_threshold': 1}, r'condensation_threshold.*\[0, 1\).*1'),
         ({'condensation_feature': 'mean'}, "'flat' or 'pooled'.*'mean'"),
         ({'condensation_feature': ['flat']}, r"'flat' or 'pooled'.*\['flat'\]"),
+        ({'condensation_opens': 'all'}, "'similar' or 'dissimilar'.*'all'"),
         ({'kernal_size': 3}, 'kernal_size'),
     ]
 

@@ -58,6 +58,9 @@ class UBN(PipelineNorm, _BatchNorm):
         sync: Whether, in training, statistics and condensation are those of the batches
             of all ranks; on one process there is nothing to merge.
         sync_group_size: Merge over this many consecutive ranks; None for all.
+        condensation_opens: ``'similar'``, or ``'dissimilar'`` for the reversed gate: batch
+            statistics while ``condensation`` is at or below the threshold. For
+            comparison; such a layer does not start as BatchNorm.
         device: Of parameters and buffers.
         dtype: Of parameters and buffers.
 
@@ -85,6 +88,7 @@ class UBN(PipelineNorm, _BatchNorm):
         condensation_feature: str = 'flat',
         sync: bool = True,
         sync_group_size: int | None = None,
+        condensation_opens: str = 'similar',
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -99,7 +103,9 @@ class UBN(PipelineNorm, _BatchNorm):
             num_features,
             Stages(
                 Centering() if centering else None,
-                GatedStatistics(condensation_threshold, condensation_feature),
+                GatedStatistics(
+                    condensation_threshold, condensation_feature, condensation_opens
+                ),
                 NormalizedScaling() if scaling else None,
                 channel_or_depthwise(kernel_size, initial_spatial, initial_weight),
             ),
@@ -125,10 +131,9 @@ class UBN(PipelineNorm, _BatchNorm):
 
     @condensation_threshold.setter
     def condensation_threshold(self, threshold: float | None) -> None:
-        feature = self.condensation_feature
-        self.stages = replace(
-            self.stages, statistics=GatedStatistics(threshold, feature)
-        )
+        gate = self.stages.statistics
+        gate = GatedStatistics(threshold, gate.feature, gate.opens)
+        self.stages = replace(self.stages, statistics=gate)
 
     @property
     def condensation_feature(self) -> str:
@@ -141,5 +146,6 @@ class UBN(PipelineNorm, _BatchNorm):
             f'{super().extra_repr()}, centering={self.centering}, '
             f'scaling={self.scaling!r}, kernel_size={self.kernel_size}, '
             f'condensation_threshold={self.condensation_threshold}, '
-            f'condensation_feature={self.condensation_feature!r}'
+            f'condensation_feature={self.condensation_feature!r}, '
+            f'condensation_opens={self.stages.statistics.opens!r}'
         )

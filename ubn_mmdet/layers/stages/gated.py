@@ -22,9 +22,16 @@ class GatedStatistics(BatchStatistics):
         threshold: In [0, 1); None for no gate.
         feature: What samples are compared by: ``'flat'``, whole maps, or ``'pooled'``,
             their channel means.
+        opens: Which batches the gate is open for: ``'similar'`` ones, or, the other way
+            round, ``'dissimilar'`` ones.
     """
 
-    def __init__(self, threshold: float | None = 0.15, feature: str = 'flat') -> None:
+    def __init__(
+        self,
+        threshold: float | None = 0.15,
+        feature: str = 'flat',
+        opens: str = 'similar',
+    ) -> None:
         if threshold is not None:
             check_number(
                 'condensation_threshold',
@@ -33,8 +40,10 @@ class GatedStatistics(BatchStatistics):
                 'None or within [0, 1)',
             )
         check_choice('condensation_feature', feature, algebra.SUMMARIES)
+        check_choice('condensation_opens', opens, ('similar', 'dissimilar'))
         self.threshold = threshold
         self.feature = feature
+        self.opens = opens
 
     def entries(self) -> tuple[Entry, ...]:
         """``condensation``, ``()``."""
@@ -57,7 +66,10 @@ class GatedStatistics(BatchStatistics):
         if moves:
             self._move_condensation(layer, batch)
         # A tensor: to read it back would make the host wait in every layer.
-        is_open = layer.condensation > self.threshold
+        if self.opens == 'similar':
+            is_open = layer.condensation > self.threshold
+        else:
+            is_open = layer.condensation <= self.threshold
         if batch.exists is not None:
             is_open = is_open & batch.exists
         return self._train(layer, batch, moves, is_open)
