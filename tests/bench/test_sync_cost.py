@@ -37,22 +37,26 @@ def test_collectives_by_hand():
 
 def test_a_step_by_hand():
     backward = 2 * (2 * 64 * 4) * 7 / 8  # bytes received
-    for layer, numbers in {'SyncBN': 129, 'UBN': 131, 'UBN, pooled': 195}.items():
-        assert (
-            sync_cost.step_cost([64], 8, layer).received == 7 * numbers * 4 + backward
-        )
+    forward = {
+        'SyncBN': 7 * 129 * 4,
+        'UBN': 2 * (131 * 8) * 7 / 8,
+        'UBN, pooled': 2 * (195 * 8) * 7 / 8,
+    }
+    for layer, received in forward.items():
+        assert sync_cost.step_cost([64], 8, layer).received == received + backward
 
 
-def numbers_gathered(channels):
+def numbers_sent(channels):
     """What a rank sends in forward, by the model's name of the layer."""
     sent = []
-    all_gather = dist.all_gather
+    all_reduce = dist.all_reduce
 
-    def counted(tensors, tensor, **options):
+    def counted(tensor, **options):
+        assert tensor.element_size() == sync_cost.FLOAT64
         sent.append(tensor.numel())
-        return all_gather(tensors, tensor, **options)
+        return all_reduce(tensor, **options)
 
-    dist.all_gather = counted
+    dist.all_reduce = counted
     x = torch.randn(2, channels, 4, 4)
     UBN(channels)(x)
     UBN(channels, condensation_feature='pooled')(x)
@@ -62,7 +66,7 @@ def numbers_gathered(channels):
 def test_the_model_counts_what_a_layer_sends(tmp_path):
     ranks = Ranks(2, tmp_path)
     try:
-        for sent in ranks.run(numbers_gathered, [8, 8]):
+        for sent in ranks.run(numbers_sent, [8, 8]):
             assert sent == {n: sync_cost.FORWARD_NUMBERS[n](8) for n in sent}
     finally:
         ranks.close()

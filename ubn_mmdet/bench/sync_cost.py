@@ -10,7 +10,7 @@ import torch.distributed as dist
 from ..layers import UBN
 from .layers import time_interleaved
 
-FLOAT32 = 4
+FLOAT32, FLOAT64 = 4, 8
 
 
 class Network(NamedTuple):
@@ -60,13 +60,21 @@ def resnet50_channels() -> list[int]:
     return channels
 
 
-# Numbers that a rank sends in forward, by channels: mean, variance and element count;
+# Numbers that a rank sends in forward, by channels: two statistics and the element count;
 # UBN also what the condensation follows from, 2 numbers or, pooled, C + 2.
 FORWARD_NUMBERS: dict[str, Callable[[int], int]] = {
     'SyncBN': lambda c: 2 * c + 1,
     'UBN': lambda c: 2 * c + 3,
     'UBN, pooled': lambda c: 3 * c + 3,
 }
+
+
+def forward_cost(channels: int, ranks: int, layer: str, network: Network) -> Cost:
+    """Of one layer: SyncBatchNorm gathers float32, UBN adds float64 up."""
+    numbers = FORWARD_NUMBERS[layer](channels)
+    if layer == 'SyncBN':
+        return all_gather(numbers * FLOAT32, ranks, network)
+    return all_reduce(numbers * FLOAT64, ranks, network)
 
 
 def step_cost(channels: list[int], ranks: int, layer: str) -> Cost:
@@ -77,16 +85,15 @@ def step_cost(channels: list[int], ranks: int, layer: str) -> Cost:
         ranks: Ranks whose statistics are merged.
         layer: One of ``FORWARD_NUMBERS``.
     """
-    numbers = FORWARD_NUMBERS[layer]
     network = WITHIN_NODE if ranks <= GPUS_A_NODE else ACROSS_NODES
     costs = []
     for c in channels:
-        costs.append(all_gather(numbers(c) * FLOAT32, ranks, network))
+        costs.append(forward_cost(c, ranks, layer, network))
         costs.append(all_reduce(2 * c * FLOAT32, ranks, network))
     return Cost(sum(c.received for c in costs), sum(c.seconds for c in costs))
 
 
-def model_table(sizes: tuple[int, ...] = (8, 64, 512)) -> str:
+def model_table(sizes: tuple[int, ...] = (8, 64, 512, 4096)) -> str:
     """A Markdown table of the modelled cost of a ResNet-50's 53 layers."""
     channels = resnet50_channels()
     layers = len(channels)

@@ -1,9 +1,9 @@
-"""Merging the statistics of all ranks: one collective forward, one backward.
+"""Merging the statistics of all ranks: one all-reduce forward, one backward.
 
 Each rank contributes the mean and biased variance of its own elements and their number;
 ranks may differ in batch and image size, and may have no elements at all. The result is
 what one process would have got from all elements (docs/distributed.md). Works on any
-backend that has ``all_gather`` and ``all_reduce``, on any device.
+backend that has ``all_reduce`` in float64, on any device that has float64.
 """
 
 import torch
@@ -63,8 +63,14 @@ def merge_statistics(
             requires a gradient, go through its backward.
 
     Returns:
-        Merged ``mean`` and ``var``, ``(C,)``; ``count``, ``()``; ``summary``, ``(S,)``.
-        Both statistics are zero where no rank has elements.
+        Merged ``mean`` and ``var``, ``(C,)``; ``count``, ``()`` float64; ``summary``,
+        ``(S,)``. Both statistics are zero where no rank has elements.
+
+    What is reduced are the sums of the elements and of their squares, in float64 and
+    about zero, so that nothing depends on what the ranks hold otherwise. The variance
+    then has a relative error of some ``2e-16 * (mean / deviation)^2``: 1e-9 at a mean of
+    2,000 deviations. At a million of them it is 2e-4, and float32 itself, which the
+    elements are in, has resolved the deviations no better.
     """
     return _MergeStatistics.apply(mean, var, count, summary, group)
 
@@ -72,20 +78,22 @@ def merge_statistics(
 class _MergeStatistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mean, var, count, summary, group):
-        channels, extra = len(mean), len(summary)
-        own = torch.cat([mean, var, summary, mean.new_full((1,), count)])
-        gathered = own.new_empty(dist.get_world_size(group), len(own))
-        dist.all_gather(list(gathered.unbind()), own, group=group)
-        means, variances, summaries, counts = gathered.split(
-            [channels, channels, extra, 1], dim=1
-        )
-        total = counts.sum()
-        shares = counts / total.clamp(min=1)
-        merged_mean = (shares * means).sum(0)
-        merged_var = (shares * (variances + (means - merged_mean).square())).sum(0)
-        merged_summary = summaries.sum(0)
+        channels = len(mean)
+        wide = mean.double()
+        squares = var.double() + wide.square()
+        sums = torch.cat([wide, squares, summary.double(), wide.new_ones(1)])
+        # The summary adds up as it is; all else weighs by the elements.
+        sums[: 2 * channels] *= count
+        sums[-1] = count
+        dist.all_reduce(sums, group=group)
+        total = sums[-1]
+        merged_mean, squares = (sums[: 2 * channels] / total.clamp(min=1)).chunk(2)
+        merged_var = (squares - merged_mean.square()).clamp(min=0).to(var.dtype)
+        merged_mean = merged_mean.to(mean.dtype)
+        merged_summary = sums[2 * channels : -1].to(summary.dtype)
         ctx.group = group
-        ctx.save_for_backward(shares[dist.get_rank(group)], mean - merged_mean)
+        share = (count / total.clamp(min=1)).to(mean.dtype)
+        ctx.save_for_backward(share, mean - merged_mean)
         ctx.mark_non_differentiable(total, merged_summary)
         return merged_mean, merged_var, total, merged_summary
 
