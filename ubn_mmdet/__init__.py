@@ -7,7 +7,7 @@ Importing this package registers the norm layers wherever MMEngine is installed:
 import warnings
 from importlib.util import find_spec
 
-from .layers import BNET, IEBN, RBN, UBN, InitBN, convert_batchnorm
+from .layers import BNET, IEBN, RBN, UBN, BatchRenorm, InitBN, convert_batchnorm
 from .mm.toolbox import mmengine_problem
 from .ops.dispatch import reference_passes
 from .version import __version__
@@ -17,6 +17,7 @@ __all__ = [
     'IEBN',
     'RBN',
     'UBN',
+    'BatchRenorm',
     'InitBN',
     '__version__',
     'convert_batchnorm',

@@ -1,5 +1,6 @@
 """Norm layers as ``nn.Module``; they need PyTorch alone."""
 
+from .batch_renorm import BatchRenorm
 from .bnet import BNET
 from .convert import convert_batchnorm
 from .iebn import IEBN
@@ -8,7 +9,7 @@ from .rbn import RBN
 from .ubn import UBN
 
 # Each is registered under its name where there is a toolbox.
-FAMILY = (UBN, RBN, IEBN, BNET, InitBN)
+FAMILY = (UBN, RBN, IEBN, BNET, InitBN, BatchRenorm)
 
 __all__ = [
     'BNET',
@@ -16,6 +17,7 @@ __all__ = [
     'IEBN',
     'RBN',
     'UBN',
+    'BatchRenorm',
     'InitBN',
     'convert_batchnorm',
 ]

@@ -1,7 +1,7 @@
 """Checks of constructor arguments: each names the value and what is allowed."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 
 
@@ -21,7 +21,9 @@ def check_flag(name: str, value: object) -> None:
 def check_count(name: str, value: object, *, odd: bool = False, least: int = 1) -> None:
     """Raise unless ``value`` is an, if asked odd, integer of ``least`` or more."""
     kind = 'a positive odd integer' if odd else 'a positive integer'
-    if least > 1:
+    if least < 1:
+        kind = 'an integer'
+    if least != 1:
         kind += f' >= {least}'
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f'{name} must be {kind}, got {value!r}')
@@ -37,6 +39,15 @@ def check_number(
         raise TypeError(f'{name} must be {allowed}, got {value!r}')
     if not within(value):
         raise ValueError(f'{name} must be {allowed}, got {value!r}')
+
+
+def check_tracks(settings: Mapping[str, object]) -> None:
+    """Raise ValueError for ``track_running_stats=False``, where it makes no sense."""
+    if settings.get('track_running_stats', True) is False:
+        raise ValueError(
+            'track_running_stats must be True, got False: training normalises with the '
+            'running statistics'
+        )
 
 
 def check_known(kind: type, base: type, unknown: Collection[str]) -> None:

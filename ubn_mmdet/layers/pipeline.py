@@ -161,12 +161,14 @@ class PipelineNorm(Base):
         for entry in stages.entries():
             tensor = None
             if entry not in absent:
-                tensor = torch.empty(entry.shape(num_features), **factory)
+                tensor = torch.empty(
+                    entry.shape(num_features), device=device, dtype=entry.dtype or dtype
+                )
             if entry.learnt:
                 parameter = None if tensor is None else nn.Parameter(tensor)
                 self.register_parameter(entry.name, parameter)
             else:
-                self.register_buffer(entry.name, tensor)
+                self.register_buffer(entry.name, tensor, persistent=entry.saved)
         self.reset_parameters()
 
     @property
@@ -275,7 +277,7 @@ class PipelineNorm(Base):
         batch = Batch(*merged, x.numel() // self.num_features, summary)
         if group is not None:
             batch = Batch(*merge_statistics(*batch[:4], group))
-            batch = batch._replace(exists=batch.count > 0)
+            batch = batch._replace(exists=batch.count > 0, group=group)
         if not tracks:
             return statistics.of_batch(self, batch)
         return statistics.train(self, batch, moves=not is_recomputation())
@@ -299,7 +301,8 @@ class PipelineNorm(Base):
 
         Anything less is reported as missing, as ever.
         """
-        own = [e for e in self.stages.entries() if getattr(self, e.name) is not None]
+        saved = [entry for entry in self.stages.entries() if entry.saved]
+        own = [entry for entry in saved if getattr(self, entry.name) is not None]
         names = ('weight', 'bias', 'running_mean', 'running_var')
         wanted = [prefix + name for name in names if getattr(self, name) is not None]
         is_batchnorm = wanted and all(key in state_dict for key in wanted)
@@ -307,7 +310,9 @@ class PipelineNorm(Base):
             like = state_dict[wanted[0]]  # for its device: this layer's may be meta
             for entry in own:
                 shape = entry.shape(self.num_features)
-                state_dict[prefix + entry.name] = like.new_full(shape, entry.neutral)
+                state_dict[prefix + entry.name] = like.new_full(
+                    shape, entry.neutral, dtype=entry.dtype
+                )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

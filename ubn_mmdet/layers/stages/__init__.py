@@ -6,6 +6,7 @@ the layer registers them flat, under the names that checkpoints have.
 from .affine import ChannelAffine, DepthwiseAffine
 from .centering import Centering
 from .gated import GatedStatistics
+from .renorm import RenormStatistics
 from .scaling import NormalizedScaling, RawScaling
 from .stage import Entry, Stage
 from .statistics import BatchStatistics, Statistics
@@ -19,6 +20,7 @@ __all__ = [
     'GatedStatistics',
     'NormalizedScaling',
     'RawScaling',
+    'RenormStatistics',
     'Stage',
     'Statistics',
 ]

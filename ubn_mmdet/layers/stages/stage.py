@@ -21,6 +21,9 @@ class Entry:
         trailing: The shape's last part.
         start: Fills a fresh tensor in place; None for the neutral value.
         learnt: A parameter, else a buffer.
+        saved: Whether a buffer is in checkpoints. What only lasts a step is not.
+        dtype: None for the layer's own. A counter has its own: in a layer of half
+            precision it would soon stand still.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Entry:
     trailing: tuple[int, ...] = ()
     start: Callable[[Tensor], object] | None = None
     learnt: bool = True
+    saved: bool = True
+    dtype: torch.dtype | None = None
 
     def shape(self, channels: int) -> tuple[int, ...]:
         """The shape on a layer of so many channels."""

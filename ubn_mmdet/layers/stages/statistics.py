@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from .stage import Stage
 
@@ -17,6 +18,7 @@ class Batch(NamedTuple):
         count: Elements a channel: a number, or ``()``.
         summary: What the stage asked for with :meth:`Statistics.summary`, ``(S,)``.
         exists: ``()`` bool, whether any rank has elements; None for certain.
+        group: The ranks that were merged; None for this one alone.
     """
 
     mean: Tensor
@@ -24,6 +26,7 @@ class Batch(NamedTuple):
     count: int | Tensor
     summary: Tensor
     exists: Tensor | None = None
+    group: ProcessGroup | None = None
 
 
 class Statistics(Stage):
@@ -118,13 +121,19 @@ def move_running_statistics(
     moves = all_finite(batch.mean, unbiased_var)
     if is_open is not None:
         moves = moves & is_open
-    layer.num_batches_tracked.add_(moves)
-    step = layer.momentum
-    if step is None:  # the average over all batches that moved them
-        tracked = layer.num_batches_tracked.clamp(min=1)
-        step = tracked.to(layer.running_mean.dtype).reciprocal()
+    step = count_batch(layer, moves)
     move(layer.running_mean, batch.mean, step, moves)
     move(layer.running_var, unbiased_var, step, moves)
+
+
+def count_batch(layer: nn.Module, moves: Tensor) -> Tensor | float:
+    """Count a batch if it ``moves`` the running statistics; the step they move by."""
+    layer.num_batches_tracked.add_(moves)
+    if layer.momentum is not None:
+        return layer.momentum
+    # the average over all batches that moved them
+    tracked = layer.num_batches_tracked.clamp(min=1)
+    return tracked.to(layer.running_mean.dtype).reciprocal()
 
 
 def all_finite(*tensors: Tensor) -> Tensor:
