@@ -7,7 +7,17 @@ Importing this package registers the norm layers wherever MMEngine is installed:
 import warnings
 from importlib.util import find_spec
 
-from .layers import BNET, IEBN, RBN, UBN, BatchRenorm, InitBN, convert_batchnorm
+from .layers import (
+    BNET,
+    IEBN,
+    MABN,
+    RBN,
+    UBN,
+    BatchRenorm,
+    CentralizedConv2d,
+    InitBN,
+    convert_batchnorm,
+)
 from .mm.toolbox import mmengine_problem
 from .ops.dispatch import reference_passes
 from .version import __version__
@@ -15,9 +25,11 @@ from .version import __version__
 __all__ = [
     'BNET',
     'IEBN',
+    'MABN',
     'RBN',
     'UBN',
     'BatchRenorm',
+    'CentralizedConv2d',
     'InitBN',
     '__version__',
     'convert_batchnorm',

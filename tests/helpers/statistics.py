@@ -78,7 +78,85 @@ def affine(x: Tensor, state: State) -> Tensor:
     return over_maps(state['weight']) * x + over_maps(state['bias'])
 
 
+def mabn(
+    xs: list[Tensor],
+    state: State,
+    *,
+    training: bool,
+    eps: float,
+    momentum: float | None,
+    memory_size: int,
+    warmup_steps: int,
+    renorm_steps: int,
+    r_max: float,
+) -> Result:
+    """Moving Average BatchNorm; gradients go by its written backward."""
+    state = dict(state)
+    pivot = state['running_mean']
+    xs = [x - over_maps(pivot) for x in xs]
+    one = torch.ones_like(pivot)
+    elements = _elements(xs)
+    state.setdefault('renorm_scale', one)
+    if not training or not elements.numel():
+        scale = 1 / torch.sqrt(state['running_var'] + eps)
+        return [affine(over_maps(scale) * x, state) for x in xs], state
+
+    step = int(state['batches_memorized'])
+    squares = state['square_memory'].clone()
+    squares[:, step % memory_size] = (elements**2).mean(1).detach()
+    iteration = step + 1
+    is_warm = iteration > memory_size and iteration > warmup_steps
+    chi = squares.mean(1) if is_warm else squares[:, step % memory_size]
+    r = one
+    if iteration > renorm_steps:
+        r = torch.sqrt(chi + eps) / torch.sqrt(state['running_var'] + eps)
+        r = torch.clip(r, 1 / r_max, r_max)
+    state['num_batches_tracked'] = state['num_batches_tracked'] + 1
+    pace = 1 / int(state['num_batches_tracked']) if momentum is None else momentum
+    state |= {
+        'square_memory': squares,
+        'batches_memorized': state['batches_memorized'] + 1,
+        'running_var': (1 - pace) * state['running_var'] + pace * chi,
+        'renorm_scale': r,
+        'gradient_memory': state['gradient_memory'].clone(),
+    }
+
+    def backward(x: Tensor, g: Tensor) -> Tensor:
+        z = x / torch.sqrt(chi + eps)[:, None]
+        g = r[:, None] * g
+        gradients = state['gradient_memory']
+        gradients[:, step % memory_size] = (g * z).mean(1)
+        psi = gradients.mean(1) if is_warm else gradients[:, step % memory_size]
+        return (g - z * psi[:, None]) / torch.sqrt(chi + eps)[:, None]
+
+    xhat = _Written.apply(elements, (r / torch.sqrt(chi + eps))[:, None], backward)
+    return [affine(x, state) for x in _maps(xhat, xs)], state
+
+
+class _Written(torch.autograd.Function):
+    """``scale * x``, with a gradient that is written down."""
+
+    @staticmethod
+    def forward(ctx, x, scale, backward):
+        ctx.save_for_backward(x)
+        ctx.written = backward
+        return scale * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        [x] = ctx.saved_tensors
+        return ctx.written(x, grad), None, None
+
+
 def _elements(xs: list[Tensor]) -> Tensor:
     """The elements of each channel, of all batches, ``(C, n)``."""
     return torch.cat([x.transpose(0, 1).flatten(1) for x in xs], dim=1)
 
+
+def _maps(elements: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """The reverse of :func:`_elements`."""
+    parts = elements.split([x[:, :1].numel() for x in like], dim=1)
+    return [
+        part.view(x.shape[1], len(x), *x.shape[2:]).transpose(0, 1)
+        for part, x in zip(parts, like, strict=True)
+    ]

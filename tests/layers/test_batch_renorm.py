@@ -49,13 +49,17 @@ class TestBatchRenormInFull(Promises):
     gradient_is_exact = False  # r and d are constants for it
     variants = {
         'narrow': AT_ONCE | {'r_max': 1.1, 'd_max': 0.1},
-        'r alone': AT_ONCE | {'d_max': 0},
-        'd alone': AT_ONCE | {'r_max': 1},
         'wide': AT_ONCE | {'r_max': 100, 'd_max': 100},
     }
 
     def is_batchnorm(self, settings):
         return False
+
+
+@pytest.mark.parametrize('limits', [{'r_max': 1}, {'d_max': 0}], ids=str)
+def test_each_correction_alone(limits):
+    layer = BatchRenorm(3, **AT_ONCE, **limits, dtype=torch.float64)
+    TestBatchRenorm().compare(layer, images(3, 3, 5, 4), steps=3)
 
 
 def test_without_room_it_is_batchnorm_for_good():

@@ -2,22 +2,26 @@
 
 from .batch_renorm import BatchRenorm
 from .bnet import BNET
+from .centralized_conv import CentralizedConv2d
 from .convert import convert_batchnorm
 from .iebn import IEBN
 from .init_bn import InitBN
+from .mabn import MABN
 from .rbn import RBN
 from .ubn import UBN
 
 # Each is registered under its name where there is a toolbox.
-FAMILY = (UBN, RBN, IEBN, BNET, InitBN, BatchRenorm)
+FAMILY = (UBN, RBN, IEBN, BNET, InitBN, BatchRenorm, MABN)
 
 __all__ = [
     'BNET',
     'FAMILY',
     'IEBN',
+    'MABN',
     'RBN',
     'UBN',
     'BatchRenorm',
+    'CentralizedConv2d',
     'InitBN',
     'convert_batchnorm',
 ]

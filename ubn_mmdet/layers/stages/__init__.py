@@ -6,6 +6,7 @@ the layer registers them flat, under the names that checkpoints have.
 from .affine import ChannelAffine, DepthwiseAffine
 from .centering import Centering
 from .gated import GatedStatistics
+from .memory import MemoryStatistics
 from .renorm import RenormStatistics
 from .scaling import NormalizedScaling, RawScaling
 from .stage import Entry, Stage
@@ -18,6 +19,7 @@ __all__ = [
     'DepthwiseAffine',
     'Entry',
     'GatedStatistics',
+    'MemoryStatistics',
     'NormalizedScaling',
     'RawScaling',
     'RenormStatistics',

@@ -1,0 +1,122 @@
+"""MABN's statistics: averages over the last batches, forward and backward."""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_count, check_number
+from .quadratic import QuadraticStatistics, scale_with_gradient
+from .stage import Entry
+from .statistics import Batch, all_finite
+
+
+class MemoryStatistics(QuadraticStatistics):
+    """``xhat = r * x / sqrt(chi + eps)``, ``chi`` the mean over recent batches' ``E[x^2]``.
+
+    So is the gradient's statistic ``mean(dxhat * xhat)``. ``r`` is the ratio of
+    ``sqrt(chi)`` and ``sqrt(running_var)``, clipped and held constant (MABN, ICLR 2020).
+
+    Args:
+        memory_size: Batches ``m`` to average over.
+        warmup_steps: For so many batches, and until the memory is full, the batch's own
+            statistics are used.
+        renorm_steps: For so many batches ``r`` is 1.
+        r_max: ``r`` stays within ``[1/r_max, r_max]``.
+    """
+
+    def __init__(
+        self,
+        memory_size: int = 16,
+        warmup_steps: int = 100,
+        renorm_steps: int = 1_000,
+        r_max: float = 5.0,
+    ) -> None:
+        check_count('memory_size', memory_size)
+        check_count('warmup_steps', warmup_steps, least=0)
+        check_count('renorm_steps', renorm_steps, least=0)
+        check_number('r_max', r_max, lambda v: 1 <= v < math.inf, 'finite and >= 1')
+        self.memory_size = memory_size
+        self.warmup_steps = warmup_steps
+        self.renorm_steps = renorm_steps
+        self.r_max = r_max
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The memories, ``(C, m)``, what counts them, ``()``, and the last ``r``, ``(C,)``.
+
+        ``r`` for a forward that is repeated: by then ``running_var`` has moved.
+        """
+        m = (self.memory_size,)
+        return (
+            Entry('square_memory', neutral=0.0, trailing=m, learnt=False),
+            Entry('gradient_memory', neutral=0.0, trailing=m, learnt=False),
+            Entry(
+                'batches_memorized',
+                neutral=0,
+                per_channel=False,
+                learnt=False,
+                dtype=torch.long,
+            ),
+            Entry('renorm_scale', neutral=1.0, learnt=False, saved=False),
+        )
+
+    def train(
+        self, layer: nn.Module, batch: Batch, moves: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The averages; the batch enters them, and its gradient will in backward."""
+        square = self.square(layer, batch)
+        with torch.no_grad():
+            is_valid = self.is_valid(square, batch)
+            if moves:
+                layer.batches_memorized.add_(is_valid)
+                self._memorize(layer.square_memory, self._slot(layer), square, is_valid)
+            is_warm = layer.batches_memorized > max(self.memory_size, self.warmup_steps)
+            average = layer.square_memory.mean(1).to(square.dtype)
+            chi = torch.where(is_warm, average, square)
+            if moves:
+                self._correct(layer, chi, is_valid)
+                self.move_square(layer, chi, is_valid)
+            r = layer.renorm_scale.to(square.dtype, copy=True)
+            curvature = (chi + layer.eps).reciprocal()
+            scale = r * curvature.sqrt()
+        respond = partial(
+            self._respond, layer, self._slot(layer), is_valid, is_warm, square.dtype
+        )
+        inv_std = scale_with_gradient(square, scale, curvature, batch, respond)
+        return self.pivot(layer, batch), inv_std
+
+    def _slot(self, layer: nn.Module) -> Tensor:
+        """``(m,)`` bool: where the latest batch is in the memories."""
+        slots = torch.arange(self.memory_size, device=layer.batches_memorized.device)
+        return slots == (layer.batches_memorized - 1) % self.memory_size
+
+    @staticmethod
+    def _memorize(
+        memory: Tensor, slot: Tensor, value: Tensor, is_valid: Tensor
+    ) -> None:
+        value = value.to(memory.dtype).unsqueeze(1)
+        memory.copy_(torch.where(slot & is_valid, value, memory))
+
+    def _correct(self, layer: nn.Module, chi: Tensor, is_valid: Tensor) -> None:
+        running = layer.running_var.to(chi.dtype)
+        r = torch.sqrt((chi + layer.eps) / (running + layer.eps))
+        r = r.clamp(1 / self.r_max, self.r_max)
+        r = torch.where(layer.batches_memorized > self.renorm_steps, r, 1.0)
+        buffer = layer.renorm_scale
+        buffer.copy_(torch.where(is_valid, r.to(buffer.dtype), buffer))
+
+    def _respond(
+        self,
+        layer: nn.Module,
+        slot: Tensor,
+        is_valid: Tensor,
+        is_warm: Tensor,
+        dtype: torch.dtype,
+        correlation: Tensor,
+    ) -> Tensor:
+        """Memorize a batch's ``mean(dxhat * xhat)``; the average that stands in for it."""
+        is_valid = is_valid & all_finite(correlation)
+        self._memorize(layer.gradient_memory, slot, correlation, is_valid)
+        average = layer.gradient_memory.mean(1).to(dtype)
+        return torch.where(is_warm, average, correlation)
