@@ -16,6 +16,7 @@ from .layers import (
     BatchRenorm,
     CentralizedConv2d,
     InitBN,
+    PowerNorm,
     convert_batchnorm,
 )
 from .mm.toolbox import mmengine_problem
@@ -31,6 +32,7 @@ __all__ = [
     'BatchRenorm',
     'CentralizedConv2d',
     'InitBN',
+    'PowerNorm',
     '__version__',
     'convert_batchnorm',
     'reference_passes',

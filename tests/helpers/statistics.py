@@ -133,6 +133,48 @@ def mabn(
     return [affine(x, state) for x in _maps(xhat, xs)], state
 
 
+def power_norm(
+    xs: list[Tensor],
+    state: State,
+    *,
+    training: bool,
+    eps: float,
+    momentum: float,
+    warmup_steps: int,
+) -> Result:
+    """PowerNorm, algorithm 2 of its paper; before, its warm-up, which autograd does."""
+    state = dict(state)
+    pivot = state['running_mean']
+    xs = [x - over_maps(pivot) for x in xs]
+    elements = _elements(xs)
+    state.setdefault('last_square', torch.ones_like(pivot))
+    if not training or not elements.numel():
+        scale = 1 / torch.sqrt(state['running_var'] + eps)
+        return [affine(over_maps(scale) * x, state) for x in xs], state
+
+    is_warm = int(state['num_batches_tracked']) >= warmup_steps
+    square = (elements**2).mean(1)
+    used = state['running_var'] if is_warm else square
+    psi, nu = torch.sqrt(used + eps), state['running_gradient']
+    state |= {
+        'num_batches_tracked': state['num_batches_tracked'] + 1,
+        'running_var': state['running_var']
+        + momentum * (square.detach() - state['running_var']),
+        'last_square': used.detach(),
+    }
+
+    def backward(x: Tensor, g: Tensor) -> Tensor:
+        xhat = x / psi.detach()[:, None]
+        power, correlation = (xhat * xhat).mean(1), (g * xhat).mean(1)
+        state['running_gradient'] = nu * (1 - momentum * power) + momentum * correlation
+        # In the warm-up the derivative itself: nu is the batch's own.
+        here = nu if is_warm else correlation
+        return (g - here[:, None] * xhat) / psi.detach()[:, None]
+
+    xhat = _Written.apply(elements, 1 / psi.detach()[:, None], backward)
+    return [affine(x, state) for x in _maps(xhat, xs)], state
+
+
 class _Written(torch.autograd.Function):
     """``scale * x``, with a gradient that is written down."""
 

@@ -19,6 +19,7 @@ MEMBERS = {
         {'memory_size': 2, 'warmup_steps': 3, 'renorm_steps': 4},
         None,
     ),
+    'PowerNorm': ({'warmup_steps': 3}, None),
 }
 
 

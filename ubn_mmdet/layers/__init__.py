@@ -7,11 +7,12 @@ from .convert import convert_batchnorm
 from .iebn import IEBN
 from .init_bn import InitBN
 from .mabn import MABN
+from .power_norm import PowerNorm
 from .rbn import RBN
 from .ubn import UBN
 
 # Each is registered under its name where there is a toolbox.
-FAMILY = (UBN, RBN, IEBN, BNET, InitBN, BatchRenorm, MABN)
+FAMILY = (UBN, RBN, IEBN, BNET, InitBN, BatchRenorm, MABN, PowerNorm)
 
 __all__ = [
     'BNET',
@@ -23,5 +24,6 @@ __all__ = [
     'BatchRenorm',
     'CentralizedConv2d',
     'InitBN',
+    'PowerNorm',
     'convert_batchnorm',
 ]

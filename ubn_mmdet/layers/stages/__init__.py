@@ -7,6 +7,7 @@ from .affine import ChannelAffine, DepthwiseAffine
 from .centering import Centering
 from .gated import GatedStatistics
 from .memory import MemoryStatistics
+from .power import PowerStatistics
 from .renorm import RenormStatistics
 from .scaling import NormalizedScaling, RawScaling
 from .stage import Entry, Stage
@@ -21,6 +22,7 @@ __all__ = [
     'GatedStatistics',
     'MemoryStatistics',
     'NormalizedScaling',
+    'PowerStatistics',
     'RawScaling',
     'RenormStatistics',
     'Stage',

@@ -1,0 +1,86 @@
+"""PowerNorm's statistics: a running quadratic mean, and a running gradient."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_count
+from .quadratic import QuadraticStatistics, scale_with_gradient
+from .stage import Entry
+from .statistics import Batch, all_finite
+
+
+class PowerStatistics(QuadraticStatistics):
+    """``xhat = x / psi``, ``psi^2`` the running mean of ``E[x^2]`` before the batch.
+
+    In backward, ``dx = (dxhat - nu * xhat) / psi`` with the running ``nu``, which then
+    moves: ``nu <- nu * (1 - a * mean(xhat^2)) + a * mean(dxhat * xhat)``, ``a`` the
+    momentum (PowerNorm, arXiv 2003.07845, algorithm 2).
+
+    Args:
+        warmup_steps: For so many batches the batch's own quadratic mean is used, with its
+            exact gradient; the averages move.
+    """
+
+    def __init__(self, warmup_steps: int = 4_000) -> None:
+        check_count('warmup_steps', warmup_steps, least=0)
+        self.warmup_steps = warmup_steps
+
+    def entries(self) -> tuple[Entry, ...]:
+        """``running_gradient``, ``(C,)``: ``nu``; and what the last batch was divided by.
+
+        That for a forward that is repeated: by then ``running_var`` has moved.
+        """
+        return (
+            Entry('running_gradient', neutral=0.0, learnt=False),
+            Entry('last_square', neutral=1.0, learnt=False, saved=False),
+        )
+
+    def train(
+        self, layer: nn.Module, batch: Batch, moves: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The running quadratic mean before the batch; moves it."""
+        square = self.square(layer, batch)
+        with torch.no_grad():
+            is_valid = self.is_valid(square, batch)
+            if moves:
+                is_warm = layer.num_batches_tracked >= self.warmup_steps
+                used = torch.where(is_warm, layer.running_var, square)
+                layer.last_square.copy_(torch.where(is_valid, used, layer.last_square))
+                self.move_square(layer, square, is_valid)
+            # A batch that is valid has been counted.
+            is_warm = layer.num_batches_tracked > self.warmup_steps
+            psi2 = torch.where(is_warm, layer.last_square.to(square.dtype), square)
+            curvature = (psi2 + layer.eps).reciprocal()
+        respond = partial(
+            self._respond, layer, is_warm, is_valid, (square * curvature).detach()
+        )
+        inv_std = scale_with_gradient(
+            square, curvature.sqrt(), curvature, batch, respond
+        )
+        return self.pivot(layer, batch), inv_std
+
+    def _respond(
+        self,
+        layer: nn.Module,
+        is_warm: Tensor,
+        is_valid: Tensor,
+        power: Tensor,
+        correlation: Tensor,
+    ) -> Tensor:
+        """``nu`` before the batch, or the batch's own; moves ``nu``.
+
+        Args:
+            layer: The layer that has the state.
+            is_warm: Whether ``nu`` is used.
+            is_valid: Whether the batch is fit to move it.
+            power: ``mean(xhat^2)``, ``(C,)``.
+            correlation: ``mean(dxhat * xhat)``, ``(C,)``.
+        """
+        nu = layer.running_gradient.to(correlation.dtype, copy=True)
+        is_valid = is_valid & all_finite(correlation)
+        moved = nu + layer.momentum * (correlation - power * nu)
+        buffer = layer.running_gradient
+        buffer.copy_(torch.where(is_valid, moved.to(buffer.dtype), buffer))
+        return torch.where(is_warm, nu, correlation)
