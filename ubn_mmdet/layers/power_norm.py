@@ -38,7 +38,7 @@ class PowerNorm(PipelineNorm, _BatchNorm):
     def __init__(
         self,
         num_features: int,
-        warmup_steps: int = 4_000,
+        warmup_steps: int = 10_000,
         momentum: float = 0.1,
         **common,
     ) -> None:

@@ -23,7 +23,7 @@ class PowerStatistics(QuadraticStatistics):
             exact gradient; the averages move.
     """
 
-    def __init__(self, warmup_steps: int = 4_000) -> None:
+    def __init__(self, warmup_steps: int = 10_000) -> None:
         check_count('warmup_steps', warmup_steps, least=0)
         self.warmup_steps = warmup_steps
 
