@@ -52,6 +52,18 @@ def test_batchnorm_weights_load_into_a_detector_as_they_are(norm, start, capfd):
             torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('member', FAMILY, ids=lambda member: member.__name__)
+def test_from_batchnorm_writes_what_loading_does(member):
+    norm = nn.Sequential(shake(nn.BatchNorm2d(4)))
+    loaded, converted = (nn.Sequential(member(4)) for _ in range(2))
+    loaded.load_state_dict(norm.state_dict(), strict=True)
+    state = layouts.from_batchnorm(norm.state_dict(), converted[0].stages)
+    converted.load_state_dict(state, strict=True)
+    assert state.keys() == loaded.state_dict().keys()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype
+
+
 def test_from_batchnorm_writes_every_key():
     theirs, ours = shake(resnet('BN')), resnet('UBN')
     state = layouts.from_batchnorm(theirs.state_dict(), UBN(1).stages)

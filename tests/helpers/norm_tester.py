@@ -282,8 +282,13 @@ class NormTester:
 
     @pytest.mark.parametrize(
         'shapes',
-        [[(2, 6, 4), (2, 6, 4)], [(3, 6, 4), (1, 4, 8)], [(0, 6, 4), (2, 4, 8)]],
-        ids=['like', 'unlike', 'one empty'],
+        [
+            [(2, 6, 4), (2, 6, 4)],
+            [(3, 6, 4), (1, 4, 8)],
+            [(0, 6, 4), (2, 4, 8)],
+            [(0, 6, 4), (2, 0, 4)],
+        ],
+        ids=['like', 'unlike', 'one empty', 'both empty'],
     )
     def test_two_ranks_equal_one_process(self, settings, shapes, two_ranks):
         xs = [self.images(*shape, seed=seed) for seed, shape in enumerate(shapes)]

@@ -39,13 +39,12 @@ def from_batchnorm(state: StateDict, stages: Stages) -> StateDict:
         state: A model's.
         stages: Of the layers that it is for, such as ``UBN(1).stages``.
     """
-    entries = stages.entries()
+    entries = stages.saved_entries()
 
     def convert(norm: StateDict) -> StateDict:
         weight = norm['weight']
         return norm | {
-            entry.name: weight.new_full(entry.shape(len(weight)), entry.neutral)
-            for entry in entries
+            entry.name: entry.neutral_like(weight, len(weight)) for entry in entries
         }
 
     own = [entry.name for entry in entries]
@@ -100,7 +99,7 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
     Raises:
         ConversionError: If a layer depends on its input in one of these ways.
     """
-    own = [entry.name for entry in stages.entries()]
+    own = [entry.name for entry in stages.saved_entries()]
 
     def convert(norm: StateDict) -> StateDict:
         try:

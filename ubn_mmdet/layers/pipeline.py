@@ -60,6 +60,10 @@ class Stages:
         """The tensors that the stages want, beside BatchNorm's."""
         return [entry for stage in self for entry in stage.entries()]
 
+    def saved_entries(self) -> list[Entry]:
+        """Those of them that are in checkpoints."""
+        return [entry for entry in self.entries() if entry.saved]
+
     def fold(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The BatchNorm that a layer with this state is in evaluation.
 
@@ -301,7 +305,7 @@ class PipelineNorm(Base):
 
         Anything less is reported as missing, as ever.
         """
-        saved = [entry for entry in self.stages.entries() if entry.saved]
+        saved = self.stages.saved_entries()
         own = [entry for entry in saved if getattr(self, entry.name) is not None]
         names = ('weight', 'bias', 'running_mean', 'running_var')
         wanted = [prefix + name for name in names if getattr(self, name) is not None]
@@ -309,10 +313,8 @@ class PipelineNorm(Base):
         if is_batchnorm and not any(prefix + e.name in state_dict for e in own):
             like = state_dict[wanted[0]]  # for its device: this layer's may be meta
             for entry in own:
-                shape = entry.shape(self.num_features)
-                state_dict[prefix + entry.name] = like.new_full(
-                    shape, entry.neutral, dtype=entry.dtype
-                )
+                tensor = entry.neutral_like(like, self.num_features)
+                state_dict[prefix + entry.name] = tensor
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -39,6 +39,10 @@ class Entry:
         """The shape on a layer of so many channels."""
         return ((channels,) if self.per_channel else ()) + self.trailing
 
+    def neutral_like(self, like: Tensor, channels: int) -> Tensor:
+        """A neutral one on the device of ``like``, and in its dtype if it has no own."""
+        return like.new_full(self.shape(channels), self.neutral, dtype=self.dtype)
+
     def reset(self, tensor: Tensor) -> None:
         """Fill ``tensor`` in place with what it starts from."""
         with torch.no_grad():
