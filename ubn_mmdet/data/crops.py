@@ -99,7 +99,9 @@ def make_crops(
                 f'{source.root} has no {split} object whose shorter side is at least '
                 f'{min_size} pixels'
             )
-        images = {image['id']: image['file_name'] for image in contents[split]['images']}
+        images = {
+            image['id']: image['file_name'] for image in contents[split]['images']
+        }
         by_image = defaultdict(list)
         for annotation in kept:
             label = labels[annotation['category_id']]
@@ -131,7 +133,9 @@ def _choose(
     chosen = []
     for category, members in sorted(by_class.items()):
         if max_per_class is not None and len(members) > max_per_class:
-            members = random.Random(f'{_SEED} {category}').sample(members, max_per_class)
+            members = random.Random(f'{_SEED} {category}').sample(
+                members, max_per_class
+            )
         chosen += members
     return sorted(chosen, key=lambda a: a['id'])
 
