@@ -8,7 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def run(*command: object, cwd: Path, ok: bool = True, path: str = '', **more: str) -> str:
+def run(
+    *command: object, cwd: Path, ok: bool = True, path: str = '', **more: str
+) -> str:
     """Run a Python command line in ``cwd``; its output and errors as one text.
 
     The package is importable, as if it were installed, and so is what lies in the folders

@@ -1,4 +1,4 @@
-"""MMPreTrain in tests: beside the toolbox or, as .ci/setup.sh puts it, in a folder of its own.
+"""MMPreTrain in tests: beside the toolbox, or in its own folder, as .ci/setup.sh has it.
 
 It is not imported into the tests' own process, where MMDetection would use it.
 """

@@ -156,7 +156,7 @@ def _folder_name(label: int, name: str) -> str:
 
 def _jpeg(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format='JPEG', quality=_QUALITY)
+    image.save(stream, format='JPEG', quality=_QUALITY, subsampling=0)
     return stream.getvalue()
 
 

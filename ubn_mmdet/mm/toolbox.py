@@ -142,7 +142,9 @@ def require_pretraining() -> None:
     Raises:
         ToolboxError: If something is absent, half installed, too old or does not import.
     """
-    if problems := [p for p in map(_metadata_problem, (MMENGINE, MMCV, MMPRETRAIN)) if p]:
+    if problems := [
+        p for p in map(_metadata_problem, (MMENGINE, MMCV, MMPRETRAIN)) if p
+    ]:
         raise ToolboxError('\n'.join(problems))
     if problem := _import_problem('mmpretrain'):
         raise ToolboxError(problem)
