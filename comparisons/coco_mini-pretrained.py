@@ -6,6 +6,7 @@ _runs = 'work_dirs/comparisons/coco_mini-pretraining/resnet18_1xb64_crops'
 
 def _pretrained(name):
     start = dict(
+        _delete_=True,
         type='Pretrained',
         prefix='backbone.',
         checkpoint=f'{_runs}/{name}/seed0/final.pth',

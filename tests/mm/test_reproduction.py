@@ -47,7 +47,12 @@ def backbone(path):
 
 
 def started_from(name, path):
-    start = {'type': 'Pretrained', 'prefix': 'backbone.', 'checkpoint': str(path)}
+    start = {
+        '_delete_': True,
+        'type': 'Pretrained',
+        'prefix': 'backbone.',
+        'checkpoint': str(path),
+    }
     return {'name': name, 'options': {'model.backbone.init_cfg': start}}
 
 
@@ -92,6 +97,7 @@ def test_pre_training_detection_and_results(place):
         'train_cfg.max_epochs=1',
         'default_hooks.logger.interval=1',
         'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+        'val_dataloader.dataset.pipeline.1.scale=(64,64)',
         'test_dataloader.dataset.pipeline.1.scale=(64,64)',
     ]
     for loader, split in ('train', 'train'), ('val', 'val'), ('test', 'val'):
