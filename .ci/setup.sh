@@ -8,6 +8,7 @@ VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
 MAX_JOBS=${MAX_JOBS:-$(nproc)}
 requirements=.ci/requirements.txt
+pretraining=.ci/pretraining.txt
 stamp=$VENV/.ubn_mmdet-ready
 
 pinned() { grep -E "^$1==" "$requirements"; }
@@ -21,7 +22,7 @@ fail() {
 }
 
 fingerprint() {
-    { cat "$requirements" .ci/setup.sh; echo "$TORCH"; "$VENV/bin/python" -VV; } | sha256sum
+    { cat "$requirements" "$pretraining" .ci/setup.sh; echo "$TORCH"; "$VENV/bin/python" -VV; } | sha256sum
 }
 
 check_machine() {
@@ -123,6 +124,11 @@ echo "$TORCH" >"$VENV/.torch"
 grep -vE '^(torch|onedl-mmcv)==' "$requirements" >"$VENV/.rest.txt"
 step packages "the other packages of $requirements" \
     "${pip[@]}" --no-deps --no-build-isolation -r "$VENV/.rest.txt"
+
+rm -rf "$VENV/pretraining"
+step pretraining "MMPreTrain, for pre-training, in $VENV/pretraining" \
+    "${pip[@]}" --no-deps --no-build-isolation --target "$VENV/pretraining" \
+    -r "$pretraining"
 
 mapfile -t cache < <(mmcv_cache)
 step mmcv "MMCV. Its C++ operators are compiled from source the first time: 78 files, about

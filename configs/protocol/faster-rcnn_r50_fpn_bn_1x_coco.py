@@ -4,4 +4,6 @@ _base_ = [
     '../_base_/custom_imports.py',
 ]
 # norm_eval=True and frozen_stages=1 are mmdet's own, and the authors'.
-model = dict(backbone=dict(init_cfg=dict(checkpoint=_base_.bn_imagenet.r50)))
+model = dict(
+    backbone=dict(init_cfg=dict(prefix='backbone.', checkpoint=_base_.bn_imagenet.r50))
+)

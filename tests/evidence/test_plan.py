@@ -1,5 +1,7 @@
 """A comparison is read, listed and recognised."""
 
+import json
+
 import pytest
 
 from ubn_mmdet.evidence.plan import Comparison, PlanError, fingerprint
@@ -39,9 +41,12 @@ def test_a_norms_preset_is_its_name_unless_said():
     assert presets[1] == ('ubn', {}) and presets[-1] == ('ubn', {'a.b': 1})
 
 
-def test_dicts_go_there_and_back():
-    comparison = Comparison.read(FIELDS)
-    assert Comparison.read(comparison.to_dict()) == comparison
+@pytest.mark.parametrize('size', [64, (133, 80)])
+def test_dicts_go_there_and_back(size):
+    comparison = Comparison.read(FIELDS | {'image_size': size})
+    assert comparison.image_size == size
+    told = json.loads(json.dumps(comparison.to_dict()))
+    assert Comparison.read(told) == comparison
 
 
 def test_a_file_is_read_by_its_public_variables(tmp_path):
@@ -79,6 +84,9 @@ def test_the_detectors_name_has_no_norm(detector, name):
         ({'epochs': 0}, 'epochs must be an integer of at least 1, got 0'),
         ({'epochs': True}, 'epochs must be an integer'),
         ({'train_images': 0}, 'train_images must be'),
+        ({'image_size': 0}, 'image_size must be an integer of at least 1, got 0'),
+        ({'image_size': [64, 0]}, 'image_size must be an integer of at least 1, got 0'),
+        ({'image_size': [64]}, r'one number or two, got \[64\]'),
         ({'groups': []}, 'at least one group'),
         (
             {'groups': [{'norms': ['BN'], 'seeds': []}]},

@@ -27,7 +27,9 @@ from ubn_mmdet.mm.comparison.settings import (
     preset,
     put_norm,
     resolve,
+    shared_config,
 )
+from ubn_mmdet.mm.config_nodes import nodes_of
 
 FIELDS = {
     'name': 'tiny',
@@ -104,6 +106,42 @@ def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
     assert other_seed[0] == first[0] and other_seed[1] not in first
     logging = plan(options={'default_hooks.logger.interval': 7})
     assert hashes(logging) == first
+
+
+def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
+    def plan(path):
+        start = {'_delete_': True, 'type': 'Pretrained', 'checkpoint': str(path)}
+        norm = {'name': 'BN', 'options': {'model.backbone.init_cfg': start}}
+        fields = FIELDS | {'groups': [{'norms': [norm], 'seeds': [3]}]}
+        made = make_plan(Comparison.read(fields), shapes, tmp_path)
+        return made['setting_hash'], made['runs'][0]['config_hash']
+
+    one, two = tmp_path / 'one.pth', tmp_path / 'two.pth'
+    one.write_bytes(b'weights')
+    two.write_bytes(b'weights')
+    first = plan(one)
+    assert plan(two) == first
+    two.write_bytes(b'others')
+    setting, run = plan(two)
+    assert setting == first[0] and run != first[1]
+    with pytest.raises(PlanError, match=r'no pre-trained weights .*three\.pth'):
+        plan(tmp_path / 'three.pth')
+    # Those that the detector's own config names need not be there.
+    protocol = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py'}
+    with pytest.raises(PlanError, match='no pre-trained weights work_dirs'):
+        make_plan(Comparison.read(FIELDS | protocol), shapes, tmp_path)
+    comparison = Comparison.read(FIELDS | protocol)
+    shared = shared_config(comparison, open_data(comparison, shapes, None))
+    assert shared.model.backbone.init_cfg.checkpoint is None
+
+
+def test_images_may_fit_into_a_rectangle(shapes):
+    for cfg in configs(
+        Comparison.read(FIELDS | {'image_size': [96, 64]}), shapes
+    ).values():
+        for loader in ('train', 'val', 'test'):
+            [resize] = nodes_of(cfg[f'{loader}_dataloader'], 'Resize')
+            assert tuple(resize.scale) == (96, 64) and resize.keep_ratio is True
 
 
 def test_every_batch_norm_is_replaced_and_nothing_else():

@@ -73,10 +73,11 @@ NAMES = {
     for pattern in LAYERS
     for word in norms_of(pattern)
 }
+# Detectors; test_pretraining.py has the others.
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in ROOT.rglob('*.py')
-    if '_base_' not in path.parts
+    if not {'_base_', 'pretrain'} & set(path.parts)
 )
 TWINS = [name for name in FILES if '_ubn' not in name]
 
@@ -228,7 +229,8 @@ def test_protocol_is_the_shipped_config_with_another_backbone(name: str) -> None
     differing = difference(Config.fromfile(shipped), config)
     word = NAMES[name][1]
     assert {path for path in without_norms(differing) if path.startswith('model.')} == {
-        'model.backbone.init_cfg.checkpoint'
+        'model.backbone.init_cfg.checkpoint',
+        'model.backbone.init_cfg.prefix',
     }
     assert {path.split('.')[0] for path in without_norms(differing)} == {
         'model',
@@ -238,6 +240,7 @@ def test_protocol_is_the_shipped_config_with_another_backbone(name: str) -> None
     }
     backbone = config.model.backbone
     assert backbone.init_cfg.checkpoint == config[f'{word}_imagenet'][depth]
+    assert backbone.init_cfg.prefix == 'backbone.'
     assert (backbone.frozen_stages, backbone.norm_eval) == (1, True)
     assert config.train_cfg.max_epochs == 12
     assert config.param_scheduler[0].end == 500

@@ -7,7 +7,7 @@ from helpers.commands import ROOT, run
 from PIL import Image
 
 from ubn_mmdet.data.shapes import make_shapes
-from ubn_mmdet.mm.tools import find_mmdet_tool
+from ubn_mmdet.mm.tools import find_tool
 
 DEMO_CONFIGS = ROOT / 'configs/demo'
 MASK_RCNN = DEMO_CONFIGS / 'mask-rcnn_r18-scratch_fpn_ubn_6e_shapes.py'
@@ -64,12 +64,16 @@ def test_broken_data_end_the_demo_before_training(place, tmp_path):
     assert not (tmp_path / 'work_dirs').exists()
 
 
+def mmdets_own(name):
+    return find_tool('mmdet', name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('config', 'tool'),
     [
         (MASK_RCNN, lambda name: ROOT / f'tools/{name}.py'),
-        (RETINANET, find_mmdet_tool),
+        (RETINANET, mmdets_own),
     ],
     ids=['ours', "MMDetection's"],
 )
@@ -135,7 +139,7 @@ train_cfg = dict(max_epochs=1)
 """)
     work_dir = place / 'work_dirs/mine'
     output = run(
-        find_mmdet_tool('train'), config, '--work-dir', work_dir,
+        find_tool('mmdet', 'train'), config, '--work-dir', work_dir,
         '--cfg-options', 'train_pipeline.2.scale=(64,64)',
         'train_dataloader.dataset.pipeline.2.scale=(64,64)',
         'val_dataloader.dataset.pipeline.1.scale=(64,64)', cwd=place,

@@ -345,13 +345,12 @@ class Driver:
 
         There, because ``python -m`` looks into the current directory first.
         """
-        path = [str(self._code), os.environ.get('PYTHONPATH')]
+        inherited = os.environ.get('PYTHONPATH', '').split(os.pathsep)
+        path = [str(self._code), *(os.path.abspath(p) for p in inherited if p)]
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self._code,
-            env=os.environ
-            | environment
-            | {'PYTHONPATH': os.pathsep.join(filter(None, path))},
+            env=os.environ | environment | {'PYTHONPATH': os.pathsep.join(path)},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             **streams,
@@ -404,9 +403,7 @@ def _failure(job: _Job) -> dict:
 def _metrics(record: dict) -> str:
     """The main ones that there are."""
     return ', '.join(
-        f'{kind} {record[kind]:.3f}'
-        for kind in ('bbox_mAP', 'segm_mAP')
-        if kind in record
+        f'{kind} {record[kind]:.3f}' for kind in results.MAIN_METRICS if kind in record
     )
 
 

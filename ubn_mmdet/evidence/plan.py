@@ -84,11 +84,14 @@ class Comparison:
 
     Attributes:
         name: As in the results.
-        data: A COCO-format folder; relative to the current directory.
-        detector: A config of the toolbox for detection or instance segmentation, below
-            ``configs/`` or a path. Its norm is replaced.
+        data: A COCO-format folder, or one of images to classify; relative to the current
+            directory.
+        detector: A config of the toolbox for detection or instance segmentation, or of
+            MMPreTrain for classification, below ``configs/`` or a path. Its norm is
+            replaced.
         groups: Which norms run with which seeds.
-        image_size: Images are resized to fit into a square of this many pixels.
+        image_size: Images are resized to fit into a square of this many pixels, or into
+            (longer side, shorter side).
         epochs: The schedule of the detector's config is stretched to these.
         batch_size: Images of a step of one process.
         processes: Processes that train together, each with a batch of its own.
@@ -101,7 +104,7 @@ class Comparison:
     data: str
     detector: str
     groups: tuple[Group, ...]
-    image_size: int
+    image_size: int | tuple[int, int]
     epochs: int
     batch_size: int
     processes: int = 1
@@ -119,8 +122,15 @@ class Comparison:
         needed = [f.name for f in fields(cls)][:7]
         _check_keys('a comparison', value, cls, needed)
         groups = tuple(Group.read(group) for group in value['groups'])
-        comparison = cls(**{**value, 'groups': groups})
-        for name in ('image_size', 'epochs', 'batch_size', 'processes'):
+        size = value['image_size']
+        if isinstance(size, list | tuple):
+            if len(size) != 2:
+                raise PlanError(f'image_size must be one number or two, got {size!r}')
+            size = tuple(size)
+        comparison = cls(**{**value, 'groups': groups, 'image_size': size})
+        for side in size if isinstance(size, tuple) else [size]:
+            _check_count('image_size', side)
+        for name in ('epochs', 'batch_size', 'processes'):
             _check_count(name, getattr(comparison, name))
         for name in ('classes', 'train_images'):
             if getattr(comparison, name) is not None:

@@ -23,6 +23,10 @@ NEEDED = (
 )
 
 
+# Those that say in short how good a detector or a classifier is.
+MAIN_METRICS = ('bbox_mAP', 'segm_mAP', 'accuracy_top1')
+
+
 class ResultsError(ValueError):
     """Results that are damaged or do not belong together."""
 
@@ -103,6 +107,11 @@ def check_same(lines: Iterable[dict], where: object) -> None:
                     f'({key} {known[key]}, not {line[key]}): they do not mix. Name '
                     'another file with --results, or go on with --commit'
                 )
+
+
+def metric_name(key: str) -> str:
+    """In results: ``bbox_mAP`` for the toolbox's ``coco/bbox_mAP``, ``accuracy_top1``."""
+    return key.removeprefix('coco/').replace('/', '_')
 
 
 def find(lines: Iterable[dict], commit: str, config_hash: str) -> dict | None:

@@ -1,8 +1,10 @@
-"""Points a config at a COCO-format folder."""
+"""Points a config at a folder of data."""
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from ..data.coco_folder import CocoFolder, annotation_file
+from ..data.image_folder import ImageFolder, list_file
+from .config_nodes import all_nodes
 
 SPLIT_OF_LOADER = {'train': 'train', 'val': 'val', 'test': 'val'}
 
@@ -28,18 +30,37 @@ def use_coco_folder(cfg: Config, folder: CocoFolder) -> None:
         if loader != 'train':
             annotations = folder.root / annotation_file(split)
             cfg[f'{loader}_evaluator'].ann_file = str(annotations)
-    if not _set_num_classes(cfg.model, len(folder.classes)):
+    _set_num_classes(cfg.model, len(folder.classes))
+
+
+def use_image_folder(cfg: Config, folder: ImageFolder) -> None:
+    """Train and evaluate a classifier on ``folder``, with its classes, in place.
+
+    The test split is the validation split. Accuracies of the top 5 are left out where
+    there are fewer classes.
+
+    Raises:
+        ValueError: If the model has no ``num_classes`` to set.
+    """
+    for loader, split in SPLIT_OF_LOADER.items():
+        cfg[f'{loader}_dataloader'].dataset.merge(
+            {
+                'data_root': str(folder.root),
+                'split': split,
+                'ann_file': list_file(split),
+                'metainfo': {'classes': folder.classes},
+            }
+        )
+        if loader != 'train':
+            evaluator = cfg[f'{loader}_evaluator']
+            evaluator.topk = [k for k in evaluator.topk if k <= len(folder.classes)]
+    cfg.data_preprocessor.num_classes = len(folder.classes)
+    _set_num_classes(cfg.model, len(folder.classes))
+
+
+def _set_num_classes(model: object, num_classes: int) -> None:
+    nodes = [node for node in all_nodes(model) if 'num_classes' in node]
+    if not nodes:
         raise ValueError('the config has no model component with num_classes')
-
-
-def _set_num_classes(node: object, num_classes: int) -> int:
-    """Set every ``num_classes`` below ``node``; how many there were."""
-    count = 0
-    if isinstance(node, ConfigDict):
-        if 'num_classes' in node:
-            node.num_classes = num_classes
-            count += 1
-        count += sum(_set_num_classes(child, num_classes) for child in node.values())
-    elif isinstance(node, list | tuple):
-        count += sum(_set_num_classes(child, num_classes) for child in node)
-    return count
+    for node in nodes:
+        node.num_classes = num_classes

@@ -57,6 +57,16 @@ MMDET = Part(
     install_openmmlab='pip install "mmdet>=3.0.0,<4"',
 )
 PARTS = MMENGINE, MMCV, MMDET
+# For pre-training alone.
+MMPRETRAIN = Part(
+    module='mmpretrain',
+    onedl='onedl-mmpretrain',
+    openmmlab=('mmpretrain',),
+    oldest='1.0.0',
+    beyond='2.0.0',
+    install_onedl='pip install "onedl-mmpretrain<2"',
+    install_openmmlab='pip install "mmpretrain>=1.0.0,<2"',
+)
 
 # What an import error of the toolbox means, by a pattern in its text.
 ADVICE = {
@@ -68,6 +78,10 @@ ADVICE = {
     r'MMCV==': (
         'MMDetection refuses this MMCV: install one in the range it names, or '
         'onedl-mmdetection, which accepts newer ones'
+    ),
+    r'torchvision::': (
+        'torchvision was built for another PyTorch: install the two of one build; '
+        'docs/reproduce.md says what helps where there is none'
     ),
     r'undefined symbol|\.so.*cannot open': (
         'its compiled part was built for another PyTorch: install it again with '
@@ -120,6 +134,20 @@ def require_toolbox() -> None:
         raise ToolboxError('\n'.join(problems))
     for note in toolbox_notes():
         warnings.warn(note, stacklevel=2)
+
+
+def require_pretraining() -> None:
+    """Check MMPreTrain, and what of the toolbox it needs, before work with it.
+
+    Raises:
+        ToolboxError: If something is absent, half installed, too old or does not import.
+    """
+    if problems := [
+        p for p in map(_metadata_problem, (MMENGINE, MMCV, MMPRETRAIN)) if p
+    ]:
+        raise ToolboxError('\n'.join(problems))
+    if problem := _import_problem('mmpretrain'):
+        raise ToolboxError(problem)
 
 
 def installed(part: Part) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Runs MMDetection's own command lines, so that ours do exactly what they do."""
+"""Runs the toolbox's own command lines, so that ours do exactly what they do."""
 
 import runpy
 from importlib.util import find_spec
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from .toolbox import ToolboxError, require_toolbox
+from .toolbox import ToolboxError, require_pretraining, require_toolbox
 
 
-def find_mmdet_tool(name: str) -> Path:
-    """MMDetection's ``tools/<name>.py``: of the installed package or of a checkout.
+def find_tool(package_name: str, name: str) -> Path:
+    """A package's ``tools/<name>.py``: of the installed package or of a checkout.
 
     Raises:
-        ToolboxError: If MMDetection is not there or came without its tools.
+        ToolboxError: If the package is not there or came without its tools.
     """
-    spec = find_spec('mmdet')
+    spec = find_spec(package_name)
     if spec is None or spec.origin is None:
-        raise ToolboxError('mmdet is not installed')
+        raise ToolboxError(f'{package_name} is not installed')
     package = Path(spec.origin).parent
     candidates = package / '.mim' / 'tools', package.parent / 'tools'
     for folder in candidates:
@@ -25,7 +25,7 @@ def find_mmdet_tool(name: str) -> Path:
             return folder / f'{name}.py'
     places = ' nor '.join(map(str, candidates))
     raise ToolboxError(
-        f"MMDetection's {name}.py is neither in {places}: install it again from a "
+        f"{package_name}'s {name}.py is neither in {places}: install it again from a "
         'wheel, or use its checkout with `pip install -e`'
     )
 
@@ -38,7 +38,18 @@ def run_mmdet_tool(name: str) -> None:
     """
     require_toolbox()
     join_ranks_on_cpu()
-    runpy.run_path(str(find_mmdet_tool(name)), run_name='__main__')
+    runpy.run_path(str(find_tool('mmdet', name)), run_name='__main__')
+
+
+def run_mmpretrain_tool(name: str) -> None:
+    """Run MMPreTrain's ``tools/<name>.py`` as the main program, on ``sys.argv``.
+
+    Raises:
+        ToolboxError: If MMPreTrain cannot be used or has no such tool.
+    """
+    require_pretraining()
+    join_ranks_on_cpu()
+    runpy.run_path(str(find_tool('mmpretrain', name)), run_name='__main__')
 
 
 def join_ranks_on_cpu() -> None:

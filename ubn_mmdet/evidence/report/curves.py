@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ...figures import write_figure
 
 METRICS = {'coco/bbox_mAP': 'box', 'coco/segm_mAP': 'mask'}
+EVALUATED = (*METRICS, 'accuracy/top1')  # of detectors, and of classifiers
 
 
 def read_scalars(
@@ -26,7 +27,7 @@ def read_scalars(
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         records = list(_records(path))
         # There are other records than these: hooks write their own.
-        for known, marks in (training, {'loss'}), (evaluation, METRICS.keys()):
+        for known, marks in (training, {'loss'}), (evaluation, set(EVALUATED)):
             new = {r['step']: r for r in records if marks & r.keys()}
             first = min(new, default=math.inf)
             for step in [step for step in known if step >= first]:

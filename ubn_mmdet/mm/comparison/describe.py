@@ -16,7 +16,7 @@ from ...data.coco_folder import CocoFolderError
 from ...evidence.plan import Comparison, PlanError
 from ...files import write_whole
 from .run import check_code
-from .settings import common_config, config_hash, describe, open_data, resolve
+from .settings import config_hash, describe, open_data, resolve, shared_config
 
 
 def main(spec_file: str) -> None:
@@ -41,9 +41,6 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
     """
     folder = open_data(comparison, data, work_dir)
     processes = comparison.processes
-    common = common_config(comparison, folder)
-    # The norm of the detector's config and a seed are not what runs have in common.
-    common.randomness = None
     settings = {
         'data': Path(data).resolve().name,
         'classes': len(folder.classes),
@@ -52,7 +49,9 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
     }
     return {
         'folder': asdict(folder) | {'root': str(folder.root)},
-        'setting_hash': config_hash(common, folder, processes),
+        'setting_hash': config_hash(
+            shared_config(comparison, folder), folder, processes
+        ),
         'runs': [
             {
                 'config_hash': config_hash(

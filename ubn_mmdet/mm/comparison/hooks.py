@@ -14,6 +14,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ...evidence.results import MAIN_METRICS, metric_name
 from ...files import write_whole
 
 
@@ -127,9 +128,9 @@ class WatchHook(Hook):
         """Note the metrics and that they are of this epoch."""
         self.evaluated = runner.epoch
         self._metrics = {
-            key.removeprefix('coco/'): value
+            name: value
             for key, value in (metrics or {}).items()
-            if key.endswith('_mAP')
+            if (name := metric_name(key)) in MAIN_METRICS
         }
         self._write(runner)
 

@@ -9,6 +9,7 @@ import os
 import resource
 import statistics
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -21,30 +22,21 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from ...bench.layers import describe_machine
-from ...data.coco_folder import CocoFolder, annotation_file
-from ...evidence.coco_metrics import coco_metrics, write_predictions
 from ...evidence.plan import Comparison, Norm, Run
-from ...evidence.report.curves import read_scalars
-from ...evidence.results import DIVERGED, FINISHED
+from ...evidence.report.curves import EVALUATED, read_scalars
+from ...evidence.results import DIVERGED, FINISHED, metric_name
 from ...files import write_whole
 from ...paths import PACKAGE
 from ..condensation_hook import FILE as CONDENSATION
 from ..condensation_hook import CondensationHook
 from ..tools import join_ranks_on_cpu
-from .hooks import (
-    ClockHook,
-    DivergedError,
-    NothingFoundHook,
-    ReseedHook,
-    WatchHook,
-)
+from .hooks import ClockHook, DivergedError, ReseedHook, WatchHook
 from .settings import config_hash, resolve
 from .start import write_start
+from .task import Folder, read_folder, task_of
 
 MAX_POINTS = 100
-_PREDICTIONS = 'predictions.json.gz'
 _CHECKPOINT = 'final.pth'
-_RAW = 'raw_predictions'
 
 
 def main(spec_file: str) -> None:
@@ -58,7 +50,7 @@ def main(spec_file: str) -> None:
 
     comparison = Comparison.read(spec['comparison'])
     run = Run(Norm.read(spec['norm']), spec['seed'])
-    folder = _read_folder(spec['folder'])
+    folder = read_folder(spec['folder'])
     cfg = resolve(comparison, run, folder)
     found = config_hash(cfg, folder, comparison.processes)
     if found != spec['config_hash']:
@@ -70,13 +62,7 @@ def main(spec_file: str) -> None:
     result = train(cfg, run.seed, run_dir, folder, spec['driver'])
     if is_main_process():
         write_whole(run_dir / 'result.json', json.dumps(result).encode())
-        _tidy(run_dir, result['status'])
-
-
-def _read_folder(value: dict) -> CocoFolder:
-    """As it was checked when the comparison was planned."""
-    root, classes = Path(value['root']), tuple(value['classes'])
-    return CocoFolder(**value | {'root': root, 'classes': classes})
+        _tidy(run_dir, result['status'], task_of(folder).LEFTOVERS)
 
 
 def check_code(spec: dict) -> None:
@@ -85,9 +71,7 @@ def check_code(spec: dict) -> None:
         raise RuntimeError(f'this is the code in {PACKAGE.parent}, not {spec["code"]}')
 
 
-def train(
-    cfg: Config, seed: int, run_dir: Path, folder: CocoFolder, driver: int
-) -> dict:
+def train(cfg: Config, seed: int, run_dir: Path, folder: Folder, driver: int) -> dict:
     """Train to the end or to divergence; what a result says of it.
 
     Args:
@@ -97,6 +81,8 @@ def train(
         folder: The data.
         driver: The process without which the run ends.
     """
+    task = task_of(folder)
+    task.prepare(cfg, run_dir)
     prepare(cfg, seed, run_dir)
     if cfg.launcher != 'none':
         join_ranks_on_cpu()
@@ -104,7 +90,8 @@ def train(
     clock = ClockHook()
     progress = run_dir / 'progress.json'
     watch = WatchHook(progress, cfg.default_hooks.logger.interval, driver)
-    runner.register_hook(NothingFoundHook(cfg.val_evaluator.metric), priority='HIGHEST')
+    for hook in task.hooks(cfg):
+        runner.register_hook(hook, priority='HIGHEST')
     runner.register_hook(CondensationHook())
     # After the toolbox's own hooks, which note the loss.
     for hook in (ReseedHook(seed), clock, watch):
@@ -124,7 +111,7 @@ def train(
     if not is_main_process():
         return result
     if result['status'] == FINISHED:
-        result |= _outcome(runner, run_dir, folder)
+        result |= _keep(run_dir) | task.outcome(runner, run_dir, folder)
     training, evaluations = read_scalars(run_dir)
     return result | {
         'curves': _curves(training, evaluations),
@@ -135,7 +122,7 @@ def train(
         'device': describe_machine(torch.device(get_device()))['device'],
         'versions': {
             name: import_module(name).__version__
-            for name in ('torch', 'mmengine', 'mmcv', 'mmdet')
+            for name in ('torch', 'mmengine', 'mmcv', *task.PACKAGES)
         },
     }
 
@@ -149,8 +136,6 @@ def prepare(cfg: Config, seed: int, run_dir: Path) -> None:
         'interval': 1,
         'max_keep_ckpts': 1,
     }
-    for name in ('val_evaluator', 'test_evaluator'):
-        cfg[name].outfile_prefix = str(run_dir / _RAW)
     # Where PyTorch has nothing but deterministic operations for a detector.
     cfg.randomness.deterministic = get_device() == 'cpu'
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -163,27 +148,17 @@ def prepare(cfg: Config, seed: int, run_dir: Path) -> None:
         cfg.load_from = str(start)
 
 
-def _outcome(runner: Runner, run_dir: Path, folder: CocoFolder) -> dict:
-    """Metrics, predictions and weights of a run that has come to its end."""
-    raw = {kind: run_dir / f'{_RAW}.{kind}.json' for kind in ('bbox', 'segm')}
-    kinds = [kind for kind, path in raw.items() if path.exists()]
-    predictions = json.loads(raw[kinds[-1]].read_bytes())  # those of masks have boxes
-    write_predictions(run_dir / _PREDICTIONS, predictions)
-    annotations = folder.root / annotation_file('val')
+def _keep(run_dir: Path) -> dict:
+    """Keep the weights of a run that has come to its end, less the optimizer's state."""
     latest = find_latest_checkpoint(run_dir)
     checkpoint = torch.load(latest, map_location='cpu', weights_only=False)
     weights = {key: checkpoint[key] for key in ('meta', 'state_dict')}
     torch.save(weights, run_dir / _CHECKPOINT)
-    return {
-        **coco_metrics(annotations, predictions, kinds),
-        'predictions': _PREDICTIONS,
-        'checkpoint': _CHECKPOINT,
-        'condensation': CONDENSATION,
-    }
+    return {'checkpoint': _CHECKPOINT, 'condensation': CONDENSATION}
 
 
-def _tidy(run_dir: Path, status: str) -> None:
-    patterns = ['start_*.pth', f'{_RAW}.*']
+def _tidy(run_dir: Path, status: str, leftovers: Iterable[str]) -> None:
+    patterns = ['start_*.pth', *leftovers]
     if status == FINISHED:
         patterns += ['epoch_*.pth', 'last_checkpoint']
     for pattern in patterns:
@@ -192,7 +167,7 @@ def _tidy(run_dir: Path, status: str) -> None:
 
 
 def _curves(training: dict, evaluations: dict) -> dict[str, list]:
-    """Loss over steps, AP over epochs."""
+    """Loss over steps, AP or accuracy over epochs."""
     steps = sorted(training)
     stride = max(1, -(-len(steps) // MAX_POINTS))
     shown = steps[::-1][::stride][::-1]  # the last one always
@@ -201,10 +176,10 @@ def _curves(training: dict, evaluations: dict) -> dict[str, list]:
         'loss': [training[step]['loss'] for step in shown],
         'epoch': sorted(evaluations),
     }
-    for kind in ('bbox_mAP', 'segm_mAP'):
-        values = [evaluations[epoch].get(f'coco/{kind}') for epoch in curves['epoch']]
+    for key in EVALUATED:
+        values = [evaluations[epoch].get(key) for epoch in curves['epoch']]
         if any(value is not None for value in values):
-            curves[kind] = values
+            curves[metric_name(key)] = values
     return curves
 
 

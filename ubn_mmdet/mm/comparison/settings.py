@@ -2,17 +2,19 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from ...data.coco_folder import SPLITS, CocoFolder, annotation_file
+from ...data.coco_folder import SPLITS, CocoFolder
+from ...data.image_folder import CLASSES, ImageFolder
 from ...data.subset import make_subset
 from ...evidence.plan import Comparison, Norm, PlanError, Run, fingerprint
 from ...paths import configs_dir
-from ..datasets import SPLIT_OF_LOADER, use_coco_folder
+from ..config_nodes import all_nodes, nodes_of
+from ..datasets import SPLIT_OF_LOADER
+from .task import Folder, task_of
 
 # What the detector's config may hold where a preset goes: BatchNorm and its relatives.
 REPLACED = ('BN', 'BN1d', 'BN2d', 'BN3d', 'SyncBN', 'MMSyncBN', 'UBN')
@@ -27,18 +29,24 @@ _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 
 def open_data(
     comparison: Comparison, source: str | os.PathLike, work_dir: str | os.PathLike
-) -> CocoFolder:
+) -> Folder:
     """The checked data of a comparison: a folder, or a part of it made in ``work_dir``."""
-    folder = CocoFolder.open(Path(source).resolve())
-    if comparison.classes is None and comparison.train_images is None:
-        return folder
+    source = Path(source).resolve()
     parts = {'classes': comparison.classes, 'train_images': comparison.train_images}
+    is_part = any(value is not None for value in parts.values())
+    if (source / CLASSES).exists():
+        if is_part:
+            raise PlanError(f'{source} is to be classified: it is used as a whole')
+        return ImageFolder.open(source)
+    folder = CocoFolder.open(source)
+    if not is_part:
+        return folder
     words = [str(v) + k.replace('_', '-') for k, v in parts.items() if v is not None]
     target = Path(work_dir).resolve() / 'data' / '-'.join([folder.root.name, *words])
     return CocoFolder.open(make_subset(folder, target, **parts))
 
 
-def resolve(comparison: Comparison, run: Run, folder: CocoFolder) -> Config:
+def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
     """The config of one run, complete but for where its files go.
 
     Raises:
@@ -51,12 +59,11 @@ def resolve(comparison: Comparison, run: Run, folder: CocoFolder) -> Config:
     return cfg
 
 
-def common_config(comparison: Comparison, folder: CocoFolder) -> Config:
+def common_config(comparison: Comparison, folder: Folder) -> Config:
     """What all runs of a comparison share, with the norm of the detector's config."""
     cfg = Config.fromfile(_find_config(comparison.detector))
     try:
-        use_coco_folder(cfg, folder)
-        _set_image_size(cfg, comparison.image_size)
+        task_of(folder).use_folder(cfg, folder, comparison.image_size)
         _set_epochs(cfg, comparison.epochs)
     except (AttributeError, KeyError, ValueError) as error:
         raise PlanError(f'{comparison.detector} cannot be compared: {error}') from error
@@ -70,16 +77,26 @@ def common_config(comparison: Comparison, folder: CocoFolder) -> Config:
     return cfg
 
 
-def config_hash(cfg: Config, folder: CocoFolder, processes: int) -> str:
-    """A hash of what decides about a run's result; where the data are does not count."""
-    annotations = {
-        split: hashlib.sha256(
-            (folder.root / annotation_file(split)).read_bytes()
-        ).hexdigest()
-        for split in SPLITS
-    }
-    content = {key: cfg.get(key) for key in HASHED}
-    content = _replace_root(Config(content).to_dict(), str(folder.root))
+def shared_config(comparison: Comparison, folder: Folder) -> Config:
+    """:func:`common_config` without what is each run's own, but for the norm."""
+    cfg = common_config(comparison, folder)
+    cfg.randomness = None
+    for node in nodes_of(cfg.model, 'Pretrained'):
+        node.checkpoint = None
+    return cfg
+
+
+def config_hash(cfg: Config, folder: Folder, processes: int) -> str:
+    """A hash of what decides about a run's result.
+
+    Where the data and pre-trained weights are does not count, but what they are.
+    """
+    listing = task_of(folder).listing
+    annotations = {split: _file_hash(listing(folder, split)) for split in SPLITS}
+    content = deepcopy(Config({key: cfg.get(key) for key in HASHED}))
+    for node in nodes_of(content.model, 'Pretrained'):
+        node.checkpoint = _weights_hash(node.checkpoint)
+    content = _replace_root(content.to_dict(), str(folder.root))
     return fingerprint([content, annotations, processes])
 
 
@@ -101,7 +118,7 @@ def put_norm(model: ConfigDict, norm_cfg: dict) -> None:
     Raises:
         PlanError: If there is none.
     """
-    places = [node for node in _nodes(model) if _is_batch_norm(node.get('norm_cfg'))]
+    places = [node for node in all_nodes(model) if _is_batch_norm(node.get('norm_cfg'))]
     if not places:
         raise PlanError('the detector has no norm_cfg with a BatchNorm to replace')
     for node in places:
@@ -145,32 +162,8 @@ def _find_config(name: str) -> Path:
     raise PlanError(f'the detector is neither {candidates[0]} nor {candidates[1]}')
 
 
-def _nodes(tree: object) -> Iterator[ConfigDict]:
-    """All dicts of a config, outermost first."""
-    if isinstance(tree, ConfigDict):
-        yield tree
-        tree = list(tree.values())
-    if isinstance(tree, list | tuple):
-        for child in tree:
-            yield from _nodes(child)
-
-
 def _is_batch_norm(norm_cfg: dict | None) -> bool:
     return norm_cfg is not None and norm_cfg.get('type') in REPLACED
-
-
-def _set_image_size(cfg: Config, size: int) -> None:
-    for loader in SPLIT_OF_LOADER:
-        resizes = [
-            node
-            for node in _nodes(cfg[f'{loader}_dataloader'])
-            if node.get('type') == 'Resize'
-        ]
-        if not resizes:
-            raise ValueError(f'its {loader} pipeline has no Resize')
-        for resize in resizes:
-            resize.scale = (size, size)
-            resize.keep_ratio = True
 
 
 def _set_epochs(cfg: Config, epochs: int) -> None:
@@ -190,6 +183,23 @@ def _stretch(value: int | list[int], factor: float) -> int | list[int]:
     if isinstance(value, list | tuple):
         return [_stretch(item, factor) for item in value]
     return round(value * factor)
+
+
+def _weights_hash(checkpoint: str | None) -> str | None:
+    """Of a file; a name that the toolbox looks up, torchvision://..., is as good."""
+    if checkpoint is None or '://' in checkpoint:
+        return checkpoint
+    if not Path(checkpoint).is_file():
+        raise PlanError(f'there are no pre-trained weights {checkpoint}')
+    return _file_hash(Path(checkpoint))
+
+
+def _file_hash(path: Path) -> str:
+    with open(path, 'rb') as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _replace_root(tree: object, root: str) -> object:

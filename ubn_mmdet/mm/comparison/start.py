@@ -8,8 +8,8 @@ import io
 import os
 
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import set_random_seed
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,6 +23,7 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
 
     Components that load pre-trained weights themselves are left out.
     """
+    init_default_scope(cfg.default_scope)
     set_random_seed(seed)
     model = MODELS.build(batch_norm_twin(cfg).model)
     model.init_weights()

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/crops_r18.py',
+    '../_base_/norms/bn.py',
+    '../_base_/custom_imports.py',
+]
+model = dict(backbone=dict(norm_cfg=_base_.norm))

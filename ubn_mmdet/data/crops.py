@@ -1,0 +1,167 @@
+"""Crops of annotated objects, to pre-train a backbone by classification.
+
+From a COCO-format folder to one that :class:`~.image_folder.ImageFolder` opens.
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from ..files import write_whole
+from ..records import claim_folder
+from .coco_folder import SPLITS, CocoFolder, annotation_file
+from .image_folder import CLASSES, list_file, write_lists
+
+# Raise it with any change that alters a crop or which there are.
+VERSION = 1
+
+_RECORD = 'crops.json'
+_SEED = 0
+# Around the object, as a fraction of its longer side.
+_MARGIN = 0.1
+# Beyond the image's edge: ImageNet's mean, which is 0 to the network.
+_GREY = (124, 116, 104)
+_QUALITY = 95  # of the JPEGs
+_TOLD_EVERY = 500  # images
+
+
+def make_crops(
+    source: CocoFolder,
+    folder: str | os.PathLike,
+    size: int = 64,
+    min_size: int = 16,
+    max_per_class: int | None = None,
+    progress: Callable[[str], object] = print,
+) -> Path:
+    """Cut the objects of ``source`` out of their images; each split from its own.
+
+    A crop is a square around an object's box, resized. Crowds, and objects too small,
+    are left out, and so is a class without a training crop. The same arguments give the
+    same crops. A folder that already holds them is left as it is; an interrupted one is
+    made again.
+
+    Args:
+        source: Where from.
+        folder: Where to; must be missing, empty, or made with the same arguments.
+        size: Side of the crops in pixels, at least 8.
+        min_size: The least shorter side of an object's box, in pixels, at least 1.
+        max_per_class: Keep this many crops of a class in each split, drawn at random;
+            None keeps all.
+        progress: Called with a line of text now and then.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        ValueError: For an argument out of its range, or if a split has no crop.
+        RecordError: If the folder holds something else.
+    """
+    _check('size', size, 8)
+    _check('min_size', min_size, 1)
+    if max_per_class is not None:
+        _check('max_per_class', max_per_class, 1)
+    folder = Path(folder)
+    texts = {s: (source.root / annotation_file(s)).read_bytes() for s in SPLITS}
+    record = {
+        'version': VERSION,
+        'source': {s: hashlib.sha256(text).hexdigest() for s, text in texts.items()},
+        'size': size,
+        'min_size': min_size,
+        'max_per_class': max_per_class,
+    }
+    claim_folder(folder, _RECORD, record, 'crops')
+    if all((folder / name).is_file() for name in (CLASSES, *map(list_file, SPLITS))):
+        progress(f'{folder} already holds these crops')
+        return folder
+
+    contents = {split: json.loads(text) for split, text in texts.items()}
+    chosen = {
+        split: _choose(content['annotations'], min_size, max_per_class)
+        for split, content in contents.items()
+    }
+    there = {a['category_id'] for a in chosen['train']}
+    categories = [c for c in contents['train']['categories'] if c['id'] in there]
+    labels = {category['id']: label for label, category in enumerate(categories)}
+    names = [_folder_name(i, c['name']) for i, c in enumerate(categories)]
+    samples: dict[str, list] = {}
+    for split in SPLITS:
+        kept = [a for a in chosen[split] if a['category_id'] in labels]
+        if not kept:
+            raise ValueError(
+                f'{source.root} has no {split} object whose shorter side is at least '
+                f'{min_size} pixels'
+            )
+        images = {
+            image['id']: image['file_name'] for image in contents[split]['images']
+        }
+        by_image = defaultdict(list)
+        for annotation in kept:
+            label = labels[annotation['category_id']]
+            name = f'{names[label]}/{annotation["id"]}.jpg'
+            by_image[images[annotation['image_id']]].append((annotation, name, label))
+        samples[split] = []
+        for done, (file_name, crops) in enumerate(by_image.items(), 1):
+            with Image.open(source.root / split / file_name) as opened:
+                # The boxes are those of photographs turned upright.
+                image = ImageOps.exif_transpose(opened).convert('RGB')
+            for annotation, name, label in crops:
+                crop = _crop(image, annotation['bbox'], size)
+                write_whole(folder / split / name, _jpeg(crop))
+                samples[split].append((name, label))
+            if done % _TOLD_EVERY == 0 or done == len(by_image):
+                progress(f'{folder / split}: {done} of {len(by_image)} images cropped')
+    write_lists(folder, [c['name'] for c in categories], samples)
+    return folder
+
+
+def _choose(
+    annotations: list[dict], min_size: int, max_per_class: int | None
+) -> list[dict]:
+    """The objects to crop, in the order of their ids."""
+    by_class = defaultdict(list)
+    for annotation in sorted(annotations, key=lambda a: a['id']):
+        if not annotation['iscrowd'] and min(annotation['bbox'][2:]) >= min_size:
+            by_class[annotation['category_id']].append(annotation)
+    chosen = []
+    for category, members in sorted(by_class.items()):
+        if max_per_class is not None and len(members) > max_per_class:
+            members = random.Random(f'{_SEED} {category}').sample(
+                members, max_per_class
+            )
+        chosen += members
+    return sorted(chosen, key=lambda a: a['id'])
+
+
+def _crop(image: Image.Image, box: list[float], size: int) -> Image.Image:
+    """The square around a box, ``(size, size)``."""
+    x, y, width, height = box
+    side = max(1, round(max(width, height) * (1 + 2 * _MARGIN)))
+    left, top = round(x + (width - side) / 2), round(y + (height - side) / 2)
+    square = Image.new('RGB', (side, side), _GREY)
+    square.paste(image, (-left, -top))
+    return square.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _folder_name(label: int, name: str) -> str:
+    return f'{label:03d}_{re.sub(r"[^a-zA-Z0-9-]+", "_", name)}'
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format='JPEG', quality=_QUALITY, subsampling=0)
+    return stream.getvalue()
+
+
+def _check(name: str, value: int, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(
+            f'{name} must be an integer of at least {minimum}, got {value!r}'
+        )
