@@ -1,10 +1,9 @@
 """What ``import ubn_mmdet`` needs and does."""
 
-import mmdet.registry
-import mmengine.registry
 from helpers.commands import run
 
-from ubn_mmdet import UBN
+import ubn_mmdet
+from ubn_mmdet.layers import FAMILY
 
 
 def test_the_layer_needs_pytorch_alone(tmp_path):
@@ -23,9 +22,10 @@ def test_the_layer_needs_pytorch_alone(tmp_path):
     assert output == 'torch.Size([2, 4, 3, 3])\n'
 
 
-def test_it_registers_under_every_scope():
-    assert mmengine.registry.MODELS.get('UBN') is UBN
-    assert mmdet.registry.MODELS.get('UBN') is UBN
+def test_every_member_of_the_family_can_be_imported():
+    for member in FAMILY:
+        assert getattr(ubn_mmdet, member.__name__) is member
+        assert member.__name__ in ubn_mmdet.__all__
 
 
 def test_registering_needs_no_torchvision(tmp_path):

@@ -8,6 +8,7 @@ import warnings
 from importlib.util import find_spec
 
 from .layers import (
+    BGN,
     BNET,
     IEBN,
     MABN,
@@ -24,6 +25,7 @@ from .ops.dispatch import reference_passes
 from .version import __version__
 
 __all__ = [
+    'BGN',
     'BNET',
     'IEBN',
     'MABN',

@@ -17,13 +17,11 @@ import torch.utils.checkpoint as cp
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import ubn_mmdet
 from helpers.definition import State
 from helpers.layers import Result, compare, images, shake
 from helpers.one_process import assert_equals_one_process
 from helpers.reads_back import ReadsBack
-from ubn_mmdet import reference_passes
-from ubn_mmdet.layers import FAMILY
+from ubn_mmdet import convert_batchnorm, reference_passes
 
 MODES = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 FORMATS = pytest.mark.parametrize(
@@ -46,7 +44,8 @@ class NormTester:
     Attributes:
         norm: The class under test.
         variants: Settings to test it with, by name; the first is the member's default.
-            Tests with an argument ``settings`` run once for each.
+            Tests with an argument ``settings`` run once for each, those with
+            ``batchnorm_settings`` for each that :meth:`is_batchnorm`.
         fresh_weight: What ``weight`` starts from by default.
         wrong: Settings that are refused, and what the error has to say.
         refuses: Names of the settings in ``COMMON`` that make no sense for it.
@@ -111,8 +110,11 @@ class NormTester:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One test for each variant."""
         if 'settings' in metafunc.fixturenames:
-            variants = type(self).variants
+            variants = self.variants
             metafunc.parametrize('settings', variants.values(), ids=variants)
+        if 'batchnorm_settings' in metafunc.fixturenames:
+            own = {k: v for k, v in self.variants.items() if self.is_batchnorm(v)}
+            metafunc.parametrize('batchnorm_settings', own.values(), ids=own)
 
     # --- numbers ----------------------------------------------------------------------
 
@@ -190,33 +192,35 @@ class NormTester:
     # --- start, BatchNorm's weights ---------------------------------------------------
 
     def test_it_starts_as_batchnorm_does(self):
-        if not self.is_batchnorm(self.default):
-            pytest.skip('it is not BatchNorm')
         state = self.make(self.default, dtype=torch.float32).state_dict()
         for name, value in nn.BatchNorm2d(self.channels).state_dict().items():
-            want = torch.full_like(value, self.fresh_weight)
-            torch.testing.assert_close(state[name], want if name == 'weight' else value)
+            want = self.fresh_weight if name == 'weight' else value.flatten()[0]
+            assert (state[name] == want).all()
+
+    def test_a_converted_batchnorm_computes_what_it_did(self, batchnorm_settings):
+        norm = shake(self.batchnorm(self.make(batchnorm_settings)))
+        again = copy.deepcopy(norm)
+        layer = convert_batchnorm(again, self.norm.__name__, **batchnorm_settings)
+        assert type(layer) is self.norm
+        assert_same_step(layer, norm, self.images())
+        assert_same_step(layer.eval(), norm.eval(), self.images())
 
     @MODES
-    def test_a_fresh_layer_is_batchnorm(self, settings, training):
-        if not self.is_batchnorm(settings):
-            pytest.skip('it is not BatchNorm')
-        layer = self.make(settings).train(training)
+    def test_a_fresh_layer_is_batchnorm(self, batchnorm_settings, training):
+        layer = self.make(batchnorm_settings).train(training)
         assert_same_step(layer, self.batchnorm(layer), self.images())
 
     @MODES
     @pytest.mark.parametrize('common', COMMON.values(), ids=COMMON)
-    def test_the_common_settings_are_batchnorms(self, training, common):
-        if not self.is_batchnorm(self.default):
-            pytest.skip('it is not BatchNorm')
+    def test_the_common_settings_are_batchnorms(
+        self, batchnorm_settings, training, common
+    ):
         self.skip_if_refused(common)
-        layer = self.make(self.default, **common).train(training)
+        layer = self.make(batchnorm_settings, **common).train(training)
         assert_same_step(layer, self.batchnorm(layer, **common), self.images())
 
-    def test_a_batchnorm_checkpoint_loads_strictly(self, settings):
-        if not self.is_batchnorm(settings):
-            pytest.skip('it is not BatchNorm')
-        layer = self.make(settings)
+    def test_a_batchnorm_checkpoint_loads_strictly(self, batchnorm_settings):
+        layer = self.make(batchnorm_settings)
         norm = shake(self.batchnorm(layer))
         result = layer.load_state_dict(norm.state_dict(), strict=True)
         assert not result.missing_keys and not result.unexpected_keys
@@ -240,7 +244,7 @@ class NormTester:
     def test_every_lost_entry_of_a_checkpoint_is_reported(self, settings):
         layer = self.trained(settings)
         state = layer.state_dict()
-        norm = self.batchnorm(layer)
+        norm = nn.BatchNorm2d(self.channels, affine=layer.affine)
         for lost in state.keys() - {'num_batches_tracked'}:
             rest = {name: value for name, value in state.items() if name != lost}
             result = self.make(settings).load_state_dict(rest, strict=False)
@@ -369,18 +373,17 @@ class NormTester:
 
     @FORMATS
     @MODES
+    @pytest.mark.parametrize(
+        'dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str
+    )
     def test_in_place_neighbours_change_nothing(
-        self, settings, training, memory_format
+        self, settings, training, memory_format, dtype
     ):
-        x = self.images().float().to(memory_format=memory_format)
-        layer = self.trained(settings).float().train(training)
+        x = self.images().to(dtype, memory_format=memory_format)
         results = []
-        for relu in (nn.ReLU(inplace=True), nn.ReLU()):
-            net = nn.Sequential(copy.deepcopy(layer), relu)
-            leaf = x.clone().requires_grad_()
-            y = net(leaf)
-            y.sum().backward()
-            results.append([y, leaf.grad, *(p.grad for p in net.parameters())])
+        for kind in (Block, OutOfPlace):
+            block = kind(self.trained(settings), self.trained(settings)).float()
+            results.append(block.train(training).step(x))
         torch.testing.assert_close(*results, **EXACT)
 
     @MODES
@@ -436,8 +439,6 @@ class NormTester:
     def test_interface_that_the_toolbox_goes_by(self):
         assert _BatchNorm in self.norm.__bases__  # it looks at immediate bases
         assert self.norm._abbr_ == 'bn'
-        assert self.norm in FAMILY
-        assert getattr(ubn_mmdet, self.norm.__name__) is self.norm
 
     @pytest.mark.parametrize(
         ('common', 'named'),
@@ -463,6 +464,35 @@ class NormTester:
         for settings, named in self.wrong:
             with pytest.raises((ValueError, TypeError), match=named):
                 self.make(settings)
+
+
+class Block(nn.Module):
+    """A residual block: a norm before an in-place ReLU, one before an in-place sum."""
+
+    def __init__(self, norm1: nn.Module, norm2: nn.Module) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norm1, norm2
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.norm1(x))
+        out = self.norm2(out)
+        out += x
+        return self.relu(out)
+
+    def step(self, x: Tensor) -> list[Tensor]:
+        """Output and gradients."""
+        x = x.clone().requires_grad_()
+        y = self(x)
+        y.sum().backward()
+        return [y.detach(), x.grad, *(p.grad for p in self.parameters())]
+
+
+class OutOfPlace(Block):
+    """The same without a change in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.norm2(self.norm1(x).relu()) + x).relu()
 
 
 def forward(task: tuple[nn.Module, Tensor]) -> Tensor:

@@ -66,6 +66,31 @@ def bnet(
     ], state
 
 
+def bgn(
+    xs: list[Tensor],
+    state: State,
+    *,
+    training: bool,
+    eps: float,
+    momentum: float,
+    num_groups: int,
+) -> Result:
+    """Batch Group Normalization: ``(N, C, H, W)`` is ``(N, G, D/G)``."""
+    state = dict(state)
+    rows = [
+        x.reshape(len(x), num_groups, x[:1].numel() // num_groups)
+        if x.numel()
+        else x.new_zeros(0, num_groups, 1)
+        for x in xs
+    ]
+    mean, var = batchnorm_statistics(rows, state, training=training, momentum=momentum)
+    ys = []
+    for x, row in zip(xs, rows, strict=True):
+        xhat = (row - mean[None, :, None]) / torch.sqrt(var[None, :, None] + eps)
+        ys.append(channel_affine(xhat.reshape(x.shape) if x.numel() else x, state))
+    return ys, state
+
+
 def batchnorm(
     xs: list[Tensor], state: State, *, training: bool, eps: float, momentum: float
 ) -> Result:

@@ -1,4 +1,4 @@
-"""UBN where the toolbox treats norm layers specially: freezing, optimizers, EMA, AMP."""
+"""UBN where the toolbox treats norm layers specially: freezing, AMP, checkpointing."""
 
 import copy
 
@@ -7,8 +7,7 @@ import torch
 import torch.utils.checkpoint as cp
 from helpers.layers import OFF, images, trained
 from mmdet.models import ResNet
-from mmengine.model import ExponentialMovingAverage
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 from torch import nn
 
@@ -23,43 +22,8 @@ def resnet(**settings):
     return model
 
 
-def ubn_layers(model):
-    return {name: m for name, m in model.named_modules() if isinstance(m, UBN)}
-
-
 class TestFreezing:
-    """``norm_eval``, ``frozen_stages``, ``requires_grad``, train and eval by layer."""
-
-    def test_norm_eval_stops_statistics_and_gate_but_not_learning(self):
-        model = resnet(norm_eval=True)
-        model.train()
-        layers = ubn_layers(model)
-        assert not any(layer.training for layer in layers.values())
-        before = copy.deepcopy(dict(model.named_buffers()))
-        model(torch.randn(2, 3, 64, 64))[-1].sum().backward()
-        torch.testing.assert_close(dict(model.named_buffers()), before, rtol=0, atol=0)
-        assert all(layer.weight.grad is not None for layer in layers.values())
-
-    def test_frozen_stages_freeze_every_parameter_and_the_statistics(self):
-        model = resnet(frozen_stages=1, norm_eval=False)
-        model.train()
-        for name, layer in ubn_layers(model).items():
-            frozen = name == 'bn1' or name.startswith('layer1')
-            assert layer.training != frozen, name
-            for parameter in layer.parameters():
-                assert parameter.requires_grad != frozen, name
-
-    def test_requires_grad_false_freezes_parameters_alone(self):
-        model = resnet(
-            norm_cfg={'type': 'UBN', 'requires_grad': False}, norm_eval=False
-        )
-        model.train()
-        for layer in ubn_layers(model).values():
-            assert layer.training
-            assert not any(parameter.requires_grad for parameter in layer.parameters())
-        mean = model.bn1.running_mean.clone()
-        model(torch.randn(2, 3, 64, 64))[-1].sum().backward()
-        assert not torch.equal(model.bn1.running_mean, mean)
+    """``requires_grad``, train and eval by layer."""
 
     def test_a_fully_frozen_layer_still_passes_gradients(self):
         layer = trained().eval().requires_grad_(False)
@@ -77,49 +41,6 @@ class TestFreezing:
             for layer, mean in zip(layers, before, strict=True)
         ]
         assert moved == [False, True]
-
-
-def test_norm_decay_mult_covers_every_parameter():
-    model = resnet()
-    config = {
-        'type': 'OptimWrapper',
-        'optimizer': {'type': 'SGD', 'lr': 0.1, 'weight_decay': 0.01},
-        'paramwise_cfg': {'norm_decay_mult': 0.0},
-    }
-    wrapper = build_optim_wrapper(model, config)
-    own = {id(p) for layer in ubn_layers(model).values() for p in layer.parameters()}
-    assert len(own) == 20 * 6
-    for group in wrapper.optimizer.param_groups:
-        [parameter] = group['params']
-        assert group['weight_decay'] == (0 if id(parameter) in own else 0.01)
-
-
-@pytest.mark.parametrize('update_buffers', [False, True])
-def test_ema(update_buffers):
-    layer, momentum = trained(), 0.25
-    layer(images(2, 3, 5, 5))  # what it leaves on the layer is copied, too
-    average = ExponentialMovingAverage(
-        layer, momentum=momentum, update_buffers=update_buffers
-    )
-    average.update_parameters(layer)  # the first update copies
-    first = copy.deepcopy(layer.state_dict())
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter += 1
-    layer(images(2, 3, 5, 5, seed=1))
-    last = layer.state_dict()
-    assert not any(torch.equal(first[name], last[name]) for name in last)
-    average.update_parameters(layer)
-    averaged = average.module.state_dict()
-    names = {name for name, _ in (*layer.named_parameters(), *layer.named_buffers())}
-    assert averaged.keys() == names
-    for name in averaged:
-        want = last[name]
-        if name == 'num_batches_tracked':  # copied, or left at the first copy
-            want = first[name] if update_buffers else want
-        elif update_buffers or name in dict(layer.named_parameters()):
-            want = first[name] + momentum * (want - first[name])
-        torch.testing.assert_close(averaged[name], want)
 
 
 def test_gradient_accumulation_adds_up_and_moves_statistics_each_time():

@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, MODEL_WRAPPERS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-from ubn_mmdet import UBN
+from ubn_mmdet import RBN, UBN
 from ubn_mmdet.mm.guard_hook import UBNGuardHook, report, unheeded_norm_eval
 from ubn_mmdet.mm.members import asks_for_ours
 from ubn_mmdet.mm.replacers import UBNReplacedError
@@ -126,7 +126,10 @@ def test_a_run_reports_its_layers_once_and_warns_of_shared_norms(train, capfd):
     said = ''.join(capfd.readouterr())
     counts = 'backbone: 1 (1 in training mode), shared: 1 (1 in training mode)'
     assert said.count(f'UBN layers: {counts}') == 1
-    warning = '1 UBN layer(s) were called several times in one step, as shared.bn, 2'
+    warning = (
+        '1 norm layer(s) of ubn_mmdet were called several times in one step, as '
+        'shared.bn, 2'
+    )
     assert said.count(warning) == 1
     assert 'RetinaSepBNHead' in said
     assert not any(m._forward_pre_hooks for m in run.model.modules())
@@ -204,6 +207,12 @@ def test_which_components_of_mmdet_freeze_nothing():
 def test_configs_that_ask_for_our_layers(config, asks):
     assert asks_for_ours(config) == asks
     assert asks_for_ours(Config({'model': config}).model) == asks
+
+
+def test_the_report_names_the_kinds():
+    layers = {'backbone.bn1': RBN(2), 'backbone.bn2': UBN(2), 'backbone.bn3': RBN(2)}
+    want = 'RBN and UBN layers: backbone: 3 (3 in training mode)'
+    assert report(layers) == want
 
 
 def test_the_report_counts_modes_by_component():

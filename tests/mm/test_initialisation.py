@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from mmcv.cnn import ConvModule, build_norm_layer
+from mmcv.cnn import ConvModule
 from mmdet.models import ResNet
 from mmengine.model import constant_init, initialize
 from torch import nn
@@ -63,19 +63,6 @@ def test_the_kaiming_start_has_the_stated_deviation():
         assert abs(weight.std() / want - 1) < 0.05 and abs(weight.mean()) < want / 10
 
 
-@pytest.mark.parametrize('zero_init_residual', [False, True])
-def test_a_fresh_ubn_resnet_is_the_batchnorm_resnet(zero_init_residual):
-    ours, theirs = (resnet(n, zero_init_residual).double() for n in ('UBN', 'BN'))
-    state = ours.state_dict()
-    for name, value in theirs.state_dict().items():  # the same names, the same draws
-        assert torch.equal(state[name], value), name
-    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    for training in (True, False):
-        ours.train(training), theirs.train(training)
-        for y, expected in zip(ours(x), theirs(x), strict=True):
-            torch.testing.assert_close(y, expected)
-
-
 @pytest.mark.parametrize('start', STARTS.values(), ids=STARTS)
 def test_a_conv_module_does_not_overwrite_the_start(start):
     module = ConvModule(3, 8, 3, norm_cfg={'type': 'UBN'} | start)
@@ -89,12 +76,6 @@ def test_a_constant_for_batchnorm_reaches_every_layer():
     initialize(model, {'type': 'Constant', 'val': 0.5, 'layer': '_BatchNorm'})
     for layer in norms(model).values():
         assert (layer.weight == 0.5).all()
-
-
-def test_build_norm_layer_honours_requires_grad():
-    name, layer = build_norm_layer({'type': 'UBN', 'requires_grad': False}, 8, 2)
-    assert name == 'bn2' and layer.eps == 1e-5
-    assert not any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def used(layer):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from helpers import definition
-from helpers.layers import OFF, STAGES, images, state_of, trained
+from helpers.layers import OFF, images, state_of, trained
 from helpers.one_process import FLOAT64, assert_equals_one_process, step
 from helpers.ranks import Ranks, process_group
 from torch import nn
@@ -70,11 +70,6 @@ def test_ranks_equal_one_process(two_ranks, three, feature, shapes, is_open):
         for result in results[1:]:
             for name, buffer in result['buffers'].items():
                 assert torch.equal(buffer, results[0]['buffers'][name]), name
-
-
-@pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
-def test_every_stage_on_ranks(two_ranks, stages):
-    assert_equals_one_process(two_ranks, trained(**stages), batches(UNLIKE), steps=2)
 
 
 @pytest.mark.parametrize('kernel_size', [1, 3])

@@ -1,6 +1,7 @@
 """Norm layers as ``nn.Module``; they need PyTorch alone."""
 
 from .batch_renorm import BatchRenorm
+from .bgn import BGN
 from .bnet import BNET
 from .centralized_conv import CentralizedConv2d
 from .convert import convert_batchnorm
@@ -12,9 +13,10 @@ from .rbn import RBN
 from .ubn import UBN
 
 # Each is registered under its name where there is a toolbox.
-FAMILY = (UBN, RBN, IEBN, BNET, InitBN, BatchRenorm, MABN, PowerNorm)
+FAMILY = (UBN, RBN, IEBN, BNET, BGN, InitBN, BatchRenorm, MABN, PowerNorm)
 
 __all__ = [
+    'BGN',
     'BNET',
     'FAMILY',
     'IEBN',

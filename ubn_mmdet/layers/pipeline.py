@@ -173,6 +173,8 @@ class PipelineNorm(Base):
                 self.register_parameter(entry.name, parameter)
             else:
                 self.register_buffer(entry.name, tensor, persistent=entry.saved)
+        for stage in stages:
+            stage.prepare(self)
         self.reset_parameters()
 
     @property
@@ -234,10 +236,10 @@ class PipelineNorm(Base):
         if group is None:
             if algebra.is_empty(x):
                 return x + 0 * sum(parameter.sum() for parameter in self.parameters())
-            if of_batch and x.numel() == self.num_features:
+            if of_batch and stages.statistics.values(x) == 1:
                 raise ValueError(
-                    'expected more than 1 value per channel when training, '
-                    f'got input size {tuple(x.shape)}'
+                    f'expected more than 1 value per {stages.statistics.unit} when '
+                    f'training, got input size {tuple(x.shape)}'
                 )
         with full_precision(x.device.type):
             passes = passes_for(x)
@@ -278,7 +280,7 @@ class PipelineNorm(Base):
         if tracks:
             summary = statistics.summary(self, x, mean, var)
         merged = algebra.batch_statistics(centred, var)
-        batch = Batch(*merged, x.numel() // self.num_features, summary)
+        batch = Batch(*merged, x.numel() // x.shape[1], summary)
         if group is not None:
             batch = Batch(*merge_statistics(*batch[:4], group))
             batch = batch._replace(exists=batch.count > 0, group=group)

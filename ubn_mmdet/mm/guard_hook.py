@@ -12,13 +12,13 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from ..ops.recompute import is_recomputation
-from .members import asks_for_ours, is_ours
+from .members import asks_for_ours, is_ours, kinds
 from .replacers import UBNReplacedError
 
 
 @HOOKS.register_module()
 class UBNGuardHook(Hook):
-    """Reports the UBN layers at the first training step, and stops if they are gone.
+    """Reports our norm layers at the first training step, and stops if they are gone.
 
     Also warns of a ``norm_eval`` that does not reach them, and of layers that are called
     several times in a step: a norm shared by pyramid levels mixes their statistics,
@@ -42,7 +42,7 @@ class UBNGuardHook(Hook):
         layers = {n: m for n, m in model.named_modules() if is_ours(m)}
         if not layers and asks_for_ours(runner.cfg.get('model', {})):
             raise UBNReplacedError(
-                'the config has norm layers of type UBN, but the model has none: '
+                'the config has norm layers of ubn_mmdet, but the model has none: '
                 'something has replaced them, or the component that is told of them '
                 'builds no norm layers'
             )
@@ -53,10 +53,10 @@ class UBNGuardHook(Hook):
         # in a loop of one's own. SyncBatchNorm trains on in these places, too.
         if unheeded := unheeded_norm_eval(model):
             _warn(
-                'norm_eval=True does not reach these UBN layers, which train as if it '
-                f'were False: {", ".join(unheeded)}. Only nn.BatchNorm2d is frozen '
-                'there. Set norm_eval=False if they are to train; if not, let a hook of '
-                'yours call eval() on them in its before_train_iter.'
+                f'norm_eval=True does not reach these {kinds(layers.values())} layers, '
+                f'which train as if it were False: {", ".join(unheeded)}. Only '
+                'nn.BatchNorm2d is frozen there. Set norm_eval=False if they are to train; '
+                'if not, let a hook of yours call eval() on them in its before_train_iter.'
             )
         for name, layer in layers.items():
             self._handles.append(layer.register_forward_pre_hook(self._counter(name)))
@@ -74,10 +74,10 @@ class UBNGuardHook(Hook):
         if shared:
             name, count = next(iter(shared.items()))
             _warn(
-                f'{len(shared)} UBN layer(s) were called several times in one step, as '
-                f'{name}, {count} times. A norm that is shared by pyramid levels mixes '
-                'their statistics and fails in evaluation: use a head with a norm for '
-                'each level (RetinaSepBNHead, as in configs/scratch/).'
+                f'{len(shared)} norm layer(s) of ubn_mmdet were called several times in '
+                f'one step, as {name}, {count} times. A norm that is shared by pyramid '
+                'levels mixes their statistics and fails in evaluation: use a head with a '
+                'norm for each level (RetinaSepBNHead, as in configs/scratch/).'
             )
 
     def _counter(self, name: str) -> Callable:
@@ -89,7 +89,7 @@ class UBNGuardHook(Hook):
 
 
 def report(layers: dict[str, nn.Module]) -> str:
-    """How many UBN layers each component has and how many are in training mode.
+    """How many of our layers each component has and how many are in training mode.
 
     Args:
         layers: By their names in the model.
@@ -101,7 +101,7 @@ def report(layers: dict[str, nn.Module]) -> str:
         total[component] += 1
         training[component] += layer.training
     parts = (f'{c}: {total[c]} ({training[c]} in training mode)' for c in total)
-    return f'UBN layers: {", ".join(parts)}'
+    return f'{kinds(layers.values())} layers: {", ".join(parts)}'
 
 
 def unheeded_norm_eval(model: nn.Module) -> list[str]:

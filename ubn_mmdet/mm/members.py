@@ -1,5 +1,7 @@
 """Which modules and which configs are this package's norm layers."""
 
+from collections.abc import Iterable
+
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -9,6 +11,11 @@ from ..layers.pipeline import PipelineNorm as OURS
 def is_ours(module: nn.Module) -> bool:
     """Whether ``module`` is a norm layer of this package."""
     return isinstance(module, OURS)
+
+
+def kinds(layers: Iterable[nn.Module]) -> str:
+    """The names of the layers' classes: ``'UBN'``, ``'RBN and UBN'``."""
+    return ' and '.join(sorted({type(layer).__name__ for layer in layers}))
 
 
 def evaluates_as_batchnorm(layer: nn.Module) -> bool:

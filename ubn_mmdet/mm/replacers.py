@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from .members import evaluates_as_batchnorm, is_ours
+from .members import evaluates_as_batchnorm, is_ours, kinds
 from .patching import Patch
 
 
@@ -35,9 +35,8 @@ def refusing(
                     layers = filter(is_ours, argument.modules())
                     met = [layer for layer in layers if not harmless(layer)]
                     if met:
-                        kinds = ' and '.join(sorted({type(m).__name__ for m in met}))
                         raise UBNReplacedError(
-                            f'{original.__name__} met {len(met)} {kinds} layer(s): '
+                            f'{original.__name__} met {len(met)} {kinds(met)} layer(s): '
                             f'{consequence}.'
                         )
             return original(*args, **kwargs)
@@ -56,8 +55,8 @@ _converting = refusing(
     'by themselves: leave out sync_bn'
 )
 _folding = refusing(
-    'it would fold them into convolutions as if they were BatchNorm, and in evaluation '
-    f'they depend on their input. {_INSTEAD}',
+    'it would fold them into convolutions as if they were BatchNorm, which in evaluation '
+    f'they are not. {_INSTEAD}',
     harmless=evaluates_as_batchnorm,
 )
 _tracing = refusing(f"it can trace PyTorch's own BatchNorm alone. {_INSTEAD}")

@@ -6,6 +6,7 @@ the layer registers them flat, under the names that checkpoints have.
 from .affine import ChannelAffine, DepthwiseAffine
 from .centering import Centering
 from .gated import GatedStatistics
+from .grouped import GroupStatistics, PieceAffine
 from .memory import MemoryStatistics
 from .power import PowerStatistics
 from .renorm import RenormStatistics
@@ -20,8 +21,10 @@ __all__ = [
     'DepthwiseAffine',
     'Entry',
     'GatedStatistics',
+    'GroupStatistics',
     'MemoryStatistics',
     'NormalizedScaling',
+    'PieceAffine',
     'PowerStatistics',
     'RawScaling',
     'RenormStatistics',

@@ -32,6 +32,10 @@ class ChannelAffine(Stage):
         self.initial_weight = initial_weight
         self.bias_is_scaled = bias_is_scaled
 
+    def parameters(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        """Weight and bias."""
+        return layer.weight, layer.bias
+
     def __call__(
         self,
         layer: nn.Module,
@@ -53,8 +57,8 @@ class ChannelAffine(Stage):
             gate: The scaling gate, ``(N, C)``, or None.
         """
         if layer.weight is not None:
-            inv_std, shift = layer.weight * inv_std, layer.weight * shift
-            bias = layer.bias
+            weight, bias = self.parameters(layer)
+            inv_std, shift = weight * inv_std, weight * shift
             if gate is None:
                 return passes.pointwise(pivot, inv_std, shift + bias)
             if not self.bias_is_scaled:

@@ -34,9 +34,15 @@ class Statistics(Stage):
 
     Attributes:
         merges: Whether its training is defined on the statistics of several ranks.
+        unit: What has one mean.
     """
 
     merges = True
+    unit = 'channel'
+
+    def values(self, x: Tensor) -> int:
+        """Values that share a mean in the batch ``x``, ``(N, C, H, W)``."""
+        return x.numel() // x.shape[1]
 
     def summary(self, layer: nn.Module, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """``(S,)``, what else to learn of a batch; must add up over ranks.
@@ -86,11 +92,12 @@ class BatchStatistics(Statistics):
     ) -> tuple[Tensor, Tensor]:
         if moves:
             move_running_statistics(layer, batch, is_open)
-        if is_open is None:
-            return self.of_batch(layer, batch)
-        mean, var = running_statistics(layer, batch.mean.dtype)
-        mean = torch.where(is_open, batch.mean, mean)
-        return inverse_std(layer, mean, torch.where(is_open, batch.var, var))
+        mean, var = batch.mean, batch.var
+        if is_open is not None:
+            old_mean, old_var = running_statistics(layer, mean.dtype)
+            mean = torch.where(is_open, mean, old_mean)
+            var = torch.where(is_open, var, old_var)
+        return inverse_std(layer, mean, var)
 
 
 def inverse_std(layer: nn.Module, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,8 @@
+# Of UBN's stages centering alone; it starts as BatchNorm.
+norm = dict(
+    type='UBN',
+    scaling=None,
+    kernel_size=1,
+    condensation_threshold=None,
+    requires_grad=True,
+)

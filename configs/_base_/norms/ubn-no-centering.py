@@ -1,0 +1,8 @@
+# UBN at its authors' start, without centering.
+norm = dict(
+    type='UBN',
+    centering=False,
+    initial_weight=0,
+    initial_spatial='kaiming',
+    requires_grad=True,
+)

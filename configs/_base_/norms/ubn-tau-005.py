@@ -1,0 +1,8 @@
+# UBN at its authors' start, whose gate closes later: at a condensation of 0.05.
+norm = dict(
+    type='UBN',
+    initial_weight=0,
+    initial_spatial='kaiming',
+    condensation_threshold=0.05,
+    requires_grad=True,
+)

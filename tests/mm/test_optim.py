@@ -1,0 +1,94 @@
+"""The optimizer-wrapper constructor of InitBN."""
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from ubn_mmdet import UBN, InitBN
+
+
+class Net(nn.Module):
+    """Layers of each kind that the rules tell apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.init_bn = InitBN(4)
+        self.ubn = UBN(4)
+        self.frozen = InitBN(4).requires_grad_(False)
+        self.head = nn.Linear(4, 2)
+
+
+def build(paramwise_cfg=None, **optimizer):
+    net = Net()
+    wrapper = build_optim_wrapper(
+        net,
+        {
+            'type': 'OptimWrapper',
+            'constructor': 'InitBNOptimWrapperConstructor',
+            'optimizer': {'type': 'SGD', 'lr': 0.1, 'weight_decay': 0.01} | optimizer,
+            **({} if paramwise_cfg is None else {'paramwise_cfg': paramwise_cfg}),
+        },
+    )
+    return net, wrapper
+
+
+def groups_of(net, wrapper):
+    """``(lr, weight_decay)`` by the parameter's name."""
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    found = {}
+    for group in wrapper.optimizer.param_groups:
+        for parameter in group['params']:
+            found[names[id(parameter)]] = group['lr'], group['weight_decay']
+    return found
+
+
+def test_the_weight_of_init_bn_learns_slowly_and_norms_and_biases_do_not_decay():
+    groups = groups_of(*build())
+    decaying = {'conv.weight', 'head.weight'}
+    trained = {name for name, _ in Net().named_parameters()} - {
+        'frozen.weight',
+        'frozen.bias',
+    }
+    assert groups == {
+        name: (
+            pytest.approx(0.001 if name == 'init_bn.weight' else 0.1),
+            0.01 if name in decaying else 0,
+        )
+        for name in trained
+    }
+
+
+def test_what_the_config_says_holds():
+    paramwise_cfg = {'norm_decay_mult': 0.5, 'init_bn_lr_mult': 0.2}
+    groups = groups_of(*build(paramwise_cfg))
+    assert groups['init_bn.weight'] == (pytest.approx(0.02), 0.005)
+    assert groups['conv.bias'] == (0.1, 0)
+    assert paramwise_cfg == {'norm_decay_mult': 0.5, 'init_bn_lr_mult': 0.2}
+
+
+def test_the_multiplier_comes_on_top_of_custom_keys():
+    groups = groups_of(*build({'custom_keys': {'init_bn': {'lr_mult': 0.1}}}))
+    assert groups['init_bn.weight'][0] == pytest.approx(0.1 * 0.1 * 0.01)
+    assert groups['init_bn.bias'][0] == pytest.approx(0.1 * 0.1)
+
+
+def test_a_step_moves_the_weight_by_a_hundredth():
+    net, wrapper = build(weight_decay=0.0)
+    before = net.init_bn.weight.detach().clone()
+    (net.init_bn.weight.sum() + net.init_bn.bias.sum()).backward()
+    wrapper.optimizer.step()
+    torch.testing.assert_close(net.init_bn.weight, before - 0.001)
+    torch.testing.assert_close(net.init_bn.bias, torch.full((4,), -0.1))
+
+
+@pytest.mark.parametrize('lacks', ['lr', 'weight_decay'])
+def test_what_is_multiplied_must_be_stated(lacks):
+    with pytest.raises(ValueError, match=f'multiplies {lacks}: .*must state it'):
+        build(**{lacks: None})
+
+
+def test_a_senseless_multiplier_is_refused():
+    with pytest.raises(ValueError, match='init_bn_lr_mult.*number >= 0, got -1'):
+        build({'init_bn_lr_mult': -1})

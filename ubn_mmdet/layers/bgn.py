@@ -1,0 +1,95 @@
+"""Batch Group Normalization (BGN), arXiv 2012.02782."""
+
+from math import lcm
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..ops import algebra
+from .checks import check_count
+from .pipeline import PipelineNorm, Stages
+from .stages import GroupStatistics, PieceAffine
+
+
+class BGN(PipelineNorm, _BatchNorm):
+    """Batch Group Normalization: statistics over groups of features (arXiv 2012.02782).
+
+    The ``D = C*H*W`` features of a sample, in the order of memory, are cut into ``G``
+    groups of ``D/G``; mean and variance are over the batch and the features of a group.
+    Few groups make up for few samples, many groups for many. ``weight`` and ``bias`` are
+    those of channels, as in BatchNorm.
+
+    A group may be several maps, a part of one, or cross from one into the next. So the
+    layer hands the pipeline its input not by channels but by pieces, ``lcm(G, C)`` equal
+    parts of the features: the largest that lie in one group and in one channel each.
+
+    Args:
+        num_features: Channels ``C`` of the input ``(N, C, H, W)``.
+        num_groups: ``G``. It must divide ``C*H*W``; if it divides ``C``, that holds for
+            every size of input, and groups are whole maps.
+        **common: ``eps``, ``momentum``, ``affine``, ``track_running_stats``, ``sync``,
+            ``sync_group_size``, ``device`` and ``dtype``, as in :class:`PipelineNorm`.
+
+    Parameters are ``weight`` and ``bias``, ``(C,)`` each. Buffers are ``running_mean`` and
+    ``running_var``, ``(G,)`` each, and ``num_batches_tracked``. With ``num_groups`` equal
+    to ``num_features`` it is BatchNorm; otherwise a BatchNorm checkpoint does not fit, and
+    loading one is an error that says so.
+
+    A group is the same share of the features in every input. So running statistics serve
+    inputs of any size, and ranks whose sizes differ merge theirs, each element counting
+    once. Where groups cut maps, that share is another part of the picture at another
+    height or width: statistics then mix parts.
+
+    Input, output and errors are those of :class:`PipelineNorm`.
+
+    Raises:
+        ValueError: In ``forward``, if ``num_groups`` does not divide ``C*H*W``.
+    """
+
+    def __init__(self, num_features: int, num_groups: int, **common) -> None:
+        check_count('num_features', num_features)
+        check_count('num_groups', num_groups)
+        pieces = lcm(num_groups, num_features)
+        stages = Stages(
+            statistics=GroupStatistics(num_groups, pieces),
+            affine=PieceAffine(pieces // num_features),
+        )
+        super().__init__(num_features, stages, **common)
+
+    @property
+    def num_groups(self) -> int:
+        """``G``."""
+        return self.stages.statistics.num_groups
+
+    def _forward(self, x: Tensor) -> Tensor:
+        pieces = self.stages.statistics.pieces
+        if pieces == self.num_features:  # as they are
+            return super()._forward(x)
+        if not torch.jit.is_tracing() and x[:1].numel() % pieces:
+            raise ValueError(
+                f'num_groups must divide C*H*W = {"*".join(map(str, x.shape[1:]))}, '
+                f'got {self.num_groups}'
+            )
+        length = 0 if algebra.is_empty(x) else -1
+        y = super()._forward(x.reshape(x.shape[0], pieces, length, 1)).view(x.shape)
+        if x.is_contiguous():
+            return y
+        return y.contiguous(memory_format=torch.channels_last)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        for name in ('running_mean', 'running_var'):
+            value, own = state_dict.get(prefix + name), getattr(self, name)
+            if own is not None and value is not None and value.shape != own.shape:
+                errors = args[-1]
+                errors.append(
+                    f'{prefix}{name} has {value.numel()} values, and BGN with '
+                    f'num_groups={self.num_groups} keeps one for each group. A BatchNorm '
+                    f'keeps one for each channel: its checkpoints fit '
+                    f'num_groups={self.num_features} alone.'
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """BatchNorm's, and the number of groups."""
+        return f'{super().extra_repr()}, num_groups={self.num_groups}'

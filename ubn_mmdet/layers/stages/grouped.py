@@ -1,0 +1,93 @@
+"""BGN's statistics: over the features of a group, which is not a channel.
+
+Both stages see the features in pieces, as if these were channels: ``P`` equal parts in
+the features' order, each of which lies in one group and in one channel.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import algebra
+from .affine import ChannelAffine
+from .statistics import Batch, BatchStatistics
+
+
+class GroupStatistics(BatchStatistics):
+    """Mean and variance over ``(N, D/G)`` of the ``D = C*H*W`` features (2012.02782).
+
+    The running statistics are those of the groups, ``(G,)``.
+
+    Args:
+        num_groups: ``G``.
+        pieces: ``P``, a multiple of ``G``.
+    """
+
+    evaluates_as_batchnorm = False
+    unit = 'group'
+
+    def __init__(self, num_groups: int, pieces: int) -> None:
+        self.num_groups = num_groups
+        self.pieces = pieces
+
+    def prepare(self, layer: nn.Module) -> None:
+        """Make the running statistics those of groups."""
+        for name in ('running_mean', 'running_var'):
+            of_channels = getattr(layer, name)
+            if of_channels is not None:
+                setattr(layer, name, of_channels.new_empty(self.num_groups))
+
+    def values(self, x: Tensor) -> int:
+        """Of a group."""
+        return x.numel() // self.num_groups
+
+    def train(
+        self, layer: nn.Module, batch: Batch, moves: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The groups' statistics, ``(P,)`` each; moves the running ones."""
+        return self._of_pieces(*super().train(layer, self._of_groups(batch), moves))
+
+    def of_batch(self, layer: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As in training."""
+        return self._of_pieces(*super().of_batch(layer, self._of_groups(batch)))
+
+    def running(self, layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """In evaluation."""
+        return self._of_pieces(*super().running(layer, dtype))
+
+    def _of_groups(self, batch: Batch) -> Batch:
+        """The batch with the statistics of groups in the place of those of pieces."""
+        parts = (
+            batch.mean.view(self.num_groups, -1),
+            batch.var.view(self.num_groups, -1),
+        )
+        mean, var = algebra.batch_statistics(*(part.t() for part in parts))
+        count = batch.count * (self.pieces // self.num_groups)
+        return batch._replace(mean=mean, var=var, count=count)
+
+    def _of_pieces(self, *of_groups: Tensor) -> tuple[Tensor, ...]:
+        times = self.pieces // self.num_groups
+        return tuple(spread(values, times) for values in of_groups)
+
+
+class PieceAffine(ChannelAffine):
+    """BatchNorm's weight and bias, for channels that come in pieces.
+
+    Args:
+        times: Pieces of a channel.
+    """
+
+    evaluates_as_batchnorm = False
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def parameters(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        """Weight and bias of each piece, ``(P,)``."""
+        weight, bias = super().parameters(layer)
+        return spread(weight, self.times), spread(bias, self.times)
+
+
+def spread(values: Tensor, times: int) -> Tensor:
+    """Each value ``times`` times in a row."""
+    return values.unsqueeze(1).expand(-1, times).flatten()
