@@ -125,6 +125,7 @@ def test_the_report_names_places_and_versions():
     lines = dict(line.split(maxsplit=1) for line in report.splitlines() if line)
     assert lines['configs'] == str(ROOT / 'configs')
     assert lines['tools'] == str(ROOT / 'tools')
+    assert lines['comparisons'] == str(ROOT / 'comparisons')
     assert lines['UBN'] == 'registered'
     assert lines['python'] == '.'.join(map(str, sys.version_info[:3]))
     assert {'torch', 'mmengine', 'mmcv', 'mmdet', 'pycocotools'} <= lines.keys()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ubn_mmdet.data.coco_folder import CocoFolder
 from ubn_mmdet.data.shapes import make_shapes
-from ubn_mmdet.evidence import code_copy, results
+from ubn_mmdet.evidence import code_copy, driver, results
 from ubn_mmdet.evidence.demo import plan_demo, run_demo
 from ubn_mmdet.evidence.plan import PlanError
 
@@ -81,6 +81,7 @@ def test_the_demo_leaves_table_curves_and_pictures(shapes, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_demo_goes_on(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, 'QUIET_SECONDS', 0)
     monkeypatch.setattr(code_copy, 'checkout', lambda: None)
     monkeypatch.setattr(code_copy, 'has_uncommitted_changes', lambda: True)
     folder = CocoFolder.open(shapes)
@@ -99,6 +100,7 @@ def test_an_interrupted_demo_goes_on(shapes, tmp_path, monkeypatch):
     text = run_demo(comparison, folder, work_dir, 2, said.append)
     assert text == check_report(work_dir)
     assert len(results.read(work_dir / 'results.jsonl')) == 2
+    assert any('BN seed 0 100%' in line for line in said)
     # Once by each: what is not committed is not what runs.
     assert sum('Uncommitted changes are no part' in line for line in said) == 2
 

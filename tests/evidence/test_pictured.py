@@ -43,7 +43,8 @@ def test_pictures_have_what_is_there_and_what_was_found(folder):
         assert masks.scores.tolist() == sorted(p['score'] for p in sure)
         assert masks.labels.tolist() == boxed.labels.tolist()
         assert boxed.masks is None and not len(none.boxes)
-        for box, mask in zip(masks.boxes, masks.masks, strict=True):
+        assert (masks.masks is None) == (not sure)
+        for box, mask in zip(masks.boxes, masks.masks if sure else (), strict=True):
             rows, columns = np.nonzero(mask)
             expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             np.testing.assert_allclose(np.clip(box, 0, 300), expected, atol=1)

@@ -184,7 +184,8 @@ class Driver:
                         outcome = job.planned.result() or _failure(job)
                         self._finish(job.planned, outcome, resources, progress)
                 if jobs and time.monotonic() - self._said > QUIET_SECONDS:
-                    self._say(f'{progress.head()} {progress.under_way()}')
+                    state = progress.under_way() or 'starting'
+                    self._say(f'{progress.head()} {state}')
         finally:
             _end([job.process for job in jobs.values()])
 

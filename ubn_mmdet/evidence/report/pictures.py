@@ -55,7 +55,7 @@ def draw_pictures(
 ) -> None:
     """Draw the rows one below the other, a column an image, into one PNG."""
     columns, titles = len(pictures), list(pictures[0].rows)
-    size = 2.6 * columns, 2.7 * len(titles) + 0.5
+    size = 2.6 * columns, 2.55 * len(titles) + 0.5
     figure = Figure(figsize=size, dpi=120, layout='constrained')
     axes = figure.subplots(len(titles), columns, squeeze=False)
     shown = set()
