@@ -1,4 +1,4 @@
-"""``python -m ubn_mmdet``: where configs, tools and comparisons are, and the versions in use.
+"""``python -m ubn_mmdet``: where an installation keeps things, and the versions.
 
 The exit status is 1 if the toolbox cannot train detectors; what keeps it is printed.
 """

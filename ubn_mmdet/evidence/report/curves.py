@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Of detectors, and of classifiers.
-EVALUATED = {'coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1'}
+EVALUATED = 'coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1'
 
 
 def read_scalars(
@@ -23,7 +23,7 @@ def read_scalars(
     for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
         records = list(_records(path))
         # There are other records than these: hooks write their own.
-        for known, marks in (training, {'loss'}), (evaluation, EVALUATED):
+        for known, marks in (training, {'loss'}), (evaluation, set(EVALUATED)):
             new = {r['step']: r for r in records if marks & r.keys()}
             first = min(new, default=math.inf)
             for step in [step for step in known if step >= first]:
