@@ -16,9 +16,11 @@ endif
 export VENV PYTHON TORCH MAX_JOBS
 
 help:
-	@echo 'make demo     set up, make a small data set, train a UBN Mask R-CNN, report'
+	@echo 'make demo     set up, make a small data set, train a Mask R-CNN with UBN and one'
+	@echo '              with BatchNorm, show both in one table and in pictures'
 	@echo '              DATA=<folder>  a COCO-format folder instead: train/, val/,'
 	@echo '                             instances_train.json, instances_val.json'
+	@echo '              SIZE=<pixels>  to resize images to; by default it fits them'
 	@echo '              ARGS=<options> of tools/demo.py'
 	@echo 'make test     set up, run the tests; ARGS=<options> of pytest'
 	@echo 'make lint     set up, run the linters and the type checker'
@@ -34,7 +36,7 @@ help:
 	@echo 'PY=<python>        use this existing environment with MMDetection as it is'
 
 demo: $(prepare)
-	$(PY) tools/demo.py $(if $(DATA),--data '$(DATA)') $(ARGS)
+	$(PY) tools/demo.py $(if $(DATA),--data '$(DATA)') $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 test: $(prepare)
 	$(PY) -m pytest $(ARGS)

@@ -1,4 +1,4 @@
-"""Builds the package with its configs and tools; the metadata is in setup.cfg."""
+"""Builds the package with comparisons, configs and tools; metadata is in setup.cfg."""
 
 import shutil
 from pathlib import Path
@@ -8,14 +8,14 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithConfigs(build_py):
-    """Puts the configs and tools where MMDetection has its own: ``<package>/.mim``."""
+    """Puts the folders below where MMDetection has its own: ``<package>/.mim``."""
 
     def run(self) -> None:
         """Build as usual, then copy."""
         super().run()
         if self.editable_mode:  # ubn_mmdet.paths finds them in the checkout
             return
-        for name in ('configs', 'tools'):
+        for name in ('comparisons', 'configs', 'tools'):
             target = Path(self.build_lib, 'ubn_mmdet', '.mim', name)
             # An earlier build may have left files that are gone by now.
             shutil.rmtree(target, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A built package carries its configs and tools; a checkout stays as it was."""
+"""A built package carries comparisons, configs and tools; a checkout stays as it was."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from ubn_mmdet.version import __version__
 
 ROOT = Path(__file__).parents[1]
 PARTS = (
-    *('ubn_mmdet', 'configs', 'tools', 'tests'),
+    *('ubn_mmdet', 'comparisons', 'configs', 'tools', 'tests'),
     *('setup.py', 'setup.cfg', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md'),
 )
 
@@ -70,11 +70,11 @@ def carried(names: set[str], folder: str) -> set[str]:
     return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
-def test_the_wheel_carries_configs_and_tools_and_no_tests(checkout, wheel):
+def test_the_wheel_carries_comparisons_configs_and_tools_and_no_tests(checkout, wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert 'ubn_mmdet/py.typed' in names  # type checkers then read the annotations
     assert f'ubn_mmdet-{__version__}' in wheel.name
-    for folder in ('configs', 'tools'):
+    for folder in ('comparisons', 'configs', 'tools'):
         assert carried(names, folder) == below(checkout / folder)
     assert {name.split('/')[0] for name in names} == {
         'ubn_mmdet',
@@ -100,17 +100,18 @@ def test_an_installed_package_finds_its_own(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = (
         f'import sys; sys.path.insert(0, {str(tmp_path)!r})\n'
-        'from ubn_mmdet.paths import configs_dir, tools_dir\n'
-        'print(configs_dir(), tools_dir())'
+        'from ubn_mmdet.paths import comparisons_dir, configs_dir, tools_dir\n'
+        'print(comparisons_dir(), configs_dir(), tools_dir())'
     )
     mim = tmp_path / 'ubn_mmdet/.mim'
     found = run(sys.executable, '-c', code, cwd=tmp_path).split()
-    assert found == [str(mim / 'configs'), str(mim / 'tools')]
+    assert found == [str(mim / name) for name in ('comparisons', 'configs', 'tools')]
 
 
 def test_a_checkout_finds_the_folders_beside_the_package():
     assert paths.configs_dir() == ROOT / 'configs'
     assert paths.tools_dir() == ROOT / 'tools'
+    assert paths.comparisons_dir() == ROOT / 'comparisons'
 
 
 def test_a_package_without_them_says_where_it_looked(tmp_path, monkeypatch):
@@ -124,6 +125,7 @@ def test_the_report_names_places_and_versions():
     lines = dict(line.split(maxsplit=1) for line in report.splitlines() if line)
     assert lines['configs'] == str(ROOT / 'configs')
     assert lines['tools'] == str(ROOT / 'tools')
+    assert lines['comparisons'] == str(ROOT / 'comparisons')
     assert lines['UBN'] == 'registered'
     assert lines['python'] == '.'.join(map(str, sys.version_info[:3]))
     assert {'torch', 'mmengine', 'mmcv', 'mmdet', 'pycocotools'} <= lines.keys()

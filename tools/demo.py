@@ -1,4 +1,7 @@
-"""Train a detector with UBN on a small data set and report the results."""
+"""Train a detector with UBN and with BatchNorm on a small data set, and show both.
+
+Interrupted, the same command goes on. Runs use the code of the last commit.
+"""
 
 import argparse
 import sys
@@ -6,20 +9,30 @@ from pathlib import Path
 
 from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError
 from ubn_mmdet.data.shapes import make_shapes
+from ubn_mmdet.evidence.code_copy import CodeError
+from ubn_mmdet.evidence.demo import plan_demo, run_demo
+from ubn_mmdet.evidence.driver import DriverError
+from ubn_mmdet.evidence.plan import PlanError
+from ubn_mmdet.evidence.report.summary import FILES
+from ubn_mmdet.evidence.results import ResultsError
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.paths import configs_dir
 from ubn_mmdet.records import RecordError
 
 SHAPES = Path('data/shapes')
 WORK_DIR = Path('work_dirs/demo')
-CONFIG = 'demo/mask-rcnn_r18-scratch_fpn_ubn_6e_shapes.py'
+ERRORS = (
+    *(CocoFolderError, CodeError, DriverError, PlanError, RecordError, ResultsError),
+    ToolboxError,
+)
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     from mmengine.config import DictAction
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         '--data',
         type=Path,
@@ -27,16 +40,16 @@ def parse_args() -> argparse.Namespace:
         f'instances_val.json (default: generated shapes in {SHAPES})',
     )
     parser.add_argument(
-        '--work-dir',
-        type=Path,
-        help=f'where results go (default: {WORK_DIR}, and {WORK_DIR}-NAME for a folder '
-        'NAME of your own)',
+        '--size',
+        type=int,
+        metavar='PIXELS',
+        help='images are resized to fit into a square of this side (default: one that '
+        "fits the folder's images)",
     )
+    parser.add_argument('--epochs', type=int, help='(default: 6)')
     parser.add_argument(
         '--config',
-        type=Path,
-        default=configs_dir() / CONFIG,
-        help='the detector (default: %(default)s)',
+        help='the detector, a config below configs/ or a path (default: Mask R-CNN R18)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -44,28 +57,52 @@ def parse_args() -> argparse.Namespace:
         action=DictAction,
         help="settings of the config to override, key=value as in MMDetection's tools",
     )
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        choices=[1, 2],
+        help='2: both runs side by side (default, on more than one core); 1: one after '
+        'the other',
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        help=f'where results go (default: {WORK_DIR}, and {WORK_DIR}-NAME for a folder '
+        'NAME of your own)',
+    )
     return parser.parse_args()
 
 
+def say(text: str) -> None:
+    """Print at once, also into a pipe."""
+    print(text, flush=True)
+
+
 def main() -> None:
-    """Run the demo; a problem with the toolbox or the data ends it with a message."""
+    """Run the demo; what is wrong with toolbox, data or settings ends it with a message."""
     try:
         require_toolbox()
-    except ToolboxError as error:
+        args = parse_args()
+        work_dir = args.work_dir
+        if work_dir is None:
+            name = args.data and args.data.resolve().name
+            work_dir = Path(f'{WORK_DIR}-{name}') if name else WORK_DIR
+        folder = CocoFolder.open(args.data or make_shapes(SHAPES, progress=say))
+        comparison = plan_demo(
+            folder,
+            say,
+            image_size=args.size,
+            epochs=args.epochs,
+            detector=args.config,
+            options=args.cfg_options,
+        )
+        text = run_demo(comparison, folder, work_dir, args.jobs, say)
+    except ERRORS as error:
         sys.exit(f'demo: {error}')
-    from ubn_mmdet.mm.demo import run_demo
-
-    args = parse_args()
-    work_dir = args.work_dir
-    if work_dir is None:
-        name = args.data and args.data.resolve().name
-        work_dir = Path(f'{WORK_DIR}-{name}') if name else WORK_DIR
-    try:
-        folder = CocoFolder.open(args.data or make_shapes(SHAPES))
-        table = run_demo(args.config, folder, work_dir, args.cfg_options)
-    except (CocoFolderError, RecordError) as error:
-        sys.exit(f'demo: {error}')
-    print(f'\n{table}\nIn {work_dir}: results.md, curves.png, predictions.png')
+    except KeyboardInterrupt:
+        print('\nInterrupted: the same command goes on from here.', file=sys.stderr)
+        sys.exit(130)
+    print(f'\n{text}\nIn {work_dir}: {", ".join(FILES)}')
 
 
 if __name__ == '__main__':

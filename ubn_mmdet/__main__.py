@@ -1,4 +1,4 @@
-"""``python -m ubn_mmdet``: where the configs and tools are, and the versions in use.
+"""``python -m ubn_mmdet``: where an installation keeps things, and the versions.
 
 The exit status is 1 if the toolbox cannot train detectors; what keeps it is printed.
 """
@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 
 from .mm import toolbox
-from .paths import configs_dir, tools_dir
+from .paths import comparisons_dir, configs_dir, tools_dir
 from .version import __version__
 
 
@@ -19,6 +19,7 @@ def main() -> int:
         'ubn_mmdet': __version__,
         'configs': configs_dir(),
         'tools': tools_dir(),
+        'comparisons': comparisons_dir(),
         'python': platform.python_version(),
         'torch': _version('torch'),
         **{part.module: _part(part) for part in toolbox.PARTS},

@@ -1,4 +1,4 @@
-"""Where the configs and tools are: in an installed package or in a checkout."""
+"""Where comparisons, configs and tools are: in an installed package or in a checkout."""
 
 from pathlib import Path
 
@@ -12,6 +12,11 @@ def configs_dir() -> Path:
         FileNotFoundError: If neither the package nor a checkout around it has them.
     """
     return _find('configs')
+
+
+def comparisons_dir() -> Path:
+    """The folder of the comparisons; errors as for ``configs_dir``."""
+    return _find('comparisons')
 
 
 def tools_dir() -> Path:

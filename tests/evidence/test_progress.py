@@ -19,9 +19,12 @@ def test_time_left_follows_from_what_was_done_since_the_start():
     progress.note('a', 0.0)
     clock.now = 30
     progress.note('a', 0.5)
+    progress.note('b', 0.0)
+    assert progress.under_way() == 'a 50%, b 0%'
     assert progress.seconds_left() == pytest.approx(2.5 * 60)
     clock.now = 60
     progress.finish('a')
+    assert progress.under_way() == 'b 0%'
     assert progress.seconds_left() == pytest.approx(2 * 60)
     assert progress.head() == '[2/4 runs, 2 min left]'
 

@@ -1,30 +1,33 @@
-"""Tables, curves and pictures."""
+"""Tables, logs and pictures."""
 
 import json
 
 import numpy as np
 from PIL import Image
 
-from ubn_mmdet.evidence.report.curves import draw_curves, read_scalars
+from ubn_mmdet.evidence.report.curves import read_scalars
 from ubn_mmdet.evidence.report.pictures import Instances, Pictured, draw_pictures
 from ubn_mmdet.evidence.report.table import coco_table
 
 KEYS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 
-def test_the_table_has_boxes_and_masks():
-    metrics = {f'coco/bbox_{key}': 0.1 * i for i, key in enumerate(KEYS)}
-    metrics |= {f'coco/segm_{key}': -1.0 for key in KEYS}
-    assert coco_table(metrics).splitlines() == [
-        '| | AP | AP50 | AP75 | APs | APm | APl |',
-        '|---|---:|---:|---:|---:|---:|---:|',
-        '| box | 0.000 | 0.100 | 0.200 | 0.300 | 0.400 | 0.500 |',
-        '| mask | – | – | – | – | – | – |',
+def test_the_table_has_boxes_and_masks_of_every_norm():
+    bn = {f'bbox_{key}': 0.1 * i for i, key in enumerate(KEYS)}
+    bn |= {f'segm_{key}': -1.0 for key in KEYS}
+    ubn = {key: value + 0.05 for key, value in bn.items()}
+    assert coco_table({'BN': bn, 'UBN': ubn}).splitlines() == [
+        '| | norm | AP | AP50 | AP75 | APs | APm | APl |',
+        '|---|---|---:|---:|---:|---:|---:|---:|',
+        '| box | BN | 0.000 | 0.100 | 0.200 | 0.300 | 0.400 | 0.500 |',
+        '| box | UBN | 0.050 | 0.150 | 0.250 | 0.350 | 0.450 | 0.550 |',
+        '| mask | BN | – | – | – | – | – | – |',
+        '| mask | UBN | – | – | – | – | – | – |',
     ]
 
 
 def test_a_detector_without_masks_has_one_row():
-    assert len(coco_table({'coco/bbox_mAP': 0.5}).splitlines()) == 3
+    assert len(coco_table({'BN': {'bbox_mAP': 0.5}}).splitlines()) == 3
 
 
 def write_log(work_dir, name, records):
@@ -65,15 +68,6 @@ def colours(path):
     }
 
 
-def test_curves_of_several_runs(tmp_path):
-    run = resumed_run(tmp_path / 'run')
-    draw_curves({'BN': run, 'UBN': run}, tmp_path / 'two.png')
-    draw_curves({'BN': run}, tmp_path / 'one.png')
-    second = (255, 127, 14)  # the second colour of the default cycle
-    assert second in colours(tmp_path / 'two.png')
-    assert second not in colours(tmp_path / 'one.png')
-
-
 def test_pictures_show_what_was_found(tmp_path):
     mask = np.zeros((1, 20, 20), dtype=bool)
     mask[0, 5:15, 5:15] = True
@@ -84,8 +78,14 @@ def test_pictures_show_what_was_found(tmp_path):
         labels=np.zeros(0, dtype=int), boxes=np.zeros((0, 4)), scores=np.zeros(0)
     )
     grey = np.full((20, 20, 3), 128, dtype=np.uint8)
-    draw_pictures([Pictured(grey, truth, nothing)], ('a', 'b'), tmp_path / 'some.png')
-    draw_pictures([Pictured(grey, nothing, nothing)], ('a', 'b'), tmp_path / 'none.png')
+
+    def draw(name, **rows):
+        path = tmp_path / f'{name}.png'
+        draw_pictures([Pictured(grey, rows)], ('a', 'b'), path)
+        return path
+
     blue = (67, 99, 216)  # the colour of the second class
-    assert blue in colours(tmp_path / 'some.png')
-    assert blue not in colours(tmp_path / 'none.png')
+    some = draw('some', truth=nothing, BN=nothing, UBN=truth)
+    none = draw('none', truth=nothing, BN=nothing)
+    assert blue in colours(some) and blue not in colours(none)
+    assert Image.open(some).height > 1.3 * Image.open(none).height

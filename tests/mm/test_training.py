@@ -1,10 +1,9 @@
-"""Detectors train through the command lines: the demo, ours, and MMDetection's own."""
+"""Detectors train through the command lines: ours and MMDetection's own."""
 
 import json
 
 import pytest
 from helpers.commands import ROOT, run
-from PIL import Image
 
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.tools import find_tool
@@ -33,35 +32,6 @@ def place(tmp_path_factory):
 def scalars(work_dir):
     [path] = work_dir.glob('*/vis_data/scalars.json')
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.mark.slow
-def test_the_demo_leaves_table_curves_and_pictures(place):
-    command = [ROOT / 'tools/demo.py', '--data', 'data/shapes', '--cfg-options', *SHORT]
-    output = run(*command, cwd=place)
-    work_dir = place / 'work_dirs/demo-shapes'
-    results = (work_dir / 'results.md').read_text()
-    assert results in output
-    for row in ('| box |', '| mask |'):
-        assert row in results
-    for name in ('curves.png', 'predictions.png'):
-        assert min(Image.open(work_dir / name).size) > 300
-
-    again = run(*command, cwd=place)
-    assert 'holds the finished run' in again and results in again
-    assert 'Epoch(train)' not in again
-
-    other = run(*command, 'optim_wrapper.optimizer.lr=0.1', cwd=place, ok=False)
-    assert 'demo-shapes holds a run with optim_wrapper.optimizer.lr' in other
-
-
-def test_broken_data_end_the_demo_before_training(place, tmp_path):
-    broken = make_shapes(tmp_path / 'broken', num_train=2, num_val=1, image_size=64)
-    (broken / 'train/000001.png').unlink()
-    output = run(ROOT / 'tools/demo.py', '--data', broken, cwd=tmp_path, ok=False)
-    assert 'train/000001.png is missing' in output
-    assert 'Traceback' not in output
-    assert not (tmp_path / 'work_dirs').exists()
 
 
 def mmdets_own(name):

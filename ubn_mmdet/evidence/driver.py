@@ -25,6 +25,7 @@ from .plan import Comparison, Run
 from .progress import Progress
 
 POLL_SECONDS = 0.5
+QUIET_SECONDS = 60  # after which the progress is told although nothing has happened
 KILL_AFTER_SECONDS = 20
 LOG_LINES = 15
 
@@ -114,7 +115,8 @@ class Driver:
         self.comparison = comparison
         self.work_dir = Path(work_dir).resolve()
         self.results_file = Path(results_file)
-        self._say = say
+        self._listener = say
+        self._said = time.monotonic()
         self._data = Path(data).resolve()
         with self._alone():
             self.commit = self._claim(revision)
@@ -157,6 +159,10 @@ class Driver:
         found = (results.find(lines, self.commit, p.config_hash) for p in planned)
         return [line for line in found if line is not None]
 
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        self._listener(text)
+
     def _work(self, todo: list[_Planned], total: int, resources: Resources) -> None:
         progress = Progress(total, total - len(todo))
         # Interrupted between a run's end and its line.
@@ -177,6 +183,9 @@ class Driver:
                         del jobs[slot]
                         outcome = job.planned.result() or _failure(job)
                         self._finish(job.planned, outcome, resources, progress)
+                if jobs and time.monotonic() - self._said > QUIET_SECONDS:
+                    state = progress.under_way() or 'starting'
+                    self._say(f'{progress.head()} {state}')
         finally:
             _end([job.process for job in jobs.values()])
 
@@ -273,14 +282,14 @@ class Driver:
         if known is None:
             others = {p.name for p in self.work_dir.iterdir()} - {'.lock'}
             if others:
-                raise DriverError(f'{self.work_dir} is not empty, and no comparison')
+                raise DriverError(
+                    f'{self.work_dir} is not empty, and holds no comparison: delete it, or '
+                    'name another with --work-dir'
+                )
             commit = code_copy.resolve_commit(revision or 'HEAD')
             content = {'comparison': self.comparison.name, 'commit': commit}
             write_whole(record, json.dumps(content).encode())
-            if code_copy.has_uncommitted_changes():
-                self._say(
-                    f'Uncommitted changes are no part of this: it runs {commit[:12]}'
-                )
+            self._note_changes(commit)
             return commit
         if known['comparison'] != self.comparison.name:
             raise DriverError(
@@ -294,7 +303,12 @@ class Driver:
                 'code name another with --work-dir'
             )
         self._say(f'Going on in {self.work_dir} with the code of {commit[:12]}')
+        self._note_changes(commit)
         return commit
+
+    def _note_changes(self, commit: str) -> None:
+        if code_copy.has_uncommitted_changes():
+            self._say(f'Uncommitted changes are no part of this: it runs {commit[:12]}')
 
     def _plan(self) -> None:
         """Let the code of the commit check the settings and name the runs."""
@@ -334,7 +348,7 @@ class Driver:
             known = planned.specification()
             if known and known['config_hash'] != planned.config_hash:
                 raise DriverError(
-                    f'{planned.folder} holds a run with other settings: delete it, or '
+                    f'{self.work_dir} holds runs with other settings: delete it, or '
                     'name another with --work-dir'
                 )
 

@@ -46,6 +46,10 @@ class Progress:
             return None
         return left * (self._clock() - self._start) / worked
 
+    def under_way(self) -> str:
+        """How far each running run is: ``BN seed 0 40%, UBN seed 0 35%``."""
+        return ', '.join(f'{run} {part:.0%}' for run, part in self._parts.items())
+
     def head(self) -> str:
         """``[3/27 runs, 1 h 20 min left]``."""
         seconds = self.seconds_left()

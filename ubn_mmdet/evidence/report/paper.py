@@ -1,5 +1,6 @@
 """The figures of a group of runs for print, drawn by Matplotlib."""
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -51,6 +52,12 @@ def draw(
                 write_figure(folder / f'{prefix}{name}.{suffix}', figure)
             written[name] = f'{prefix}{name}.{formats[0]}'
     return written
+
+
+def draw_curves(numbers: Mapping, path: str | os.PathLike) -> None:
+    """Write the figure of the curves alone; the suffix names the format."""
+    with rc_context(STYLE):
+        write_figure(path, _curves(numbers))
 
 
 def _figures(numbers: Mapping) -> Iterator[tuple[str, Figure]]:

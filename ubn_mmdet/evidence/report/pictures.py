@@ -1,7 +1,7 @@
-"""Predictions beside the truth."""
+"""What several detectors found, below the truth."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,26 +38,33 @@ class Instances:
 
 @dataclass(frozen=True)
 class Pictured:
-    """An image, ``(H, W, 3)`` uint8 RGB, with what is in it and what was found."""
+    """An image with what is in it and what was found.
+
+    Attributes:
+        image: ``(H, W, 3)`` uint8, RGB.
+        rows: The truth and what each detector found, by the titles of their rows; the
+            same in all pictures of a figure.
+    """
 
     image: np.ndarray
-    truth: Instances
-    predicted: Instances
+    rows: Mapping[str, Instances]
 
 
 def draw_pictures(
     pictures: Sequence[Pictured], classes: Sequence[str], path: str | os.PathLike
 ) -> None:
-    """Draw truth above prediction, a column an image, into one PNG."""
-    columns = len(pictures)
-    figure = Figure(figsize=(2.6 * columns, 6), dpi=120, layout='constrained')
-    axes = figure.subplots(2, columns, squeeze=False)
+    """Draw the rows one below the other, a column an image, into one PNG."""
+    columns, titles = len(pictures), list(pictures[0].rows)
+    size = 2.6 * columns, 2.55 * len(titles) + 0.5
+    figure = Figure(figsize=size, dpi=120, layout='constrained')
+    axes = figure.subplots(len(titles), columns, squeeze=False)
     shown = set()
     for column, picture in enumerate(pictures):
-        for row, instances in enumerate((picture.truth, picture.predicted)):
+        for row, title in enumerate(titles):
+            instances = picture.rows[title]
             _draw(axes[row, column], picture.image, instances)
             shown.update(instances.labels.tolist())
-    for row, title in enumerate(('truth', 'prediction')):
+    for row, title in enumerate(titles):
         axes[row, 0].set_ylabel(title, fontsize=14)
     handles = [
         Patch(color=_colour(label), label=classes[label]) for label in sorted(shown)

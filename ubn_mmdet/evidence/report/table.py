@@ -1,6 +1,6 @@
 """Markdown tables, and the COCO metrics as one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 COLUMNS = {
     'AP': 'mAP',
@@ -33,18 +33,19 @@ def _row(cells: Sequence[object]) -> str:
     return '|' + ''.join(f' {text} |' if text else ' |' for text in texts)
 
 
-def coco_table(metrics: dict[str, float]) -> str:
-    """A Markdown table of ``{'coco/bbox_mAP': ...}`` as MMDetection reports it.
+def coco_table(results: Mapping[str, Mapping]) -> str:
+    """A Markdown table of ``{norm: {'bbox_mAP': ..., 'segm_mAP': ...}}``.
 
-    One row for boxes, one for masks where there are any; COCO's -1, no such object in
-    the data, is a dash.
+    The norms' boxes one below the other, then their masks where there are any; COCO's -1,
+    no such object in the data, is a dash.
     """
-    rows = []
-    for kind, title in {'bbox': 'box', 'segm': 'mask'}.items():
-        values = [metrics.get(f'coco/{kind}_{key}') for key in COLUMNS.values()]
-        if values[0] is not None:
-            rows.append([title, *map(_number, values)])
-    return markdown_table(['', *COLUMNS], rows)
+    rows = [
+        [title, norm, *(_number(result.get(f'{kind}_{c}')) for c in COLUMNS.values())]
+        for kind, title in {'bbox': 'box', 'segm': 'mask'}.items()
+        for norm, result in results.items()
+        if f'{kind}_mAP' in result
+    ]
+    return markdown_table(['', 'norm', *COLUMNS], rows, words=2)
 
 
 def _number(value: float | None) -> str:
