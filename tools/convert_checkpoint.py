@@ -13,11 +13,13 @@ from pathlib import Path
 
 from ubn_mmdet.checkpoints import layouts
 from ubn_mmdet.checkpoints.files import read_checkpoint, write_checkpoint
-from ubn_mmdet.layers import FAMILY
+from ubn_mmdet.layers import BGN, FAMILY
 from ubn_mmdet.layers.pipeline import PipelineNorm, Stages
 
 MEMBERS: dict[str, Callable[..., PipelineNorm]] = {
-    member.__name__.lower(): member for member in FAMILY
+    member.__name__.lower(): member
+    for member in FAMILY
+    if member is not BGN  # its statistics are of groups: no BatchNorm's fit
 }
 
 
