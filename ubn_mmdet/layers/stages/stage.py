@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class Stage:
     def entries(self) -> tuple[Entry, ...]:
         """The tensors that the stage wants, beside those of BatchNorm."""
         return ()
+
+    def prepare(self, layer: nn.Module) -> None:
+        """Change a freshly constructed layer where entries do not suffice."""
 
     def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
         """Turn the stage's tensors into BatchNorm's, as they act in evaluation, in place.
