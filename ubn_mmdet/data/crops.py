@@ -91,7 +91,7 @@ def make_crops(
     categories = [c for c in contents['train']['categories'] if c['id'] in there]
     labels = {category['id']: label for label, category in enumerate(categories)}
     names = [_folder_name(i, c['name']) for i, c in enumerate(categories)]
-    samples: dict[str, list] = {}
+    samples: dict[str, list[tuple[str, int]]] = {}
     for split in SPLITS:
         kept = [a for a in chosen[split] if a['category_id'] in labels]
         if not kept:
