@@ -69,7 +69,7 @@ def run_demo(
     work_dir = Path(work_dir)
     driver = Driver(comparison, folder.root, work_dir, work_dir / RESULTS, say=say)
     before = driver.lines()
-    # A thread for each run is faster than two for one after the other.
+    # Side by side, as the threads of one run would wait for each other.
     jobs = jobs or min(len(driver.runs()), len(os.sched_getaffinity(0)))
     gpus = tuple(range(torch.cuda.device_count()))
     lines = driver.run(Resources(jobs, gpus))
