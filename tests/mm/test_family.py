@@ -105,6 +105,8 @@ def test_a_fresh_resnet_is_the_batchnorm_resnet(norm, zero_init_residual):
     ours, theirs = (
         resnet(n, zero_init_residual=zero_init_residual).double() for n in (norm, 'BN')
     )
+    for layer in layers_of(ours, norm).values():
+        layer.momentum = theirs.bn1.momentum  # BatchRenorm has its own
     state = ours.state_dict()
     for name, value in theirs.state_dict().items():  # the same names, the same draws
         assert torch.equal(state[name], value), name
@@ -223,7 +225,7 @@ def test_ema(norm, update_buffers):
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter += 1
-    layer(images(2, 8, 5, 5, seed=1))
+    layer(images(2, 8, 5, 5, seed=1).requires_grad_()).square().sum().backward()
     last = layer.state_dict()
     average.update_parameters(layer)
     averaged = average.module.state_dict()
@@ -231,7 +233,7 @@ def test_ema(norm, update_buffers):
     assert {name for name in last if torch.equal(first[name], last[name])} <= STILL
     for name in averaged:
         want = last[name]
-        if name == 'num_batches_tracked':  # copied, or left at the first copy
+        if want.dtype == torch.long:  # copied, or left at the first copy
             want = first[name] if update_buffers else want
         elif update_buffers or name in dict(layer.named_parameters()):
             want = first[name] + momentum * (want - first[name])
