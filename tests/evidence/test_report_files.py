@@ -185,3 +185,23 @@ def test_the_tool_says_what_is_wrong(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith('report_norms: ')
     assert 'Traceback' not in done.stderr
+
+
+def test_pre_training_is_reported_by_its_accuracy(tmp_path):
+    pytest.importorskip('plotly')
+    lines = []
+    for norm, seed, top1 in ('BN', 0, 20.0), ('BN', 1, 21.0), ('UBN', 0, 23.0):
+        line = {k: v for k, v in result(norm, seed, 0.1).items() if 'mAP' not in k}
+        line |= {'accuracy_top1': top1, 'accuracy_top5': 2 * top1}
+        line['curves'] = {'epoch': [1, 2], 'accuracy_top1': [9.0, top1]}
+        lines.append(line)
+    out = tmp_path / 'report'
+    write_report(
+        [write_results(tmp_path / 'r.jsonl', lines)], out, 'BN', say=lambda _: None
+    )
+    text = (out / 'report.md').read_text()
+    assert '| BN | 2 | 20.500 ± 0.707 | 41.000 ± 1.414 |' in text
+    assert 'UBN** against BN: top-1, % **not told apart** (+3.000)' in text
+    assert {p.stem for p in (out / 'figures').iterdir()} == {
+        'made-up-curves', 'made-up-differences'
+    }  # fmt: skip

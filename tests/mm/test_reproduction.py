@@ -145,6 +145,10 @@ def test_pre_training_detection_and_results(place):
         final = place / 'work_dirs/comparisons/protocol' / line['checkpoint']
         assert_protocol(backbone(weights[norm.lower()]), backbone(final))
 
+    file = 'work_dirs/comparisons/protocol/results.jsonl'
+    run(TOOLS / 'report_norms.py', file, '--out', 'report', cwd=place)
+    assert '| UBN | box AP |' in (place / 'report/report.md').read_text()
+
 
 def test_the_miniature(place):
     pretraining = {

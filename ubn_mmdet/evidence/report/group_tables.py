@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from ..images import ERRORS
-from .numbers import KINDS, OVER_EPOCHS
+from .numbers import ACCURACIES, KINDS, OVER_EPOCHS
 from .panels import ERROR_TITLES, main_metrics
 from .table import COLUMNS, markdown_table
 from .text import (
@@ -28,6 +28,8 @@ def _by_kind(numbers: Mapping) -> Iterator[tuple[str, list[str], list[str]]]:
         metrics = [m for m in numbers['metrics'] if m.startswith(f'{kind}_')]
         if metrics:
             yield title, metrics, [TITLES[m.removeprefix(f'{kind}_')] for m in metrics]
+    if accuracies := [m for m in numbers['metrics'] if m in ACCURACIES]:
+        yield 'accuracy', accuracies, [ACCURACIES[m] for m in accuracies]
 
 
 def spreads(numbers: Mapping) -> Iterator[str]:

@@ -10,11 +10,19 @@ from ..statistics import paired, spread, verdict
 from .table import COLUMNS
 
 KINDS = {'bbox': 'box', 'segm': 'mask'}
+# Of classifiers.
+ACCURACIES = {'accuracy_top1': 'top-1, %', 'accuracy_top5': 'top-5, %'}
+# Those that are told first, and that curves and figures show.
+MAIN = {
+    'bbox_mAP': 'box AP',
+    'segm_mAP': 'mask AP',
+    'accuracy_top1': ACCURACIES['accuracy_top1'],
+}
 # Not COCO's: it says how early a run gets where it gets.
 OVER_EPOCHS = 'mAP_over_epochs'
 COSTS = ('seconds_per_step', 'peak_memory_mb', 'seconds', 'parameters')
 MADE = ('classes', 'train_images', 'val_images', 'device', 'jobs', 'versions')
-CURVES = {'epoch': ('bbox_mAP', 'segm_mAP'), 'iteration': ('loss',)}
+CURVES = {'epoch': tuple(MAIN), 'iteration': ('loss',)}
 
 
 def numbers_of(
@@ -37,6 +45,10 @@ def numbers_of(
         for kind in KINDS
         if any(run.number(f'{kind}_mAP') is not None for run in group.runs)
         for name in (*COLUMNS.values(), OVER_EPOCHS)
+    ] + [
+        metric
+        for metric in ACCURACIES
+        if any(run.number(metric) is not None for run in group.runs)
     ]
     by_norm = {norm: group.of(norm) for norm in norms}
     values = {
@@ -79,7 +91,7 @@ def numbers_of(
                 for a in norms
             }
             for m in metrics
-            if m.endswith('_mAP')
+            if m in MAIN
         },
         'curves': {
             norm: _curves(list(runs.values())) for norm, runs in by_norm.items()

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..condensation_file import QUANTITIES
-from .numbers import KINDS
+from .numbers import MAIN
 
 CURVES = {
-    'bbox_mAP': ('box AP', 'epoch'),
-    'segm_mAP': ('mask AP', 'epoch'),
+    **{metric: (title, 'epoch') for metric, title in MAIN.items()},
     'loss': ('training loss', 'iteration'),
 }
 ERROR_TITLES = {
@@ -50,8 +49,7 @@ class Difference:
 
 def main_metrics(numbers: Mapping) -> dict[str, str]:
     """``{'bbox_mAP': 'box AP', ...}``: those that the runs have."""
-    titles = {f'{kind}_mAP': f'{title} AP' for kind, title in KINDS.items()}
-    return {m: title for m, title in titles.items() if m in numbers['metrics']}
+    return {m: title for m, title in MAIN.items() if m in numbers['metrics']}
 
 
 def bands(numbers: Mapping) -> dict[str, dict[str, Band]]:
