@@ -11,13 +11,17 @@ from ...data.coco_folder import SPLITS, CocoFolder
 from ...data.image_folder import CLASSES, ImageFolder
 from ...data.subset import make_subset
 from ...evidence.plan import Comparison, Norm, PlanError, Run, fingerprint
+from ...layers import FAMILY
 from ...paths import configs_dir
 from ..config_nodes import all_nodes, nodes_of
 from ..datasets import SPLIT_OF_LOADER
 from .task import Folder, task_of
 
 # What the detector's config may hold where a preset goes: BatchNorm and its relatives.
-REPLACED = ('BN', 'BN1d', 'BN2d', 'BN3d', 'SyncBN', 'MMSyncBN', 'UBN')
+REPLACED = (
+    *('BN', 'BN1d', 'BN2d', 'BN3d', 'SyncBN', 'MMSyncBN'),
+    *(member.__name__ for member in FAMILY),
+)
 # What decides about the result. The rest says where things are and how they are logged.
 HASHED = (
     'model', 'train_dataloader', 'val_dataloader', 'train_cfg', 'optim_wrapper',
