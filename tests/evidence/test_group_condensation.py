@@ -77,3 +77,10 @@ def test_the_first_maps_of_each_norm_are_kept(tmp_path):
 
 def test_without_records_there_is_nothing(tmp_path):
     assert condensation_of(group_of(tmp_path, BN_0=None)) == []
+
+
+def test_a_record_without_a_step_is_none(tmp_path):
+    [record] = condensation_of(
+        group_of(tmp_path, BN_0=condensation(steps=0), BN_1=condensation())
+    )
+    assert record['seed'] == 1

@@ -189,4 +189,4 @@ def test_the_miniature(place):
     refused = run(
         *(TOOLS / 'compare_norms.py', place / 'second.py'), cwd=place, ok=False, **ALONE
     )
-    assert 'holds a run with other settings' in refused
+    assert 'with other settings' in refused

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +22,9 @@ def condensation_of(group: ResultGroup) -> list[dict]:
     records are gone; the others' are then None.
     """
     found = [(run, run.file(KIND)) for run in group.runs]
-    records = [_record(run, path) for run, path in found if path is not None]
+    contents = [(run, json.loads(path.read_text())) for run, path in found if path]
+    # A run may have ended before its first step to be recorded.
+    records = [_record(run, content) for run, content in contents if content['steps']]
     if records:
         kept.save(group, KIND, {'runs': _first_maps(records)})
         return records
@@ -31,8 +32,7 @@ def condensation_of(group: ResultGroup) -> list[dict]:
     return known['runs'] if known else []
 
 
-def _record(run: Result, path: Path) -> dict:
-    content = json.loads(path.read_text())
+def _record(run: Result, content: dict) -> dict:
     maps = {
         name: np.array(content.get(name), dtype=float)  # None becomes nan
         for name in QUANTITIES
