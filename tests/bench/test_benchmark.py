@@ -103,6 +103,7 @@ def test_growth_is_drawn(tmp_path):
     assert min(Image.open(tmp_path / 'growth.png').size) > 300
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_json_and_a_table(tmp_path):
     tool = ROOT / 'tools/benchmark_layer.py'
     output = run(

@@ -63,6 +63,7 @@ def numbers_sent(channels):
     return dict(zip(('UBN', 'UBN, pooled'), sent, strict=True))
 
 
+@pytest.mark.slow
 def test_the_model_counts_what_a_layer_sends(tmp_path):
     ranks = Ranks(2, tmp_path)
     try:

@@ -80,6 +80,7 @@ def test_configs_follow_the_comparison(shapes):
     assert bn.to_dict() == ubn.to_dict()
 
 
+@pytest.mark.slow
 def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
     def plan(folder=shapes, **changes):
         return make_plan(Comparison.read(FIELDS | changes), folder, tmp_path)
@@ -108,6 +109,7 @@ def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
     assert hashes(logging) == first
 
 
+@pytest.mark.slow
 def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
     def plan(path):
         start = {'_delete_': True, 'type': 'Pretrained', 'checkpoint': str(path)}

@@ -234,6 +234,7 @@ def train_rank(task):
     return run.train(*xs).save()['condensation']['average']
 
 
+@pytest.mark.slow
 def test_ranks_share_one_record(tmp_path):
     each = batches(3, alike=False), batches(3, n=2)
     ranks = Ranks(2, tmp_path)

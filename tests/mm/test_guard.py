@@ -42,6 +42,7 @@ print('uninstalled', *differences(before, world()))
 """
 
 
+@pytest.mark.slow
 def test_uninstalling_leaves_everything_as_it_was(tmp_path):
     (tmp_path / 'probe.py').write_text(PROBE)
     said = run('-W', 'ignore', 'probe.py', cwd=tmp_path).splitlines()

@@ -146,6 +146,7 @@ def preprocess(task):
     return out.detach(), dict(layer.named_buffers())
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_process_with_all_images(two_ranks):
     shares = [images(), images([(9, 4)], seed=1)]
     results = two_ranks.run(preprocess, [(InputBN(), share) for share in shares])

@@ -133,6 +133,7 @@ def forward_in_groups(x):
     return y.detach()
 
 
+@pytest.mark.slow
 def test_groups_of_consecutive_ranks(tmp_path):
     ranks = Ranks(4, tmp_path)
     xs = batches([*UNLIKE, (2, 5, 5)])
@@ -253,6 +254,7 @@ def fail_on_rank_one(rank, store):
         layer(images(2, 3, 4, 4))
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_the_others(tmp_path):
     context = mp.spawn(
         fail_on_rank_one, (str(tmp_path / 'store'),), nprocs=2, join=False
