@@ -12,6 +12,8 @@ import pytest
 from ubn_mmdet import paths
 from ubn_mmdet.version import __version__
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PARTS = (
     *('ubn_mmdet', 'comparisons', 'configs', 'tools', 'tests'),

@@ -166,6 +166,7 @@ def test_stages_that_are_off_need_no_keys():
     assert state.keys() == layer.state_dict().keys()
 
 
+@pytest.mark.slow
 class TestCommandLine:
     """tools/convert_checkpoint.py."""
 

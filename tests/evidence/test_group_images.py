@@ -17,6 +17,8 @@ from ubn_mmdet.evidence.groups import read_groups
 from ubn_mmdet.evidence.images import ImagesError, score
 
 pytest.importorskip('hotcoco')
+pytestmark = pytest.mark.slow
+
 TRUTH = squares(12)
 
 

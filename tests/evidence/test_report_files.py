@@ -22,6 +22,8 @@ from ubn_mmdet.evidence.images import score
 from ubn_mmdet.evidence.report.colours import BASELINE, OTHERS, colours
 from ubn_mmdet.evidence.report.write import write_report
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -168,7 +170,6 @@ def run_tool(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.mark.slow
 def test_the_tool_reports_several_files(tmp_path):
     pytest.importorskip('plotly')
     a = write_results(tmp_path / 'a.jsonl', [result('BN', 0, 0.1)])

@@ -31,6 +31,8 @@ from ubn_mmdet.mm.comparison.settings import (
 )
 from ubn_mmdet.mm.config_nodes import nodes_of
 
+pytestmark = pytest.mark.slow
+
 FIELDS = {
     'name': 'tiny',
     'data': 'shapes',
@@ -80,7 +82,6 @@ def test_configs_follow_the_comparison(shapes):
     assert bn.to_dict() == ubn.to_dict()
 
 
-@pytest.mark.slow
 def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
     def plan(folder=shapes, **changes):
         return make_plan(Comparison.read(FIELDS | changes), folder, tmp_path)
@@ -109,7 +110,6 @@ def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
     assert hashes(logging) == first
 
 
-@pytest.mark.slow
 def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
     def plan(path):
         start = {'_delete_': True, 'type': 'Pretrained', 'checkpoint': str(path)}
@@ -200,7 +200,6 @@ class RecordHook(Hook):
         self.batches.append([*data_batch['inputs'], *boxes])
 
 
-@pytest.mark.slow
 def test_runs_share_their_start_and_their_data(shapes, tmp_path):
     comparison = Comparison.read(FIELDS)
     folder = open_data(comparison, shapes, None)
@@ -249,7 +248,6 @@ def complete(line, status=0):
     return output
 
 
-@pytest.mark.slow
 def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_path):
     fields = FIELDS | {'epochs': 3}
     line = command(tmp_path, shapes, fields)
@@ -297,7 +295,6 @@ def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_pa
     assert 'Traceback' not in refused
 
 
-@pytest.mark.slow
 def test_runs_that_diverge_or_die_do_not_stop_the_others(shapes, tmp_path):
     wild = {'name': 'Wild', 'preset': 'bn'}
     wild['options'] = {'optim_wrapper.optimizer.lr': 1e30}

@@ -5,6 +5,8 @@ import re
 import pytest
 from helpers.commands import ROOT, run
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = re.compile(r'^```python\n# (\w+\.py)\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 
@@ -21,7 +23,6 @@ def test_the_new_layer_trains_and_its_checkpoints_load(folder):
     run('-W', 'ignore', 'use.py', cwd=folder)
 
 
-@pytest.mark.slow
 def test_the_new_layer_passes_the_whole_list(folder):
     settings = [
         '-c',
