@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import check_choice
-from .pipeline import PipelineNorm, is_pipeline_norm
+from .pipeline import PipelineNorm
 
 CONVERTED = nn.BatchNorm2d, nn.SyncBatchNorm
 NOT_4D = nn.BatchNorm1d, nn.BatchNorm3d
@@ -52,7 +52,7 @@ def convert_batchnorm(
         (name, layer)
         for name, layer in module.named_modules(remove_duplicate=False)
         if isinstance(layer, _BatchNorm)
-        and not is_pipeline_norm(layer)
+        and not isinstance(layer, PipelineNorm)
         and type(layer) not in NOT_4D
     ]
     left = {id(layer) for name, layer in places if skip and skip(name, layer)}

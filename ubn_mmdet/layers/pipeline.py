@@ -318,8 +318,3 @@ class PipelineNorm(Base):
                 tensor = entry.neutral_like(like, self.num_features)
                 state_dict[prefix + entry.name] = tensor
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def is_pipeline_norm(module: nn.Module) -> bool:
-    """Whether ``module`` is a layer of this family."""
-    return isinstance(module, PipelineNorm) and isinstance(module, _BatchNorm)

@@ -33,11 +33,9 @@ class Statistics(Stage):
     """Decides on ``mu`` and ``inv_std``, ``(C,)`` each: ``xhat = inv_std * (x - mu)``.
 
     Attributes:
-        merges: Whether its training is defined on the statistics of several ranks.
         unit: What has one mean.
     """
 
-    merges = True
     unit = 'channel'
 
     def values(self, x: Tensor) -> int:
@@ -69,7 +67,7 @@ class Statistics(Stage):
 
     def of_batch(self, layer: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` where there are no running statistics, or they stand still."""
-        return batch.mean, torch.rsqrt(batch.var + layer.eps)
+        return inverse_std(layer, batch.mean, batch.var)
 
     def running(self, layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` in evaluation."""
