@@ -13,6 +13,10 @@ import torch
 
 from ubn_mmdet.bench import layers as benchmark
 from ubn_mmdet.bench.growth import draw_growth
+from ubn_mmdet.bench.machine import describe_machine
+from ubn_mmdet.bench.results import Results
+from ubn_mmdet.bench.tables import report
+from ubn_mmdet.evidence.code_copy import describe_code
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.paths import configs_dir
 from ubn_mmdet.records import RecordError
@@ -21,11 +25,11 @@ PARTS = ('layers', 'memory', 'operations', 'growth', 'detectors')
 PROFILED = 'layer3'
 DETECTORS = {
     'Mask R-CNN R18, demo': (
-        'demo/mask-rcnn_r18-scratch_fpn_{}_6e_shapes.py',
+        'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py',
         (160, 160),
         8,
     ),
-    'Mask R-CNN R50': ('finetune/mask-rcnn_r50-live_fpn_{}_1x_coco.py', (480, 800), 2),
+    'Mask R-CNN R50': ('finetune/mask-rcnn_r50-live_fpn_bn_1x_coco.py', (320, 512), 2),
 }
 
 
@@ -38,7 +42,7 @@ def parse_args() -> argparse.Namespace:
         '--repeats', type=int, default=15, help='turns of each layer (%(default)s)'
     )
     parser.add_argument(
-        '--steps', type=int, default=5, help='turns of each detector (%(default)s)'
+        '--steps', type=int, default=12, help='turns of each detector (%(default)s)'
     )
     parser.add_argument(
         '--device',
@@ -53,8 +57,9 @@ def main() -> None:
     args = parse_args()
     device = args.device
     try:
-        results = benchmark.Results(
-            args.out.with_suffix('.json'), benchmark.describe_machine(device)
+        results = Results(
+            args.out.with_suffix('.json'),
+            describe_machine(device) | {'ubn_mmdet': describe_code()},
         )
     except RecordError as error:
         sys.exit(f'benchmark_layer: {error}')
@@ -104,20 +109,23 @@ def main() -> None:
 
         for name, (config, size, images) in DETECTORS.items():
             print(f'training step: {name}, {images} images of {size}', flush=True)
-            configs = {
-                norm: configs_dir() / config.format(norm.lower())
-                for norm in ('BN', 'UBN')
-            }
             results.case(
                 'training step',
                 f'{name}, {images} images of {size[0]}x{size[1]}',
-                partial(time_training_steps, configs, size, images, device, args.steps),
+                partial(
+                    time_training_steps,
+                    configs_dir() / config,
+                    size,
+                    images,
+                    device,
+                    args.steps,
+                ),
             )
-    report = benchmark.report(results.content)
-    write_whole(args.out.with_suffix('.md'), report.encode())
+    text = report(results.content)
+    write_whole(args.out.with_suffix('.md'), text.encode())
     if 'growth over N' in results.content:
         draw_growth(results.content, args.out.with_suffix('.png'))
-    print(report)
+    print(text)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ Alone it prints the alpha-beta model of a ResNet-50. Under torchrun it measures,
 import torch.distributed as dist
 
 from ubn_mmdet.bench import sync_cost
-from ubn_mmdet.bench.layers import ratio_table
+from ubn_mmdet.bench.tables import ratio_table
 
 SHAPES = ((2, 64, 160, 160), (2, 256, 50, 84), (2, 512, 25, 42), (8, 256, 10, 10))
 

@@ -9,7 +9,7 @@ from ubn_mmdet.evidence.group_condensation import condensation_of
 from ubn_mmdet.evidence.groups import read_groups
 from ubn_mmdet.evidence.report.markdown import group_markdown
 from ubn_mmdet.evidence.report.numbers import numbers_of
-from ubn_mmdet.evidence.report.table import markdown_table
+from ubn_mmdet.markdown import markdown_table
 
 
 @pytest.fixture

@@ -3,22 +3,15 @@
 Absolute times wander with the machine's load; ratios of what runs in turns hold.
 """
 
-import json
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files import write_whole
 from ..layers import UBN
-from ..records import check_record, read_json
+from .timing import time_interleaved
 
 R50_FPN = {  # two images of 800x1333, padded to 800x1344
     'stem': (2, 64, 400, 672),
@@ -87,25 +80,19 @@ def layers(channels: int, device: torch.device) -> dict[str, nn.Module]:
     return {name: layer.to(device) for name, layer in compared.items()}
 
 
-RATIOS = {
+STAGES = {  # what UBN adds, but for the kernel
     'UBN k=1 / BatchNorm': ('UBN k=1', 'BatchNorm'),
     'UBN k=3 / BatchNorm + depthwise 3x3': ('UBN k=3', 'BatchNorm + depthwise 3x3'),
-    'definition / UBN k=3': ('definition', 'UBN k=3'),
 }
-
-
-def time_interleaved(
-    runs: Mapping[str, Callable[[], object]], repeats: int
-) -> dict[str, list[float]]:
-    """Seconds of each run, ``repeats`` of each in turns, after one for warming up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return times
+RATIOS = {**STAGES, 'definition / UBN k=3': ('definition', 'UBN k=3')}
+STEP_RATIOS = {
+    **STAGES,
+    'the kernel: BatchNorm + depthwise 3x3 / BatchNorm': (
+        'BatchNorm + depthwise 3x3',
+        'BatchNorm',
+    ),
+    'all: UBN k=3 / BatchNorm': ('UBN k=3', 'BatchNorm'),
+}
 
 
 def time_layers(
@@ -128,6 +115,8 @@ def layer_runs(
         layer.train(mode != 'evaluation')
 
         def run() -> None:
+            x.grad = None  # else each turn adds to the one before
+            layer.zero_grad()
             with torch.set_grad_enabled(mode == 'forward + backward'):
                 y = layer(x)
             if mode == 'forward + backward':
@@ -186,135 +175,3 @@ def growth_shapes() -> dict[str, list[tuple[int, ...]]]:
         'C': [(n, c * 2**i, h, w) for i in range(5)],
         'H*W': [(n, c, h * 2**i, w * 2**i) for i in range(4)],
     }
-
-
-def describe_machine(device: torch.device) -> dict[str, str]:
-    """What the times were taken on."""
-    if device.type == 'cuda':
-        processor = torch.cuda.get_device_name(device)
-    else:
-        threads = torch.get_num_threads()
-        processor = f'{_processor_name()}, {threads} thread{"s" * (threads > 1)}'
-    return {
-        'device': processor,
-        'system': f'{platform.system()} {platform.machine()}',
-        'python': platform.python_version(),
-        'torch': torch.__version__,
-    }
-
-
-def _processor_name() -> str:
-    with open('/proc/cpuinfo') as lines:
-        names = (line.split(':')[1].strip() for line in lines if 'model name' in line)
-        return next(names, platform.machine())
-
-
-class Results:
-    """A json file that grows case by case; a case that it holds is not run again.
-
-    Raises:
-        RecordError: If the file was measured on another machine.
-    """
-
-    def __init__(self, path: str | os.PathLike, machine: dict[str, str]) -> None:
-        self.path = Path(path)
-        self.content: dict[str, dict] = {'machine': machine}
-        if self.path.exists():
-            found = read_json(self.path)
-            measured_on = found.get('machine') if isinstance(found, dict) else None
-            check_record(path, measured_on, machine, 'measurements')
-            self.content = found
-
-    def case(self, section: str, name: str, run: Callable[[], object]) -> None:
-        """Run a case and write its result, unless it is there."""
-        cases = self.content.setdefault(section, {})
-        if name not in cases:
-            cases[name] = run()
-            write_whole(self.path, json.dumps(self.content, indent=1).encode())
-
-
-def ratio(times: dict[str, list[float]], over: str, under: str) -> tuple[float, ...]:
-    """Median and quartiles of the ratio of two runs, turn by turn."""
-    ratios = [a / b for a, b in zip(times[over], times[under], strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
-    return median, low, high
-
-
-def ratio_table(cases: dict[str, dict], ratios: Mapping[str, tuple[str, str]]) -> str:
-    """A Markdown table: a row a case, the median ratio with its quartiles."""
-    rows = [f'| | {" | ".join(ratios)} |', f'|---|{"---:|" * len(ratios)}']
-    for name, times in cases.items():
-        cells = []
-        for over, under in ratios.values():
-            median, low, high = ratio(times, over, under)
-            cells.append(f'{median:.2f} ({low:.2f}–{high:.2f})')
-        rows.append(f'| {name} | {" | ".join(cells)} |')
-    return '\n'.join(rows)
-
-
-def median_table(cases: dict[str, dict[str, list[float]]]) -> str:
-    """A Markdown table of median milliseconds."""
-    columns = list(next(iter(cases.values())))
-    rows = [f'| ms | {" | ".join(columns)} |', f'|---|{"---:|" * len(columns)}']
-    for name, times in cases.items():
-        cells = (f'{1e3 * statistics.median(times[column]):.2f}' for column in columns)
-        rows.append(f'| {name} | {" | ".join(cells)} |')
-    return '\n'.join(rows)
-
-
-def total_times(cases: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Turn by turn sums over cases: what all shapes together take."""
-    cases = list(cases)
-    return {
-        name: [sum(turn) for turn in zip(*(case[name] for case in cases), strict=True)]
-        for name in cases[0]
-    }
-
-
-def report(content: dict) -> str:
-    """All results as Markdown."""
-    machine = ', '.join(f'{key} {value}' for key, value in content['machine'].items())
-    parts = [f'Measured on: {machine}.', 'Ratios are medians over turns (quartiles).']
-    for mode in MODES:
-        if cases := content.get(mode):
-            r50 = [
-                times for name, times in cases.items() if name.split(' (')[0] in R50_FPN
-            ]
-            all_cases = dict(cases)
-            if len(r50) == len(R50_FPN):
-                all_cases['all shapes of R50-FPN'] = total_times(r50)
-            parts += [
-                f'### {mode.capitalize()}',
-                ratio_table(all_cases, RATIOS),
-                median_table(cases),
-            ]
-    if cases := content.get('saved bytes'):
-        parts += ['### Saved for backward, in bytes', _bytes_table(cases)]
-    if cases := content.get('operations'):
-        parts += ['### Operations, in ms']
-        parts += [
-            f'{name}\n\n{_operations_table(case)}' for name, case in cases.items()
-        ]
-    if cases := content.get('training step'):
-        ratios = {'UBN / BN': ('UBN', 'BN')}
-        parts += ['### Training step of a detector', ratio_table(cases, ratios)]
-        parts += [median_table(cases)]
-    return '\n\n'.join(parts) + '\n'
-
-
-def _bytes_table(cases: dict[str, dict[str, int]]) -> str:
-    columns = list(next(iter(cases.values())))
-    rows = [f'| | {" | ".join(columns)} |', f'|---|{"---:|" * len(columns)}']
-    for name, sizes in cases.items():
-        rows.append(f'| {name} | {" | ".join(f"{sizes[c]:,}" for c in columns)} |')
-    return '\n'.join(rows)
-
-
-def _operations_table(case: dict[str, dict[str, float]], shown: int = 7) -> str:
-    rows = ['| layer | most expensive operations | the rest |', '|---|---|---:|']
-    for name, times in case.items():
-        ordered = sorted(times.items(), key=lambda item: -item[1])
-        first = ', '.join(f'`{op}` {ms:.2f}' for op, ms in ordered[:shown])
-        rest = sum(ms for _, ms in ordered[shown:])
-        rows.append(f'| {name} | {first} | {rest:.2f} |')
-    return '\n'.join(rows)

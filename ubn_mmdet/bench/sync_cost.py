@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from ..layers import UBN
-from .layers import time_interleaved
+from .timing import time_interleaved
 
 FLOAT32, FLOAT64 = 4, 8
 

@@ -43,6 +43,11 @@ def resolve_commit(revision: str = 'HEAD') -> str:
     return _git(root, 'rev-parse', '--verify', '--quiet', f'{revision}^{{commit}}')
 
 
+def describe_code() -> str:
+    """The commit in short, with ``+`` if the checkout differs from it; or the version."""
+    return resolve_commit()[:12] + '+' * has_uncommitted_changes()
+
+
 def has_uncommitted_changes() -> bool:
     """Whether the checkout differs from its commit."""
     root = checkout()

@@ -1,4 +1,4 @@
-"""Times training steps of whole detectors, UBN against BatchNorm."""
+"""Times training steps of one detector with several norms, everything else equal."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -11,53 +11,51 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
 
-from ..bench.layers import time_interleaved
+from ..bench.timing import time_interleaved
+from ..layers import convert_batchnorm
+
+PROPOSALS = 1000  # an image, as in training on COCO
 
 
 def time_training_steps(
-    configs: Mapping[str, str | os.PathLike],
+    config: str | os.PathLike,
     image_size: tuple[int, int],
     images: int,
     device: torch.device,
     repeats: int,
-) -> dict[str, list[float]]:
-    """Seconds of a training step of each detector, interleaved.
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of training steps of a detector, by its part and by its norm, interleaved.
 
-    All start from random weights and see the same random images and boxes.
+    All see the same random images and boxes. The heads' work depends on what a detector
+    proposes, which no two share: so every detector gets the same proposals in place of
+    its own, and draws the same samples of them. What its own cost to find is in the time.
 
     Args:
-        configs: Config files by the names of the results.
+        config: Of a detector with BatchNorm.
         image_size: Height and width in pixels.
         images: Batch size.
         device: Where to.
         repeats: Timed steps of each.
+
+    Returns:
+        ``'backbone and neck'``, forward and backward alone, and ``'whole step'``, with
+        heads, losses and optimizer: seconds of each of ``repeats`` turns by norm.
     """
     register_all_modules()
     if not MMLogger.check_instance_created('benchmark'):
         # The toolbox would log the initialisation of every parameter.
         MMLogger.get_instance('benchmark', log_level='WARNING')
-    runs = {
-        name: _step(config, image_size, images, device)
-        for name, config in configs.items()
-    }
-    return time_interleaved(runs, repeats)
-
-
-def _step(
-    config: str | os.PathLike,
-    image_size: tuple[int, int],
-    images: int,
-    device: torch.device,
-) -> Callable[[], None]:
     cfg = Config.fromfile(config)
     torch.manual_seed(0)
     # Weights of a checkpoint would change no time.
     cfg.model.backbone.init_cfg = None
-    model = MODELS.build(deepcopy(cfg.model)).to(device)
+    model = MODELS.build(cfg.model)
+    _replace(model, nn.SyncBatchNorm, _without_sync)
     model.init_weights()
-    model.train()
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    model.to(device).train()
     data = demo_mm_inputs(
         images,
         [(3, *image_size)] * images,
@@ -65,11 +63,118 @@ def _step(
         with_mask=True,
         device=str(device),
     )
+    if model.with_rpn:
+        _propose(model.rpn_head, _proposals(images, image_size, device))
+    detectors = {name: swap(deepcopy(model)) for name, swap in NORMS.items()}
+    parts: dict[str, Mapping[str, Callable[[], None]]] = {
+        'backbone and neck': {
+            name: _features_step(detector, data) for name, detector in detectors.items()
+        },
+        'whole step': {
+            name: _whole_step(detector, data, cfg.optim_wrapper)
+            for name, detector in detectors.items()
+        },
+    }
+    return {part: time_interleaved(runs, repeats) for part, runs in parts.items()}
+
+
+def _with_depthwise(model: nn.Module) -> nn.Module:
+    """Put a depthwise convolution behind every BatchNorm, with nothing fused."""
+
+    def pair(layer: nn.Module) -> nn.Module:
+        channels = layer.num_features
+        convolution = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        return nn.Sequential(layer, convolution.to(layer.weight.device))
+
+    return _replace(model, nn.BatchNorm2d, pair)
+
+
+def _without_sync(layer: nn.Module) -> nn.Module:
+    """PyTorch's SyncBatchNorm trains on a GPU alone, and one process merges nothing."""
+    plain = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum)
+    return plain.to(layer.weight.device)
+
+
+def _replace(
+    model: nn.Module, kind: type[nn.Module], by: Callable[[nn.Module], nn.Module]
+) -> nn.Module:
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, kind):
+            parent, _, attribute = name.rpartition('.')
+            model.get_submodule(parent).register_module(attribute, by(layer))
+    return model
+
+
+# The second and the last differ from those before them by the stages, the third and the
+# last from the first two by the depthwise kernel.
+NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    'BatchNorm': lambda model: model,
+    'UBN k=1': lambda model: convert_batchnorm(model, kernel_size=1),
+    'BatchNorm + depthwise 3x3': _with_depthwise,
+    'UBN k=3': convert_batchnorm,
+}
+
+
+def _proposals(
+    images: int, image_size: tuple[int, int], device: torch.device
+) -> list[InstanceData]:
+    """Random boxes, the same whenever they are asked for."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = image_size
+    found = []
+    for _ in range(images):
+        size = torch.tensor([width, height]) / 2
+        corner = torch.rand(PROPOSALS, 2, generator=generator) * size
+        extent = torch.rand(PROPOSALS, 2, generator=generator) * size + 1
+        boxes = torch.cat([corner, corner + extent], dim=1)
+        found.append(
+            InstanceData(
+                bboxes=boxes.to(device),
+                scores=torch.ones(PROPOSALS, device=device),
+                labels=torch.zeros(PROPOSALS, dtype=torch.long, device=device),
+            )
+        )
+    return found
+
+
+def _propose(rpn_head: nn.Module, proposals: list[InstanceData]) -> None:
+    """Make a head of this kind answer with ``proposals``, after its usual work."""
+
+    class Proposing(type(rpn_head)):
+        def loss_and_predict(self, *args, **kwargs):
+            losses, _ = super().loss_and_predict(*args, **kwargs)
+            return losses, deepcopy(proposals)
+
+    rpn_head.__class__ = Proposing
+
+
+def _features_step(detector: nn.Module, data: dict) -> Callable[[], None]:
+    inputs = detector.data_preprocessor(deepcopy(data), training=True)['inputs']
+    with torch.no_grad():
+        upstream: list[Tensor] = [
+            torch.randn_like(level) for level in detector.extract_feat(inputs)
+        ]
 
     def step() -> None:
-        torch.manual_seed(0)  # the same RoIs are drawn for all
-        model.train_step(deepcopy(data), optimizer)
-        if device.type == 'cuda':
-            torch.cuda.synchronize()
+        detector.zero_grad(set_to_none=True)
+        torch.autograd.backward(detector.extract_feat(inputs), upstream)
+        _wait(inputs.device)
 
     return step
+
+
+def _whole_step(detector: nn.Module, data: dict, optim_wrapper: dict) -> Callable:
+    optimizer = build_optim_wrapper(detector, deepcopy(optim_wrapper))
+    device = next(detector.parameters()).device
+
+    def step() -> None:
+        torch.manual_seed(0)  # the same samples are drawn for all
+        detector.train_step(deepcopy(data), optimizer)
+        _wait(device)
+
+    return step
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize()

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
+from ...markdown import markdown_table
 from ..images import ERRORS
 from .numbers import ACCURACIES, KINDS, OVER_EPOCHS
 from .panels import ERROR_TITLES, main_metrics
-from .table import COLUMNS, markdown_table
+from .table import COLUMNS
 from .text import (
     DASH,
     figures,

@@ -1,6 +1,6 @@
 """Detection figures that authors of other norms published, for a table of their own."""
 
-from .table import markdown_table
+from ...markdown import markdown_table
 
 # Method, its paper, setting, BatchNorm, method: COCO box AP / mask AP.
 _BNET, _MABN = 'arXiv 2011.14150', 'ICLR 2020'

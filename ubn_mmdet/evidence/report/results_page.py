@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...files import write_whole
+from ...markdown import markdown_table
 from ..groups import ResultGroup, ResultsError, read_groups, slug, titles
 from .markdown import HOW_TO_READ, group_markdown
 from .panels import later_heat_maps, main_metrics
 from .paper import draw
 from .published import published_markdown
-from .table import markdown_table
 from .text import DASH, figures, interval, signed
 from .write import collect
 
