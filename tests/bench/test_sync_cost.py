@@ -1,5 +1,7 @@
 """The model of what synchronisation costs."""
 
+import json
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,6 +11,7 @@ from helpers.ranks import Ranks
 from ubn_mmdet import UBN
 from ubn_mmdet.bench import sync_cost
 from ubn_mmdet.bench.sync_cost import Network
+from ubn_mmdet.ops.distributed import merge_statistics
 
 NETWORK = Network(latency=1.0, bandwidth=10.0)
 
@@ -61,6 +64,37 @@ def numbers_sent(channels):
     UBN(channels)(x)
     UBN(channels, condensation_feature='pooled')(x)
     return dict(zip(('UBN', 'UBN, pooled'), sent, strict=True))
+
+
+def merged_both_ways(values):
+    mean, var, count = torch.tensor(values[:2]), torch.tensor(values[2:4]), values[4]
+    rest = mean, var, count, torch.tensor([float(count)]), dist.group.WORLD
+    return [
+        [t.double() for t in merge(*rest)]
+        for merge in (merge_statistics, sync_cost.gather_statistics)
+    ]
+
+
+@pytest.mark.slow
+def test_what_is_timed_computes_the_same(tmp_path):
+    ranks = Ranks(2, tmp_path)
+    try:
+        each = [[1.0, -2.0, 0.5, 3.0, 10], [2.0, 4.0, 1.0, 0.25, 30]]
+        for reduced, gathered in ranks.run(merged_both_ways, each):
+            torch.testing.assert_close(reduced, gathered, rtol=1e-6, atol=1e-6)
+            assert reduced[0].tolist() == pytest.approx([1.75, 2.5])
+    finally:
+        ranks.close()
+
+
+@pytest.mark.slow
+def test_the_command_line_measures(tmp_path):
+    tool = ROOT / 'tools/sync_cost.py'
+    launcher = ['-m', 'torch.distributed.run', '--nproc_per_node', '2', tool]
+    printed = run(*launcher, '--repeats', 2, '--out', 'sync.json', cwd=tmp_path)
+    assert '2048 channels' in printed and '(8, 256, 10, 10)' in printed
+    content = json.loads((tmp_path / 'sync.json').read_text())
+    assert content['machine']['processes'] == 2
 
 
 @pytest.mark.slow

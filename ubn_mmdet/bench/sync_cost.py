@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..layers import UBN
+from ..markdown import markdown_table
+from ..ops.distributed import merge_statistics
 from .timing import time_interleaved
 
 FLOAT32, FLOAT64 = 4, 8
@@ -97,32 +100,39 @@ def model_table(sizes: tuple[int, ...] = (8, 64, 512, 4096)) -> str:
     """A Markdown table of the modelled cost of a ResNet-50's 53 layers."""
     channels = resnet50_channels()
     layers = len(channels)
-    rows = [
-        '| GPUs | layer | received a layer | a step | latency a layer | a step |',
-        '|---:|---|---:|---:|---:|---:|',
-    ]
+    rows = []
     for ranks in sizes:
         for name in FORWARD_NUMBERS:
             cost = step_cost(channels, ranks, name)
             rows.append(
-                f'| {ranks} | {name} | {cost.received / layers / 1e3:.1f} kB '
-                f'| {cost.received / 1e6:.2f} MB | {1e6 * cost.seconds / layers:.0f} µs '
-                f'| {1e3 * cost.seconds:.2f} ms |'
+                [
+                    name,
+                    ranks,
+                    f'{cost.received / layers / 1e3:.1f} kB',
+                    f'{cost.received / 1e6:.2f} MB',
+                    f'{1e6 * cost.seconds / layers:.0f} µs',
+                    f'{1e3 * cost.seconds:.2f} ms',
+                ]
             )
-    return '\n'.join(rows)
+    header = [
+        'layer',
+        'GPUs',
+        'received a layer',
+        'a step',
+        'latency a layer',
+        'a step',
+    ]
+    return markdown_table(header, rows)
 
 
-def measure(shape: tuple[int, ...], repeats: int) -> dict[str, list[float]]:
+def measure_layers(shape: tuple[int, ...], repeats: int) -> dict[str, list[float]]:
     """Seconds of forward and backward with merged and with local statistics.
 
     To be called by every rank of an initialised process group.
     """
     x = torch.randn(shape).requires_grad_()
     upstream = torch.randn(shape)
-    layers = {
-        'merged': UBN(shape[1]),
-        'local': UBN(shape[1], sync=False),
-    }
+    layers = {'merged': UBN(shape[1]), 'local': UBN(shape[1], sync=False)}
 
     def run(layer: UBN) -> None:
         dist.barrier()  # else one rank's lead is counted as the other's cost
@@ -130,3 +140,40 @@ def measure(shape: tuple[int, ...], repeats: int) -> dict[str, list[float]]:
 
     runs = {name: lambda layer=layer: run(layer) for name, layer in layers.items()}
     return time_interleaved(runs, repeats)
+
+
+def measure_merges(channels: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of merging the statistics of a layer forward: UBN's way, SyncBatchNorm's.
+
+    To be called by every rank of an initialised process group.
+    """
+    mean, var = torch.randn(channels), torch.rand(channels)
+    summary, group = torch.rand(2), dist.group.WORLD
+
+    def run(merge: Callable) -> None:
+        dist.barrier()
+        with torch.no_grad():
+            merge(mean, var, 100, summary, group)
+
+    runs = {
+        'reduced': lambda: run(merge_statistics),
+        'gathered': lambda: run(gather_statistics),
+    }
+    return time_interleaved(runs, repeats)
+
+
+def gather_statistics(
+    mean: Tensor, var: Tensor, count: int, summary: Tensor, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What ``merge_statistics`` computes, by gathering every rank's numbers in float32."""
+    own = torch.cat([mean, var, summary, mean.new_tensor([count])])
+    numbers = own.new_empty(dist.get_world_size(group), len(own))
+    dist.all_gather_into_tensor(numbers.view(-1), own, group=group)
+    means, variances, summaries, counts = numbers.split(
+        [len(mean), len(var), len(summary), 1], dim=1
+    )
+    total = counts.sum()
+    shares = counts / total
+    merged = (shares * means).sum(0)
+    within = (shares * (variances + (means - merged).square())).sum(0)
+    return merged, within, total, summaries.sum(0)

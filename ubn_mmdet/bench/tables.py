@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from ..markdown import markdown_table
 from .layers import MODES, R50_FPN, RATIOS, STEP_RATIOS
@@ -10,16 +11,62 @@ from .timing import interval, ratio, total_times
 Cases = Mapping[str, Mapping[str, list[float]]]
 
 
+class Goal(NamedTuple):
+    """What a ratio is to be at most.
+
+    Attributes:
+        text: In words.
+        mode: One of ``MODES``.
+        case: The shape's name.
+        ratio: One of ``RATIOS``.
+        bound: The goal.
+    """
+
+    text: str
+    mode: str
+    case: str
+    ratio: str
+    bound: float
+
+
+ALL_SHAPES = 'all shapes of R50-FPN'
+K1, K3 = 'UBN k=1 / BatchNorm', 'UBN k=3 / BatchNorm + depthwise 3x3'
+STEP = 'forward + backward'
+LAYER3 = 'layer3 (2, 256, 50, 84)'
+GOALS = [
+    Goal('k = 1, a training step', STEP, ALL_SHAPES, K1, 1.3),
+    Goal('k = 3, a training step', STEP, ALL_SHAPES, K3, 1.2),
+    Goal('k = 1, evaluation', 'evaluation', ALL_SHAPES, K1, 1.1),
+    Goal('k = 3, evaluation', 'evaluation', ALL_SHAPES, K3, 1.1),
+    Goal('k = 1, a training step', STEP, LAYER3, K1, 1.15),
+    Goal('k = 3, a training step', STEP, LAYER3, K3, 1.25),
+    Goal('k = 1, a training step', STEP, 'box head (16, 256, 14, 14)', K1, 1.3),
+    Goal('k = 1, a training step', STEP, 'demo layer4 (8, 512, 5, 5)', K1, 2.5),
+]
+
+
 def tables(content: Mapping) -> dict[str, str]:
     """All that a measurement of ``tools/benchmark_layer.py`` tells, by title."""
     return {
         'machine': describe(content['machine']),
+        **_goals(content),
         **dict(_layer_tables(content)),
         **dict(_step_tables(content.get('training step', {}))),
     }
 
 
-def describe(machine: Mapping[str, str]) -> str:
+def sync_tables(content: Mapping) -> dict[str, str]:
+    """All that a measurement of ``tools/sync_cost.py`` tells, by title."""
+    layers = {'merged / local': ('merged', 'local')}
+    merges = {'reduced / gathered': ('reduced', 'gathered')}
+    return {
+        'machine': describe(content['machine']),
+        'layer': ratio_table(content['layer'], layers),
+        'merge': ratio_table(content['merge'], merges),
+    }
+
+
+def describe(machine: Mapping[str, object]) -> str:
     """What the figures were measured on, a sentence."""
     listed = ', '.join(f'{key} {value}' for key, value in machine.items())
     return f'Measured on: {listed}.'
@@ -52,16 +99,36 @@ def median_table(cases: Cases) -> str:
     return markdown_table(['ms', *columns], rows)
 
 
+def _goals(content: Mapping) -> dict[str, str]:
+    """Each goal whose case was measured, and whether it is reached."""
+    rows = []
+    for goal in GOALS:
+        cases = _with_total(content.get(goal.mode, {}))
+        if goal.case in cases:
+            found = ratio(cases[goal.case], *RATIOS[goal.ratio])
+            reached = 'yes' if found[0] <= goal.bound else '**no**'
+            what = f'{goal.text}: {goal.ratio}'
+            rows.append(
+                [what, goal.case, f'{goal.bound:g}', _with_bounds(found), reached]
+            )
+    if not rows:
+        return {}
+    header = ['goal', 'input', 'at most', 'ratio', 'reached']
+    return {'goals': markdown_table(header, rows, words=2)}
+
+
+def _with_total(cases: Cases) -> dict[str, Mapping[str, list[float]]]:
+    """The cases, and, if all of R50-FPN's are there, all of these together."""
+    r50 = [times for name, times in cases.items() if name.split(' (')[0] in R50_FPN]
+    if len(r50) < len(R50_FPN):
+        return dict(cases)
+    return {**cases, ALL_SHAPES: total_times(r50)}
+
+
 def _layer_tables(content: Mapping) -> Iterator[tuple[str, str]]:
     for mode in MODES:
         if cases := content.get(mode):
-            r50 = [
-                times for name, times in cases.items() if name.split(' (')[0] in R50_FPN
-            ]
-            all_cases = dict(cases)
-            if len(r50) == len(R50_FPN):
-                all_cases['all shapes of R50-FPN'] = total_times(r50)
-            yield mode, ratio_table(all_cases, RATIOS)
+            yield mode, ratio_table(_with_total(cases), RATIOS)
             yield f'{mode}, ms', median_table(cases)
     if cases := content.get('saved bytes'):
         yield 'saved for backward', _bytes_table(cases)
