@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ubn_mmdet.evidence.code_copy import CodeError
-from ubn_mmdet.evidence.driver import Driver, DriverError, Resources
+from ubn_mmdet.evidence.driver import Driver, Resources
 from ubn_mmdet.evidence.plan import Comparison, PlanError
 from ubn_mmdet.evidence.results import FAILED, ResultsError
+from ubn_mmdet.evidence.workplace import ComparisonError
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 
 WORK_DIRS = Path('work_dirs/comparisons')
@@ -85,9 +86,9 @@ def choose(comparison: Comparison, args: argparse.Namespace) -> Resources:
     there = list(range(torch.cuda.device_count()))
     gpus = tuple(there if args.gpus is None else args.gpus)
     if missing := set(gpus) - set(there):
-        raise DriverError(f'there is no GPU {min(missing)}; there are {len(there)}')
+        raise ComparisonError(f'there is no GPU {min(missing)}; there are {len(there)}')
     if args.jobs is not None and args.jobs < 1:
-        raise DriverError(f'--jobs must be at least 1, got {args.jobs}')
+        raise ComparisonError(f'--jobs must be at least 1, got {args.jobs}')
     jobs = args.jobs or max(1, len(gpus) // comparison.processes)
     return Resources(jobs=jobs, gpus=gpus)
 
@@ -125,7 +126,7 @@ def main() -> None:
             say=lambda text: print(text, flush=True),
         )
         lines = driver.run(choose(comparison, args), args.only, args.seeds)
-    except (ToolboxError, PlanError, CodeError, DriverError, ResultsError) as error:
+    except (ToolboxError, PlanError, CodeError, ComparisonError, ResultsError) as error:
         sys.exit(f'compare_norms: {error}')
     except KeyboardInterrupt:
         print('\nInterrupted: the same command goes on from here.', file=sys.stderr)

@@ -11,17 +11,24 @@ from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.evidence.code_copy import CodeError
 from ubn_mmdet.evidence.demo import plan_demo, run_demo
-from ubn_mmdet.evidence.driver import DriverError
 from ubn_mmdet.evidence.plan import PlanError
 from ubn_mmdet.evidence.report.summary import FILES
 from ubn_mmdet.evidence.results import ResultsError
+from ubn_mmdet.evidence.workplace import ComparisonError
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.records import RecordError
 
 SHAPES = Path('data/shapes')
 WORK_DIR = Path('work_dirs/demo')
 ERRORS = (
-    *(CocoFolderError, CodeError, DriverError, PlanError, RecordError, ResultsError),
+    *(
+        CocoFolderError,
+        CodeError,
+        ComparisonError,
+        PlanError,
+        RecordError,
+        ResultsError,
+    ),
     ToolboxError,
 )
 

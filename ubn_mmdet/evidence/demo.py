@@ -9,10 +9,11 @@ import torch
 from ..data.coco_folder import CocoFolder
 from ..data.image_size import fitting_size, median_long_side
 from ..paths import comparisons_dir
-from .driver import Driver, DriverError, Resources
+from .driver import Driver, Resources
 from .groups import read_groups
 from .plan import Comparison
 from .report.summary import write_summary
+from .workplace import ComparisonError
 
 RESULTS = 'results.jsonl'
 
@@ -62,7 +63,7 @@ def run_demo(
         say: Is told the progress.
 
     Raises:
-        DriverError: If ``work_dir`` holds something else, or a run diverged or failed;
+        ComparisonError: If ``work_dir`` holds something else, or a run diverged or failed;
             what the other one left is reported all the same.
         ResultsError: If its results file is damaged.
     """
@@ -80,5 +81,5 @@ def run_demo(
     if group.broken:
         records = [run.record for run in group.broken]
         reasons = [f'{r["norm"]} {r["status"]}: {r["error"]}' for r in records]
-        raise DriverError('\n'.join(reasons))
+        raise ComparisonError('\n'.join(reasons))
     return text

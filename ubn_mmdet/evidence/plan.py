@@ -11,6 +11,7 @@ import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 
 class PlanError(ValueError):
@@ -36,9 +37,9 @@ class Norm:
         """From a name, whose preset is the same in lower case, or a dict of the fields."""
         if isinstance(value, str):
             value = {'name': value}
-        value = {'preset': str(value.get('name')).lower()} | dict(value)
-        _check_keys('a norm', value, cls, needed=('name',))
-        norm = cls(**value)
+        entries: dict[str, Any] = {'preset': str(value.get('name')).lower(), **value}
+        _check_keys('a norm', entries, cls, needed=('name',))
+        norm = cls(**entries)
         if not isinstance(norm.name, str) or not re.fullmatch(r'[\w.+-]+', norm.name):
             raise PlanError(
                 'the name of a norm is made of letters, digits and ._+-, got '
@@ -141,7 +142,7 @@ class Comparison:
         if twice := {run for run in runs if runs.count(run) > 1}:
             norm, seed = sorted(twice)[0]
             raise PlanError(f'{norm} seed {seed} is listed twice')
-        by_name = {}
+        by_name: dict[str, Norm] = {}
         for run in comparison.runs():
             if by_name.setdefault(run.norm.name, run.norm) != run.norm:
                 raise PlanError(f'the norm {run.norm.name} has two meanings')

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 FINISHED, DIVERGED, FAILED = STATUSES = ('finished', 'diverged', 'failed')
 NEEDED = (
@@ -44,7 +45,7 @@ def read(path: str | os.PathLike) -> list[dict]:
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
-    latest = {}
+    latest: dict[tuple, dict] = {}
     for i, text in enumerate(lines, 1):
         try:
             line = json.loads(text)
@@ -81,7 +82,7 @@ def append(path: str | os.PathLike, line: dict) -> None:
         os.fsync(file.fileno())
 
 
-def _drop_last_line(file) -> None:
+def _drop_last_line(file: BinaryIO) -> None:
     file.seek(0)
     file.truncate(file.read().rfind(b'\n') + 1)
 
@@ -97,7 +98,7 @@ def check_same(lines: Iterable[dict], where: object) -> None:
     Raises:
         ResultsError: Naming the comparison and the difference.
     """
-    first = {}
+    first: dict[str, dict] = {}
     for line in lines:
         known = first.setdefault(line['comparison'], line)
         for key, what in ('commit', 'code'), ('setting_hash', 'settings'):
