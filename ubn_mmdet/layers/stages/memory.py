@@ -67,7 +67,7 @@ class MemoryStatistics(QuadraticStatistics):
         """The averages; the batch enters them, and its gradient will in backward."""
         square = self.square(layer, batch)
         with torch.no_grad():
-            is_valid = self.is_valid(square, batch)
+            is_valid = self.is_valid(layer, square, batch)
             if moves:
                 layer.batches_memorized.add_(is_valid)
                 self._memorize(layer.square_memory, self._slot(layer), square, is_valid)
@@ -116,7 +116,7 @@ class MemoryStatistics(QuadraticStatistics):
         correlation: Tensor,
     ) -> Tensor:
         """Memorize a batch's ``mean(dxhat * xhat)``; the average that stands in for it."""
-        is_valid = is_valid & all_finite(correlation)
+        is_valid = is_valid & all_finite(correlation.to(layer.gradient_memory.dtype))
         self._memorize(layer.gradient_memory, slot, correlation, is_valid)
         average = layer.gradient_memory.mean(1).to(dtype)
         return torch.where(is_warm, average, correlation)

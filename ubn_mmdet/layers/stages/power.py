@@ -43,7 +43,7 @@ class PowerStatistics(QuadraticStatistics):
         """The running quadratic mean before the batch; moves it."""
         square = self.square(layer, batch)
         with torch.no_grad():
-            is_valid = self.is_valid(square, batch)
+            is_valid = self.is_valid(layer, square, batch)
             if moves:
                 is_warm = layer.num_batches_tracked >= self.warmup_steps
                 used = torch.where(is_warm, layer.running_var, square)
@@ -79,8 +79,9 @@ class PowerStatistics(QuadraticStatistics):
             correlation: ``mean(dxhat * xhat)``, ``(C,)``.
         """
         nu = layer.running_gradient.to(correlation.dtype, copy=True)
-        is_valid = is_valid & all_finite(correlation)
         moved = nu + layer.momentum * (correlation - power * nu)
         buffer = layer.running_gradient
-        buffer.copy_(torch.where(is_valid, moved.to(buffer.dtype), buffer))
+        moved = moved.to(buffer.dtype)
+        is_valid = is_valid & all_finite(moved)
+        buffer.copy_(torch.where(is_valid, moved, buffer))
         return torch.where(is_warm, nu, correlation)

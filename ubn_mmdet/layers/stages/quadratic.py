@@ -35,9 +35,9 @@ class QuadraticStatistics(Statistics):
         """The batch's ``E[(x - p)^2]``, ``(C,)``: no difference of large numbers."""
         return batch.var + (batch.mean - self.pivot(layer, batch)).square()
 
-    def is_valid(self, square: Tensor, batch: Batch) -> Tensor:
-        """``()`` bool: there are elements, all finite."""
-        valid = all_finite(square)
+    def is_valid(self, layer: nn.Module, square: Tensor, batch: Batch) -> Tensor:
+        """``()`` bool: there are elements, all finite, as they will be stored, too."""
+        valid = all_finite(square.to(layer.running_var.dtype))
         return valid if batch.exists is None else valid & batch.exists
 
     @torch.no_grad()

@@ -123,7 +123,9 @@ def move_running_statistics(
         is_open: ``()`` bool, whether they move; None for certain.
     """
     unbiased_var = batch.var * (batch.count / (batch.count - 1))
-    moves = all_finite(batch.mean, unbiased_var)
+    # As they will be stored: a buffer of half precision holds less than they do.
+    dtype = layer.running_mean.dtype
+    moves = all_finite(batch.mean.to(dtype), unbiased_var.to(dtype))
     if is_open is not None:
         moves = moves & is_open
     step = count_batch(layer, moves)
