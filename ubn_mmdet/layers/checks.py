@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 
+import torch
+
 
 def check_choice(name: str, value: object, allowed: Collection) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
@@ -39,6 +41,17 @@ def check_number(
         raise TypeError(f'{name} must be {allowed}, got {value!r}')
     if not within(value):
         raise ValueError(f'{name} must be {allowed}, got {value!r}')
+
+
+def check_dtype(value: object) -> None:
+    """Raise TypeError unless ``value`` is None or a dtype that PyTorch computes in."""
+    allowed = 'None or a real floating-point dtype of 16 bits or more'
+    is_dtype = isinstance(value, torch.dtype)
+    # PyTorch stores float8, and does not compute with it.
+    if value is not None and not (
+        is_dtype and value.is_floating_point and torch.finfo(value).bits >= 16
+    ):
+        raise TypeError(f'dtype must be {allowed}, got {value!r}')
 
 
 def check_tracks(settings: Mapping[str, object]) -> None:

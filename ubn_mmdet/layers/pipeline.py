@@ -21,7 +21,7 @@ from ..ops.dispatch import passes_for
 from ..ops.distributed import merge_statistics, sync_group
 from ..ops.precision import full_precision
 from ..ops.recompute import is_recomputation
-from .checks import check_count, check_flag, check_known, check_number
+from .checks import check_count, check_dtype, check_flag, check_known, check_number
 from .initial_weight import InitialWeight
 from .stages import (
     BatchStatistics,
@@ -117,7 +117,8 @@ class PipelineNorm(Base):
 
     Raises:
         TypeError: For an argument of the wrong type or an unknown keyword; in
-            ``forward``, for an input that is not of a real floating-point dtype.
+            ``forward``, for an input that is no dense tensor of a real floating-point
+            dtype of 16 bits or more.
         ValueError: For an argument out of range; in ``forward``, for an input that is
             not 4D, or for one value per channel where statistics are the batch's.
         RuntimeError: In ``forward``, for an input of other than ``num_features``
@@ -152,6 +153,7 @@ class PipelineNorm(Base):
         check_flag('sync', sync)
         if sync_group_size is not None:
             check_count('sync_group_size', sync_group_size)
+        check_dtype(dtype)
         self.stages = stages
         factory = {'device': device, 'dtype': dtype}
         super().__init__(
@@ -289,10 +291,16 @@ class PipelineNorm(Base):
         return statistics.train(self, batch, moves=not is_recomputation())
 
     def _check_input(self, x: Tensor) -> None:
-        if not x.is_floating_point():
+        if not isinstance(x, Tensor):
+            raise TypeError(f'expected a tensor, got {type(x).__name__}')
+        # PyTorch stores float8, and does not compute with it.
+        if not x.is_floating_point() or x.element_size() < 2:
             raise TypeError(
-                f'expected input of a real floating-point dtype, got {x.dtype}'
+                'expected input of a real floating-point dtype of 16 bits or more, '
+                f'got {x.dtype}'
             )
+        if x.layout != torch.strided:
+            raise TypeError(f'expected a dense tensor, got layout {x.layout}')
         if x.dim() != 4:
             raise ValueError(f'expected 4D input (got {x.dim()}D input)')
         # A traced size is a tensor: to compare it is to warn of it.
