@@ -1,12 +1,36 @@
 """What every test has."""
 
 import os
+from contextlib import suppress
 
 import pytest
 
 # The tensors of tests are small: threads would wait for each other, and, where other
 # processes run beside, for long. Before torch is imported; holds for subprocesses too.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+with suppress(ImportError):  # in an environment with PyTorch alone
+    from hypothesis import HealthCheck, Phase, settings
+
+    # The same examples each time; nothing depends on how long they take.
+    settings.register_profile(
+        'tests',
+        max_examples=100,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    )
+    # Others each time, and many.
+    settings.register_profile(
+        'search',
+        settings.get_profile('tests'),
+        max_examples=5000,
+        derandomize=False,
+        print_blob=True,
+    )
+    settings.load_profile('tests')
 
 
 @pytest.fixture(scope='session')

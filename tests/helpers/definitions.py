@@ -1,0 +1,46 @@
+"""Which definition belongs to which member of the family."""
+
+from torch import Tensor, nn
+
+from helpers import relatives, statistics
+from helpers.definition import State
+from helpers.layers import Result, define_ubn
+from ubn_mmdet import UBN
+from ubn_mmdet.layers import FAMILY
+
+# Attributes of the statistics stage that a definition takes as they are named.
+OWN = {
+    'BGN': ('num_groups',),
+    'MABN': ('memory_size', 'warmup_steps', 'renorm_steps', 'r_max'),
+    'PowerNorm': ('warmup_steps',),
+}
+DEFINITIONS = {
+    'RBN': relatives.rbn,
+    'IEBN': relatives.iebn,
+    'BNET': relatives.bnet,
+    'BGN': relatives.bgn,
+    'InitBN': relatives.batchnorm,
+    'BatchRenorm': statistics.batch_renorm,
+    'MABN': statistics.mabn,
+    'PowerNorm': statistics.power_norm,
+}
+assert {UBN.__name__, *DEFINITIONS} == {member.__name__ for member in FAMILY}
+
+
+def define(layer: nn.Module, xs: list[Tensor], state: State) -> Result:
+    """What the definition of any member makes of the batches of all ranks."""
+    if isinstance(layer, UBN):
+        return define_ubn(layer, xs, state)
+    name, stage = type(layer).__name__, layer.stages.statistics
+    own = {setting: getattr(stage, setting) for setting in OWN.get(name, ())}
+    if name == 'BatchRenorm':
+        own['limits'] = stage.r_max, stage.d_max
+        own['steps'] = stage.plain_steps, stage.r_steps, stage.d_steps
+    return DEFINITIONS[name](
+        xs,
+        state,
+        training=layer.training,
+        eps=layer.eps,
+        momentum=layer.momentum,
+        **own,
+    )
