@@ -133,8 +133,9 @@ def test_whatever_comes_the_state_stays_finite_and_finite_input_does(data):
     assert (y.shape, y.dtype, x.grad.dtype) == (x.shape, dtype, dtype)
     torch.testing.assert_close(x.detach(), before, **EXACT)
     assert all(tensor.isfinite().all() for tensor in state(layer)[0].values())
-    # Beyond, a sum of squares leaves float32.
-    if before.isfinite().all() and (before.abs() < 1e16).all():
+    # Beyond, a sum of squares leaves float32, and a multiple float16.
+    bound = 100 if dtype == torch.float16 else 1e16
+    if before.isfinite().all() and (before.abs() < bound).all():
         assert y.isfinite().all()
 
 
@@ -244,7 +245,8 @@ def other_calls_between(layer, x, upstream):
     x = x.detach().requires_grad_()
     y = layer(x)
     other = copy.deepcopy(layer)
-    other(x.detach() + 1).sum().backward()
+    other(x + 1).sum().backward()
+    x.grad = None
     y.backward(upstream)
     return [leaf.grad for leaf in leaves(layer, x)]
 

@@ -167,3 +167,19 @@ def test_a_graph_that_is_dropped_is_freed(kernel_size, training, backward):
     assert packed
     del y
     assert not any(reference() for reference in packed)
+
+
+@pytest.mark.parametrize('shape', [(3, 1, 4, 4), (2, 2, 1, 1)], ids=str)
+def test_coefficients_that_share_one_number(shape):
+    """Expanded, they have no memory for BatchNorm's kernels to go on reading."""
+    x, upstream = images(*shape), images(*shape, seed=1)
+    one = torch.full((1,), 2.0, dtype=torch.float64)
+    results = []
+    for kind in (FusedPasses, ReferencePasses):
+        leaf = x.clone().requires_grad_()
+        # Of memory where the next numbers are not the same.
+        scale, shift = (torch.stack([v, v + 1e9])[:1, 0] for v in (one, one + 1))
+        scale, shift = (v.expand(shape[1]).requires_grad_() for v in (scale, shift))
+        y = kind(leaf).pointwise(shift, scale, shift)
+        results.append([y, *torch.autograd.grad(y, [leaf, scale, shift], upstream)])
+    torch.testing.assert_close(*results)

@@ -230,17 +230,26 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     if _has_flat_maps(x) and x.dtype == scale.dtype:
         # BatchNorm's evaluation, each map as a channel: three times as fast as what
         # PyTorch makes of two broadcast operands.
-        one = torch.ones_like(scale).flatten()
+        one = torch.ones_like(_flat(scale))
         flat = 1, -1, *x.shape[2:]
         # Into y, for a result that is no view: behind the layer it may change in place.
         y, unused = torch.empty_like(x), scale.new_empty(0)
         torch.ops.aten.native_batch_norm.out(
-            x.view(flat), scale.flatten(), shift.flatten(), torch.zeros_like(one), one,
+            x.view(flat), _flat(scale), _flat(shift), torch.zeros_like(one), one,
             False, 0.0, 0.0, out=y.view(flat), save_mean=unused, save_invstd=unused,
         )  # fmt: skip
         return y
     scale, shift = over_positions(scale), over_positions(shift)
     return torch.addcmul(shift, x.to(scale.dtype), scale)
+
+
+def _flat(coefficient: Tensor) -> Tensor:
+    """``(N, C)`` to ``(N*C,)``, each number in a place of its own.
+
+    BatchNorm's kernels read on from the first one, also where an expanded tensor has no
+    more than that.
+    """
+    return coefficient.flatten().contiguous()
 
 
 def _has_flat_maps(x: Tensor) -> bool:
@@ -253,10 +262,10 @@ def _reduce(u: Tensor, x: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
     if _has_flat_maps(x) and u.is_contiguous():
         # What BatchNorm's backward does for a channel, done for each map as a channel.
         flat = (1, -1, *x.shape[2:])
-        one = torch.ones_like(pivot).flatten()
+        one = torch.ones_like(_flat(pivot))
         _, moment, total = torch.ops.aten.native_batch_norm_backward(
             u.view(flat), x.view(flat), one, None, None,
-            pivot.flatten(), one, True, 0.0, [False, True, True],
+            _flat(pivot), one, True, 0.0, [False, True, True],
         )  # fmt: skip
         return total.view_as(pivot), moment.view_as(pivot)
     u = u.to(pivot.dtype)
