@@ -9,13 +9,13 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..bench.timing import time_interleaved
 from ..layers import convert_batchnorm
+from .quiet import hide_initialisation
 
 PROPOSALS = 1000  # an image, as in training on COCO
 
@@ -45,9 +45,7 @@ def time_training_steps(
         heads, losses and optimizer: seconds of each of ``repeats`` turns by norm.
     """
     register_all_modules()
-    if not MMLogger.check_instance_created('benchmark'):
-        # The toolbox would log the initialisation of every parameter.
-        MMLogger.get_instance('benchmark', log_level='WARNING')
+    hide_initialisation('benchmark')
     cfg = Config.fromfile(config)
     torch.manual_seed(0)
     # Weights of a checkpoint would change no time.
