@@ -14,6 +14,7 @@ import torch
 from ubn_mmdet.bench import layers as benchmark
 from ubn_mmdet.bench.growth import draw_growth
 from ubn_mmdet.bench.machine import describe_machine
+from ubn_mmdet.bench.operations import SHAPE, count_operations, family
 from ubn_mmdet.bench.results import Results
 from ubn_mmdet.bench.tables import report
 from ubn_mmdet.evidence.code_copy import describe_code
@@ -80,6 +81,11 @@ def main() -> None:
                 partial(benchmark.saved_bytes, shape, device),
             )
     if 'operations' in args.parts:
+        results.case(
+            'operations dispatched',
+            str(SHAPE),
+            partial(count_operations, family()),
+        )
         profiled = benchmark.R50_FPN[PROFILED]
         for mode in ('forward + backward', 'evaluation'):
             results.case(

@@ -58,7 +58,7 @@ def test_every_layer_is_timed_in_every_mode(mode):
 def test_operations_are_profiled():
     case = benchmark.profile_operations((2, 4, 8, 8), 'evaluation', CPU, repeats=2)
     assert case['BatchNorm']['aten::native_batch_norm'] > 0
-    assert case['UBN k=1']['_Pointwise'] > 0
+    assert case['UBN k=1']['_ClosedForm'] > 0
 
 
 def test_what_layers_save():

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ..markdown import markdown_table
 from .layers import MODES, R50_FPN, RATIOS, STEP_RATIOS
+from .operations import PHASES
 from .timing import interval, ratio, total_times
 
 Cases = Mapping[str, Mapping[str, list[float]]]
@@ -132,6 +133,8 @@ def _layer_tables(content: Mapping) -> Iterator[tuple[str, str]]:
             yield f'{mode}, ms', median_table(cases)
     if cases := content.get('saved bytes'):
         yield 'saved for backward', _bytes_table(cases)
+    for name, counts in content.get('operations dispatched', {}).items():
+        yield f'operations dispatched, {name}', _counts_table(counts)
     for name, case in content.get('operations', {}).items():
         yield f'operations, {name}', _operations_table(case)
 
@@ -170,6 +173,11 @@ def _bytes_table(cases: Mapping[str, Mapping[str, int]]) -> str:
         [name, *(f'{sizes[c]:,}' for c in columns)] for name, sizes in cases.items()
     ]
     return markdown_table(['', *columns], rows)
+
+
+def _counts_table(counts: Mapping[str, Mapping[str, int]]) -> str:
+    rows = [[name, *(of[phase] for phase in PHASES)] for name, of in counts.items()]
+    return markdown_table(['', *PHASES], rows)
 
 
 def _operations_table(case: Mapping[str, Mapping[str, float]], shown: int = 7) -> str:

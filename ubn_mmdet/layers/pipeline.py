@@ -9,6 +9,7 @@ reduction over ``x`` and one apply.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,9 @@ from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import algebra
-from ..ops.dispatch import passes_for
+from ..ops.closed_form import Normalizer, closed_form
+from ..ops.coefficients import Form, Learnt
+from ..ops.dispatch import is_by_hand, passes_for
 from ..ops.distributed import merge_statistics, sync_group
 from ..ops.precision import full_precision
 from ..ops.recompute import is_recomputation
@@ -27,12 +30,23 @@ from .stages import (
     BatchStatistics,
     Centering,
     ChannelAffine,
+    DepthwiseAffine,
     Entry,
+    GatedStatistics,
     NormalizedScaling,
     Stage,
     Statistics,
 )
-from .stages.statistics import Batch
+from .stages.statistics import Batch, choose, running_statistics
+
+CLOSED = (
+    Centering,
+    BatchStatistics,
+    GatedStatistics,
+    NormalizedScaling,
+    ChannelAffine,
+    DepthwiseAffine,
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,19 @@ class Stages:
         """Those that there are, in the order of the computation."""
         stages = self.centering, self.statistics, self.scaling, self.affine
         return (stage for stage in stages if stage is not None)
+
+    @cached_property
+    def have_closed_form(self) -> bool:
+        """Whether ``ops/closed_form.py`` computes all of them at once.
+
+        It knows these very classes: one that derives from them may do something else.
+        """
+        return all(type(stage) in CLOSED for stage in self)
+
+    @cached_property
+    def learnt(self) -> list[str]:
+        """The names of the parameters that the stages want, beside BatchNorm's."""
+        return [entry.name for entry in self.entries() if entry.learnt]
 
     def entries(self) -> list[Entry]:
         """The tensors that the stages want, beside BatchNorm's."""
@@ -244,6 +271,8 @@ class PipelineNorm(Base):
                     f'training, got input size {tuple(x.shape)}'
                 )
         with full_precision(x.device.type):
+            if is_by_hand(x) and stages.have_closed_form:
+                return self._closed_form(x, of_batch, group)
             passes = passes_for(x)
             if not of_batch and stages.centering is None and stages.scaling is None:
                 dtype = algebra.compute_dtype(x)
@@ -276,19 +305,67 @@ class PipelineNorm(Base):
     ) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` where the batch has a say; in training the state moves."""
         statistics = self.stages.statistics
-        tracks = self.training and self.track_running_stats
-        tracks = tracks and self.running_mean is not None
-        summary = mean.new_empty(0)
-        if tracks:
-            summary = statistics.summary(self, x, mean, var)
-        merged = algebra.batch_statistics(centred, var)
-        batch = Batch(*merged, x.numel() // x.shape[1], summary)
-        if group is not None:
-            batch = Batch(*merge_statistics(*batch[:4], group))
-            batch = batch._replace(exists=batch.count > 0, group=group)
-        if not tracks:
+        batch = self._batch(x, mean, var, centred, group)
+        if not self._tracks:
             return statistics.of_batch(self, batch)
         return statistics.train(self, batch, moves=not is_recomputation())
+
+    @property
+    def _tracks(self) -> bool:
+        """Whether a batch has to do with the running statistics."""
+        tracks = self.training and self.track_running_stats
+        return tracks and self.running_mean is not None
+
+    def _batch(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        centred: Tensor,
+        group: ProcessGroup | None,
+    ) -> Batch:
+        """The statistics of the batch, of all ranks."""
+        summary = None
+        if self._tracks:
+            summary = self.stages.statistics.summary(self, x, mean, var)
+        merged = algebra.batch_statistics(centred, var)
+        batch = Batch(*merged, x.numel() // x.shape[1], summary)
+        if group is None:
+            return batch
+        packed = mean.new_empty(0)
+        if summary is not None:
+            values, number = summary
+            packed = torch.cat([values, values.new_full((1,), number)])
+        *merged, count, packed = merge_statistics(*merged, batch.count, packed, group)
+        if summary is not None:
+            summary = packed[:-1], packed[-1]
+        return Batch(*merged, count, summary, count > 0, group)
+
+    def _closed_form(
+        self, x: Tensor, of_batch: bool, group: ProcessGroup | None
+    ) -> Tensor:
+        """The same as stage by stage, in one function with a hand-written backward."""
+        stages = self.stages
+        own = {name: getattr(self, name) for name in stages.learnt}
+        learnt = Learnt(weight=self.weight, bias=self.bias, **own)
+        form = Form(self.eps, bias_is_scaled=stages.affine.bias_is_scaled)
+        if stages.scaling is not None:
+            form = form._replace(initial_bias=stages.scaling.initial_bias)
+        if not of_batch:
+            dtype = algebra.compute_dtype(x)
+            normalizer = Normalizer(*running_statistics(self, dtype))
+            return closed_form(x, normalizer, learnt, form)
+
+        def normalizer_of(mean: Tensor, var: Tensor, centred: Tensor) -> Normalizer:
+            batch = self._batch(x, mean, var, centred, group)
+            is_open = None
+            if self._tracks:
+                moves = not is_recomputation()
+                is_open = stages.statistics.advance(self, batch, moves)
+            chosen = choose(self, batch, is_open)
+            return Normalizer(*chosen, is_open, batch.count, group)
+
+        return closed_form(x, normalizer_of, learnt, form)
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):

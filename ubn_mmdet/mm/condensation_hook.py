@@ -304,7 +304,7 @@ def measure_condensation(x: Tensor, feature: str) -> Tensor:
         maps = maps.reshape(*maps.shape[:2], -1, 1)
     with full_precision(x.device.type):
         summary = algebra.SUMMARIES[feature](maps, *passes_for(maps).moments())
-        return algebra.CONDENSATIONS[feature](summary)
+        return algebra.CONDENSATIONS[feature](*summary)
 
 
 def _count(calls: Tensor, c: Tensor) -> None:

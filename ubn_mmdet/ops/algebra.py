@@ -15,18 +15,21 @@ are in ``reference.py`` and ``fused.py``.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 CONDENSATION_SAMPLES = 16
-BLOCK = 2**20  # elements that fit a processor's cache
+GRAM_SAMPLES = 4  # and more, if that takes no more than
+GRAM_PRODUCTS = 2**20
+BLOCK = 2**18  # elements that fit a processor's cache
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype of statistics and coefficients for input ``x``: float32 or wider."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 # --- condensation: how alike the samples of a batch are -----------------------------
@@ -34,70 +37,109 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 # In two steps, because summaries of disjoint sets of samples add up, condensations do not.
 
 
-def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
     """Sum of the cosines between samples flattened over C, H, W, and pairs' number.
 
-    ``(2,)``, over all ordered pairs of different samples among the first 16. With
-    ``u = sum_n x_n / |x_n|`` the sum is ``|u|^2 - n``, and ``|x_n|^2`` is
-    ``H*W * sum_c (V + K^2)``: one read of ``x``, no tensor of pairs. A sample of zeros
-    has cosine 0 with every other. Not differentiated.
+    ``(1,)``, over all ordered pairs of different samples among the first 16. A sample of
+    zeros has cosine 0 with every other. Not differentiated.
+
+    One read of ``x``. Few samples: from the products of all pairs, the Gram matrix. For
+    many that is more arithmetic than reading them: with ``u = sum_n x_n / |x_n|`` the sum
+    is ``|u|^2 - n``, and ``|x_n|^2`` is ``H*W * sum_c (V + K^2)``.
     """
     n = _samples(x)
     with torch.no_grad():
         x, mean, var = x[:n], mean[:n], var[:n]
-        norm = (x.shape[2] * x.shape[3] * (var + mean.square()).sum(dim=1)).sqrt()
-        inverse = _inverse_or_zero(norm)
-        cosines = _squared_norm_of_sum(x, inverse) - (inverse > 0).sum()
-        return torch.stack([cosines, cosines.new_full((), n * (n - 1))])
+        rows = _rows(x)
+        if n <= GRAM_SAMPLES or n * x.numel() <= GRAM_PRODUCTS:
+            cosines = _cosines_of_gram(_gram(rows, mean.dtype))
+        else:
+            squares = x.shape[2] * x.shape[3] * (var + mean.square()).sum(dim=1)
+            total = _squared_norm_of_sum(rows, _inverse_norm(squares))
+            cosines = total - squares.count_nonzero()
+        return cosines.view(1), n * (n - 1)
 
 
-def _squared_norm_of_sum(x: Tensor, weights: Tensor) -> Tensor:
-    """``|sum_n weights_n x_n|^2``, reading ``x`` once."""
+def _rows(x: Tensor) -> Tensor:
+    """``(N, C*H*W)``, the elements in the order of memory: any serves."""
     if x.is_contiguous(memory_format=torch.channels_last):
-        x = x.permute(0, 2, 3, 1)  # any order of the elements serves
-    flat = x.flatten(1)
-    total = weights.new_zeros(())
-    for part in flat.split(block_length(flat), dim=1):
+        x = x.permute(0, 2, 3, 1)
+    return x.flatten(1)
+
+
+def _gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(N, N)``, the products of all pairs of rows."""
+    products = []
+    for part in blocks(rows, dim=1):
+        part = part.to(dtype)
+        products.append(part @ part.t())
+    return sum(products[1:], products[0])
+
+
+def _cosines_of_gram(gram: Tensor) -> Tensor:
+    """``()``, the sum over all pairs of different samples; changes ``gram``."""
+    squares = gram.diagonal()
+    inverse = _inverse_norm(squares)
+    squares.zero_()
+    return torch.dot(inverse, gram @ inverse)
+
+
+def _squared_norm_of_sum(rows: Tensor, weights: Tensor) -> Tensor:
+    """``|sum_n weights_n x_n|^2``, reading ``rows`` once."""
+    total = 0
+    for part in blocks(rows, dim=1):
         u = weights @ part.to(weights.dtype)
         total = total + torch.dot(u, u)
     return total
 
 
-def block_length(rows: Tensor) -> int:
-    """Columns of ``rows`` to take at a time, so that what follows a read finds a cache.
+def _inverse_norm(squares: Tensor) -> Tensor:
+    """``1 / sqrt(squares)``; something finite for 0, whose products are 0 anyway."""
+    return squares.clamp(min=torch.finfo(squares.dtype).tiny).rsqrt()
+
+
+def blocks(rows: Tensor, dim: int) -> Sequence[Tensor]:
+    """2D ``rows`` in parts along ``dim``, so that what follows a read finds a cache.
 
     On CPU alone: fresh memory and second reads cost more there than a loop does.
     """
-    if rows.device.type != 'cpu' or torch.compiler.is_compiling():
-        return max(rows.shape[1], 1)
-    return max(BLOCK // max(len(rows), 1), 1)
+    if (
+        rows.device.type != 'cpu'
+        or torch.compiler.is_compiling()
+        or rows.numel() <= BLOCK
+    ):
+        return [rows]
+    return rows.split(max(BLOCK // rows.shape[1 - dim], 1), dim)
 
 
-def flat_condensation(summary: Tensor) -> Tensor:
+def flat_condensation(cosines: Tensor, pairs: int | Tensor) -> Tensor:
     """The mean cosine over the pairs of a :func:`flat_summary`; 1 without a pair."""
-    cosines, pairs = summary
-    return torch.where(pairs > 0, cosines / pairs, 1)
+    return _mean_or_one(cosines.squeeze(0), pairs)
 
 
-def pooled_summary(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """``sum_n K_n / |K_n|`` over the first 16 samples, how many are not zero, and all.
+def pooled_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
+    """``sum_n K_n / |K_n|`` over the first 16 samples, how many are not zero; and all.
 
-    ``(C + 2,)``. Not differentiated.
+    ``(C + 1,)``, and a number. Not differentiated.
     """
     n = _samples(x)
     with torch.no_grad():
         mean = mean[:n]
-        inverse = _inverse_or_zero(mean.norm(dim=1))
-        direction = (inverse[:, None] * mean).sum(dim=0)
-        counts = torch.stack([(inverse > 0).sum(), inverse.new_full((), n)])
-        return torch.cat([direction, counts])
+        norms = torch.linalg.vector_norm(mean, dim=1)
+        direction = norms.clamp(min=torch.finfo(norms.dtype).tiny).reciprocal() @ mean
+        return torch.cat([direction, norms.count_nonzero().view(1)]), n
 
 
-def pooled_condensation(summary: Tensor) -> Tensor:
+def pooled_condensation(summary: Tensor, n: int | Tensor) -> Tensor:
     """The mean cosine between the vectors ``K_n`` of a :func:`pooled_summary`."""
-    direction, (nonzero, n) = summary[:-2], summary[-2:]
-    pairs = n * (n - 1)
-    return torch.where(pairs > 0, (direction.square().sum() - nonzero) / pairs, 1)
+    direction, nonzero = summary[:-1], summary[-1]
+    return _mean_or_one(torch.dot(direction, direction) - nonzero, n * (n - 1))
+
+
+def _mean_or_one(total: Tensor, count: int | Tensor) -> Tensor:
+    if isinstance(count, Tensor):
+        return torch.where(count > 0, total / count, 1)
+    return total / count if count > 0 else torch.ones_like(total)
 
 
 def _samples(x: Tensor) -> int:
@@ -110,15 +152,16 @@ def is_empty(x: Tensor) -> bool:
     return not torch.jit.is_tracing() and x.numel() == 0
 
 
-def _inverse_or_zero(norm: Tensor) -> Tensor:
-    return torch.where(norm > 0, norm.reciprocal(), 0)
-
-
 SUMMARIES = {'flat': flat_summary, 'pooled': pooled_summary}
 CONDENSATIONS = {'flat': flat_condensation, 'pooled': pooled_condensation}
 
 
 # --- statistics and coefficients: (N, C) tensors, cheap -----------------------------
+
+
+def center(mean: Tensor, weight: Tensor | None) -> Tensor:
+    """``K + w_m * K``: the means of ``x + w_m * GAP(x)``; ``K`` without a weight."""
+    return mean if weight is None else torch.addcmul(mean, weight, mean)
 
 
 def batch_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,8 +174,9 @@ def batch_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     if len(mean) == 0:
         nothing = mean.sum(dim=0)
         return nothing, nothing
-    between, batch_mean = torch.var_mean(mean, dim=0, correction=0)
-    return batch_mean, var.mean(dim=0) + between
+    batch_mean = mean.mean(dim=0)  # var_mean takes three times as long on a CPU
+    deviation = mean - batch_mean
+    return batch_mean, torch.addcmul(var, deviation, deviation).mean(dim=0)
 
 
 def scaling_gate(

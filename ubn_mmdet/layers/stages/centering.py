@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ...ops import algebra
 from .stage import Entry, Stage
 
 
@@ -19,4 +20,4 @@ class Centering(Stage):
 
     def __call__(self, layer: nn.Module, mean: Tensor) -> Tensor:
         """``(1 + w_m) * K``, ``(N, C)``: the means of ``x'``."""
-        return mean + layer.centering_weight * mean
+        return algebra.center(mean, layer.centering_weight)

@@ -6,7 +6,15 @@ from torch import Tensor, nn
 from ...ops import algebra
 from ..checks import check_choice, check_number
 from .stage import Entry
-from .statistics import Batch, BatchStatistics, move
+from .statistics import (
+    Batch,
+    BatchStatistics,
+    Summary,
+    is_finite,
+    move,
+    move_mean_and_var,
+    to_store,
+)
 
 CONDENSATION_MOMENTUM = 0.1
 
@@ -51,20 +59,26 @@ class GatedStatistics(BatchStatistics):
             return ()
         return (Entry('condensation', neutral=1.0, per_channel=False, learnt=False),)
 
-    def summary(self, layer: nn.Module, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    def summary(
+        self, layer: nn.Module, x: Tensor, mean: Tensor, var: Tensor
+    ) -> Summary | None:
         """What the condensation follows from."""
         if not self._is_on(layer):
             return super().summary(layer, x, mean, var)
         return algebra.SUMMARIES[self.feature](x, mean, var)
 
-    def train(
-        self, layer: nn.Module, batch: Batch, moves: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The batch's statistics or the running ones; moves condensation and gate."""
+    @torch.no_grad()
+    def advance(self, layer: nn.Module, batch: Batch, moves: bool) -> Tensor | None:
+        """Move condensation, gate and running statistics; whether the gate is open."""
         if not self._is_on(layer):
-            return super().train(layer, batch, moves)
+            return super().advance(layer, batch, moves)
         if moves:
-            self._move_condensation(layer, batch)
+            mean, var = to_store(layer, batch)
+            c = algebra.CONDENSATIONS[self.feature](*batch.summary)
+            is_valid = is_finite(batch, mean, var, c)  # one question for all averages
+            if batch.exists is not None:
+                is_valid = is_valid & batch.exists
+            move([layer.condensation], [c], CONDENSATION_MOMENTUM, is_valid)
         # A tensor: to read it back would make the host wait in every layer.
         if self.opens == 'similar':
             is_open = layer.condensation > self.threshold
@@ -72,15 +86,9 @@ class GatedStatistics(BatchStatistics):
             is_open = layer.condensation <= self.threshold
         if batch.exists is not None:
             is_open = is_open & batch.exists
-        return self._train(layer, batch, moves, is_open)
+        if moves:
+            move_mean_and_var(layer, mean, var, is_valid & is_open)
+        return is_open
 
     def _is_on(self, layer: nn.Module) -> bool:
         return layer.condensation is not None and self.threshold is not None
-
-    @torch.no_grad()
-    def _move_condensation(self, layer: nn.Module, batch: Batch) -> None:
-        c = algebra.CONDENSATIONS[self.feature](batch.summary)
-        moves = torch.isfinite(c)
-        if batch.exists is not None:
-            moves = moves & batch.exists
-        move(layer.condensation, c, CONDENSATION_MOMENTUM, moves)

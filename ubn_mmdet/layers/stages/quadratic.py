@@ -44,7 +44,7 @@ class QuadraticStatistics(Statistics):
     def move_square(self, layer: nn.Module, square: Tensor, is_valid: Tensor) -> None:
         """Move ``running_var`` towards a batch's quadratic mean, if that ``is_valid``."""
         step = count_batch(layer, is_valid)
-        move(layer.running_var, square, step, is_valid)
+        move([layer.running_var], [square], step, is_valid)
 
 
 def scale_with_gradient(

@@ -84,7 +84,7 @@ class RenormStatistics(BatchStatistics):
         d_limit = self.d_max * self._progress(layer, self.d_steps)
         r = torch.sqrt(batch.var + layer.eps) / std
         d = (batch.mean - mean) / std
-        is_valid = all_finite(batch.mean, batch.var)
+        is_valid = all_finite(batch.var)
         if batch.exists is not None:
             is_valid = is_valid & batch.exists
         for buffer, value in (

@@ -1,5 +1,6 @@
 """Statistics: what the input is normalised with, and how running averages move."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,9 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from .stage import Stage
+
+# ``(S,)``, and a number or ``()``: what else there is to know of a batch.
+Summary = tuple[Tensor, int | Tensor]
 
 
 class Batch(NamedTuple):
@@ -16,7 +20,7 @@ class Batch(NamedTuple):
         mean: Of the centred input, ``(C,)``.
         var: Biased, ``(C,)``.
         count: Elements a channel: a number, or ``()``.
-        summary: What the stage asked for with :meth:`Statistics.summary`, ``(S,)``.
+        summary: What the stage asked for with :meth:`Statistics.summary`.
         exists: ``()`` bool, whether any rank has elements; None for certain.
         group: The ranks that were merged; None for this one alone.
     """
@@ -24,7 +28,7 @@ class Batch(NamedTuple):
     mean: Tensor
     var: Tensor
     count: int | Tensor
-    summary: Tensor
+    summary: Summary | None
     exists: Tensor | None = None
     group: ProcessGroup | None = None
 
@@ -42,8 +46,10 @@ class Statistics(Stage):
         """Values that share a mean in the batch ``x``, ``(N, C, H, W)``."""
         return x.numel() // x.shape[1]
 
-    def summary(self, layer: nn.Module, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        """``(S,)``, what else to learn of a batch; must add up over ranks.
+    def summary(
+        self, layer: nn.Module, x: Tensor, mean: Tensor, var: Tensor
+    ) -> Summary | None:
+        """What else to learn of a batch; both parts must add up over ranks.
 
         Args:
             layer: The layer that has the state.
@@ -51,7 +57,7 @@ class Statistics(Stage):
             mean: Of each map, ``(N, C)``.
             var: Biased, of each map, ``(N, C)``.
         """
-        return mean.new_empty(0)
+        return None
 
     def train(
         self, layer: nn.Module, batch: Batch, moves: bool
@@ -83,19 +89,34 @@ class BatchStatistics(Statistics):
         self, layer: nn.Module, batch: Batch, moves: bool
     ) -> tuple[Tensor, Tensor]:
         """The batch's statistics; moves the running ones."""
-        return self._train(layer, batch, moves, batch.exists)
+        is_open = self.advance(layer, batch, moves)
+        return inverse_std(layer, *choose(layer, batch, is_open))
 
-    def _train(
-        self, layer: nn.Module, batch: Batch, moves: bool, is_open: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def advance(self, layer: nn.Module, batch: Batch, moves: bool) -> Tensor | None:
+        """Move the state by a batch; whether its own statistics are used.
+
+        Args:
+            layer: The layer that has the state.
+            batch: The batch's statistics.
+            moves: Whether the state moves; not where a forward is repeated.
+
+        Returns:
+            ``()`` bool; None for certain.
+        """
         if moves:
-            move_running_statistics(layer, batch, is_open)
-        mean, var = batch.mean, batch.var
-        if is_open is not None:
-            old_mean, old_var = running_statistics(layer, mean.dtype)
-            mean = torch.where(is_open, mean, old_mean)
-            var = torch.where(is_open, var, old_var)
-        return inverse_std(layer, mean, var)
+            move_running_statistics(layer, batch, batch.exists)
+        return batch.exists
+
+
+def choose(
+    layer: nn.Module, batch: Batch, is_open: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the batch if ``is_open``, else the running ones."""
+    if is_open is None:
+        return batch.mean, batch.var
+    old_mean, old_var = running_statistics(layer, batch.mean.dtype)
+    mean = torch.where(is_open, batch.mean, old_mean)
+    return mean, torch.where(is_open, batch.var, old_var)
 
 
 def inverse_std(layer: nn.Module, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,15 +143,40 @@ def move_running_statistics(
         batch: The batch.
         is_open: ``()`` bool, whether they move; None for certain.
     """
-    unbiased_var = batch.var * (batch.count / (batch.count - 1))
-    # As they will be stored: a buffer of half precision holds less than they do.
-    dtype = layer.running_mean.dtype
-    moves = all_finite(batch.mean.to(dtype), unbiased_var.to(dtype))
+    mean, var = to_store(layer, batch)
+    moves = is_finite(batch, mean, var)
     if is_open is not None:
         moves = moves & is_open
+    move_mean_and_var(layer, mean, var, moves)
+
+
+def to_store(layer: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of a batch, ``(C,)``, in the dtype of the averages.
+
+    The variance of a single element, which has none, is not finite.
+    """
+    var = batch.var * (batch.count / (batch.count - 1))
+    dtype = layer.running_mean.dtype
+    return batch.mean.to(dtype), var.to(dtype)
+
+
+def is_finite(
+    batch: Batch, mean: Tensor, var: Tensor, scalar: Tensor | None = None
+) -> Tensor:
+    """``()`` bool: no inf or nan in what :func:`to_store` gives, and in a ``()``."""
+    if mean.dtype == batch.mean.dtype:
+        # A mean that is not finite leaves no variance that is. A buffer of lower
+        # precision holds less than was computed.
+        return all_finite(var, scalar)
+    return all_finite(torch.cat([mean, var]), scalar)
+
+
+def move_mean_and_var(
+    layer: nn.Module, mean: Tensor, var: Tensor, moves: Tensor
+) -> None:
+    """Move BatchNorm's running statistics in place, where ``moves``, ``()`` bool."""
     step = count_batch(layer, moves)
-    move(layer.running_mean, batch.mean, step, moves)
-    move(layer.running_var, unbiased_var, step, moves)
+    move([layer.running_mean, layer.running_var], [mean, var], step, moves)
 
 
 def count_batch(layer: nn.Module, moves: Tensor) -> Tensor | float:
@@ -143,12 +189,30 @@ def count_batch(layer: nn.Module, moves: Tensor) -> Tensor | float:
     return tracked.to(layer.running_mean.dtype).reciprocal()
 
 
-def all_finite(*tensors: Tensor) -> Tensor:
-    """``()`` bool: no inf or nan in any of some 1D tensors. Nothing is read back."""
-    return (torch.cat(tensors) * 0).sum() == 0
+def all_finite(values: Tensor, scalar: Tensor | None = None) -> Tensor:
+    """``()`` bool: no inf or nan in ``(C,)`` values and a ``()`` one.
+
+    Nothing is read back.
+    """
+    largest = torch.linalg.vector_norm(values, math.inf)
+    if scalar is not None:
+        largest = torch.hypot(largest, scalar)
+    return largest < math.inf
 
 
-def move(average: Tensor, value: Tensor, step: Tensor | float, moves: Tensor) -> None:
-    """Move a running average in place by a step towards ``value``, where ``moves``."""
-    moved = torch.lerp(average, value.to(average.dtype), step)
-    average.copy_(torch.where(moves, moved, average))
+def move(
+    averages: list[Tensor],
+    values: list[Tensor],
+    step: Tensor | float,
+    moves: Tensor,
+) -> None:
+    """Move running averages in place by a step towards ``values``, where ``moves``."""
+    targets = [
+        torch.where(moves, value.to(average.dtype), average)
+        for average, value in zip(averages, values, strict=True)
+    ]
+    if isinstance(step, Tensor) or len(averages) == 1:
+        for average, target in zip(averages, targets, strict=True):
+            average.lerp_(target, step)
+    else:
+        torch._foreach_lerp_(averages, targets, step)
