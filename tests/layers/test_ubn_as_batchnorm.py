@@ -166,3 +166,23 @@ def test_it_compiles_into_one_graph(backend):
     torch.testing.assert_close(again.state_dict(), layer.state_dict())
     compiled.eval()
     torch.testing.assert_close(compiled(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
+def test_a_mean_that_the_buffers_cannot_hold_leaves_the_state_alone(dtype):
+    layer = UBN(2, dtype=dtype)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    wider = torch.float64 if dtype == torch.float32 else torch.float32
+    x = torch.full((3, 2, 4, 4), 2.0 * torch.finfo(dtype).max, dtype=wider)
+    layer(x)
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_bad_sample_that_is_not_compared_spoils_its_batch_all_the_same():
+    layer = trained()
+    layer.condensation.fill_(0.9)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    x = images(18, 3, 4, 4)
+    x[17, 0, 0, 0] = torch.nan
+    layer(x)
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
