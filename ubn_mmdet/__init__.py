@@ -19,9 +19,11 @@ from .layers import (
     InitBN,
     PowerNorm,
     convert_batchnorm,
+    hide_padding,
 )
 from .mm.toolbox import mmengine_problem
 from .ops.dispatch import reference_passes
+from .ops.padding import padded_images
 from .version import __version__
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     'PowerNorm',
     '__version__',
     'convert_batchnorm',
+    'hide_padding',
+    'padded_images',
     'reference_passes',
 ]
 

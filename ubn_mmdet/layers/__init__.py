@@ -8,6 +8,7 @@ from .convert import convert_batchnorm
 from .iebn import IEBN
 from .init_bn import InitBN
 from .mabn import MABN
+from .padding import hide_padding
 from .power_norm import PowerNorm
 from .rbn import RBN
 from .ubn import UBN
@@ -28,4 +29,5 @@ __all__ = [
     'InitBN',
     'PowerNorm',
     'convert_batchnorm',
+    'hide_padding',
 ]

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import algebra
+from ..ops.padding import ValidPart
 from .checks import check_count
 from .pipeline import PipelineNorm, Stages
 from .stages import GroupStatistics, PieceAffine
@@ -44,7 +45,8 @@ class BGN(PipelineNorm, _BatchNorm):
     Input, output and errors are those of :class:`PipelineNorm`.
 
     Raises:
-        ValueError: In ``forward``, if ``num_groups`` does not divide ``C*H*W``.
+        ValueError: In ``forward``, if ``num_groups`` does not divide ``C*H*W``; or, where
+            padded pixels are to be left out, if it does not divide ``num_features``.
     """
 
     def __init__(self, num_features: int, num_groups: int, **common) -> None:
@@ -62,17 +64,23 @@ class BGN(PipelineNorm, _BatchNorm):
         """``G``."""
         return self.stages.statistics.num_groups
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, valid: ValidPart | None) -> Tensor:
         pieces = self.stages.statistics.pieces
         if pieces == self.num_features:  # as they are
-            return super()._forward(x)
+            return super()._forward(x, valid)
+        if valid is not None:
+            raise ValueError(
+                f'num_groups must divide num_features = {self.num_features} to leave '
+                f'padded pixels out, got {self.num_groups}: its groups cut maps'
+            )
         if not torch.jit.is_tracing() and x[:1].numel() % pieces:
             raise ValueError(
                 f'num_groups must divide C*H*W = {"*".join(map(str, x.shape[1:]))}, '
                 f'got {self.num_groups}'
             )
         length = 0 if algebra.is_empty(x) else -1
-        y = super()._forward(x.reshape(x.shape[0], pieces, length, 1)).view(x.shape)
+        rows = x.reshape(x.shape[0], pieces, length, 1)
+        y = super()._forward(rows, None).view(x.shape)
         if x.is_contiguous():
             return y
         return y.contiguous(memory_format=torch.channels_last)

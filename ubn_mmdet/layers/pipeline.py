@@ -22,6 +22,7 @@ from ..ops.closed_form import Normalizer, closed_form
 from ..ops.coefficients import Form, Learnt
 from ..ops.dispatch import is_by_hand, passes_for
 from ..ops.distributed import merge_statistics, sync_group
+from ..ops.padding import PaddedPasses, ValidPart, images_for, valid_part
 from ..ops.precision import full_precision
 from ..ops.recompute import is_recomputation
 from .checks import check_count, check_dtype, check_flag, check_known, check_number
@@ -252,11 +253,16 @@ class PipelineNorm(Base):
         leaves the statistics alone.
         """
         self._check_input(x)
-        y = self._forward(x)
+        y = self._forward(x, self._valid_part(x))
         InitialWeight.settle(self._parameters['weight'])
         return y
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _valid_part(self, x: Tensor) -> ValidPart | None:
+        """The part of ``x`` that is image, where that has been announced."""
+        images = images_for(self)
+        return None if images is None else valid_part(images, x)
+
+    def _forward(self, x: Tensor, valid: ValidPart | None) -> Tensor:
         stages = self.stages
         of_batch = self.training or self.running_mean is None
         # Only ranks in training take part in collectives, as in SyncBatchNorm.
@@ -265,15 +271,19 @@ class PipelineNorm(Base):
         if group is None:
             if algebra.is_empty(x):
                 return x + 0 * sum(parameter.sum() for parameter in self.parameters())
-            if of_batch and stages.statistics.values(x) == 1:
+            count = _elements(x, valid)
+            if of_batch and stages.statistics.values(count, x.shape[1]) == 1:
                 raise ValueError(
                     f'expected more than 1 value per {stages.statistics.unit} when '
                     f'training, got input size {tuple(x.shape)}'
                 )
         with full_precision(x.device.type):
-            if is_by_hand(x) and stages.have_closed_form:
+            if valid is not None:
+                passes = PaddedPasses(x, valid)
+            elif is_by_hand(x) and stages.have_closed_form:
                 return self._closed_form(x, of_batch, group)
-            passes = passes_for(x)
+            else:
+                passes = passes_for(x)
             if not of_batch and stages.centering is None and stages.scaling is None:
                 dtype = algebra.compute_dtype(x)
                 mu, inv_std = stages.statistics.running(self, dtype)
@@ -285,7 +295,9 @@ class PipelineNorm(Base):
                 mean = passes.mean()
             centred = mean if stages.centering is None else stages.centering(self, mean)
             if of_batch:
-                mu, inv_std = self._batch_statistics(x, mean, var, centred, group)
+                mu, inv_std = self._batch_statistics(
+                    passes.x, mean, var, centred, group, valid
+                )
             else:
                 mu, inv_std = stages.statistics.running(self, mean.dtype)
             # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
@@ -302,10 +314,11 @@ class PipelineNorm(Base):
         var: Tensor,
         centred: Tensor,
         group: ProcessGroup | None,
+        valid: ValidPart | None,
     ) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` where the batch has a say; in training the state moves."""
         statistics = self.stages.statistics
-        batch = self._batch(x, mean, var, centred, group)
+        batch = self._batch(x, mean, var, centred, group, valid)
         if not self._tracks:
             return statistics.of_batch(self, batch)
         return statistics.train(self, batch, moves=not is_recomputation())
@@ -323,13 +336,17 @@ class PipelineNorm(Base):
         var: Tensor,
         centred: Tensor,
         group: ProcessGroup | None,
+        valid: ValidPart | None = None,
     ) -> Batch:
         """The statistics of the batch, of all ranks."""
-        summary = None
+        summary = weights = None
         if self._tracks:
-            summary = self.stages.statistics.summary(self, x, mean, var)
-        merged = algebra.batch_statistics(centred, var)
-        batch = Batch(*merged, x.numel() // x.shape[1], summary)
+            maps = _over_whole_maps(mean, var, x, valid)
+            summary = self.stages.statistics.summary(self, x, *maps)
+        if valid is not None:
+            weights = valid.positions / valid.count
+        merged = algebra.batch_statistics(centred, var, weights)
+        batch = Batch(*merged, _elements(x, valid), summary)
         if group is None:
             return batch
         packed = mean.new_empty(0)
@@ -403,3 +420,21 @@ class PipelineNorm(Base):
                 tensor = entry.neutral_like(like, self.num_features)
                 state_dict[prefix + entry.name] = tensor
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _elements(x: Tensor, valid: ValidPart | None) -> int:
+    """Elements of ``x`` a channel."""
+    return x.numel() // x.shape[1] if valid is None else valid.count
+
+
+def _over_whole_maps(
+    mean: Tensor, var: Tensor, x: Tensor, valid: ValidPart | None
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of whole maps that have the valid part's sum of squares.
+
+    That sum is what a summary needs them for, and the direction of the mean.
+    """
+    if valid is None:
+        return mean, var
+    share = valid.positions / (x.shape[2] * x.shape[3])
+    return share.sqrt() * mean, share * var

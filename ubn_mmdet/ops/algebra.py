@@ -164,13 +164,21 @@ def center(mean: Tensor, weight: Tensor | None) -> Tensor:
     return mean if weight is None else torch.addcmul(mean, weight, mean)
 
 
-def batch_statistics(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def batch_statistics(
+    mean: Tensor, var: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over N, H, W, ``(C,)`` each, from those of each map.
 
     ``mean`` is that of the centred input, ``var`` is the same with centering and without.
     The variance is that within samples plus that between them: never negative, and free
     of the cancellation of ``E[x^2] - E[x]^2``. Both are zero where there are no samples.
+
+    ``weights``, ``(N, 1)``, are the samples' shares of the elements; None for equal ones.
     """
+    if weights is not None:
+        batch_mean = (weights * mean).sum(dim=0)
+        var = var + (mean - batch_mean).square()
+        return batch_mean, (weights * var).sum(dim=0)
     if len(mean) == 0:
         nothing = mean.sum(dim=0)
         return nothing, nothing

@@ -36,9 +36,9 @@ class GroupStatistics(BatchStatistics):
             if of_channels is not None:
                 setattr(layer, name, of_channels.new_empty(self.num_groups))
 
-    def values(self, x: Tensor) -> int:
+    def values(self, count: int, channels: int) -> int:
         """Of a group."""
-        return x.numel() // self.num_groups
+        return count * channels // self.num_groups
 
     def train(
         self, layer: nn.Module, batch: Batch, moves: bool

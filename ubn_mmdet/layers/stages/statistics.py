@@ -42,9 +42,9 @@ class Statistics(Stage):
 
     unit = 'channel'
 
-    def values(self, x: Tensor) -> int:
-        """Values that share a mean in the batch ``x``, ``(N, C, H, W)``."""
-        return x.numel() // x.shape[1]
+    def values(self, count: int, channels: int) -> int:
+        """Values that share a mean in a batch of ``count`` elements a channel."""
+        return count
 
     def summary(
         self, layer: nn.Module, x: Tensor, mean: Tensor, var: Tensor

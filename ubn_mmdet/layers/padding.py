@@ -1,0 +1,33 @@
+"""Convolutions that do not see the padding of a batch (docs/padding.md)."""
+
+from torch import nn
+
+from ..ops.padding import images_for, valid_part
+
+
+def hide_padding(model: nn.Module) -> None:
+    """Let the convolutions of a model find zeros where a batch is padded.
+
+    That is what they find beyond the border of an image that is not padded. Norm layers
+    of this package write zeros there anyway; pooling, and convolutions with a bias and no
+    norm behind them, do not. Nothing changes but within
+    :func:`~ubn_mmdet.padded_images`. Twice is once.
+
+    Args:
+        model: All ``nn.Conv2d`` in it with a kernel larger than 1 x 1 get a hook.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
+            if _zero_padding not in module._forward_pre_hooks.values():
+                module.register_forward_pre_hook(_zero_padding)
+
+
+def _zero_padding(module: nn.Module, args: tuple) -> tuple | None:
+    images = images_for(module)
+    if images is None:
+        return None
+    x, *rest = args
+    valid = valid_part(images, x)
+    if valid is None:
+        return None
+    return valid.fill(x), *rest

@@ -1,0 +1,188 @@
+"""Which part of a map is image, where the images of a batch are padded to one size.
+
+Images lie in the upper left corner of a batch, and whoever made the batch announces their
+sizes (:func:`padded_images`). A layer finds the valid part of its own maps by their
+stride (:func:`valid_part`), and reduces and writes that part alone
+(:class:`PaddedPasses`). docs/padding.md says what follows from that.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .algebra import compute_dtype, over_positions
+from .recompute import is_recomputation
+from .reference import ReferencePasses
+
+Size = tuple[int, int]
+
+
+class Images(NamedTuple):
+    """The images of a batch.
+
+    Attributes:
+        sizes: Height and width of each, in pixels, without its padding.
+        padded: Height and width of all of them with it.
+    """
+
+    sizes: tuple[Size, ...]
+    padded: Size
+
+
+class _Announcement(NamedTuple):
+    images: Images
+    apart: frozenset[nn.Module]
+
+
+_announced: ContextVar[_Announcement | None] = ContextVar('_announced', default=None)
+
+
+@contextlib.contextmanager
+def padded_images(
+    sizes: Sequence[Sequence[int]],
+    padded: Sequence[int],
+    apart: Collection[nn.Module] = (),
+) -> Iterator[None]:
+    """Norm layers called within it leave padded pixels out (docs/padding.md).
+
+    A map of as many samples as there are images, and of a size that a stride makes of
+    ``padded``, is taken for a map of the images. Others count as wholly valid.
+
+    Args:
+        sizes: Height and width of each image of the batch, in pixels; images lie in the
+            upper left corner.
+        padded: Height and width of the batch.
+        apart: Layers whose maps are not of whole images, though they may look it.
+
+    Raises:
+        ValueError: For an image without pixels, or larger than the batch.
+    """
+    images = Images(tuple((int(h), int(w)) for h, w in sizes), _pair(padded))
+    for size in images.sizes:
+        if not all(1 <= s <= p for s, p in zip(size, images.padded, strict=True)):
+            raise ValueError(
+                f'an image must have at least 1 x 1 pixels and at most those of the '
+                f'batch, {images.padded}, got {size}'
+            )
+    token = _announced.set(_Announcement(images, frozenset(apart)))
+    try:
+        yield
+    finally:
+        _announced.reset(token)
+
+
+def images_for(layer: nn.Module) -> Images | None:
+    """What has been announced to ``layer``; to be asked in each of its forwards.
+
+    The answer is kept on the layer: a forward that activation checkpointing repeats runs
+    in the backward, when the announcement has ended. A graph that is traced or compiled
+    is for any batch, and is told nothing.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return None
+    kept = layer.__dict__.get('_padded_images')
+    if is_recomputation():
+        return kept
+    announcement = _announced.get()
+    images = None
+    if announcement is not None and layer not in announcement.apart:
+        images = announcement.images
+    if images is not kept:
+        layer.__dict__['_padded_images'] = images
+    return images
+
+
+class ValidPart(NamedTuple):
+    """The part of some maps that is image.
+
+    Attributes:
+        mask: ``(N, 1, H, W)`` bool.
+        positions: ``(N, 1)``, valid positions of a map of each sample.
+        count: Of all samples.
+    """
+
+    mask: Tensor
+    positions: Tensor
+    count: int
+
+    def fill(self, x: Tensor) -> Tensor:
+        """``x`` with zeros outside; also for nan and inf, which a product would keep."""
+        return x.where(self.mask, x.new_zeros(()))
+
+
+def valid_part(images: Images, x: Tensor) -> ValidPart | None:
+    """The valid part of ``x``, ``(N, C, H, W)``; None if these are no maps of images."""
+    n, _, height, width = x.shape
+    if n != len(images.sizes) or not n:
+        return None
+    stride = map_stride(images.padded, (height, width))
+    if stride is None:
+        return None
+    sizes = [[_ceil(side, stride) for side in size] for size in images.sizes]
+    count = sum(h * w for h, w in sizes)
+    valid = torch.tensor(sizes, device=x.device)
+    rows = torch.arange(height, device=x.device) < valid[:, :1]
+    columns = torch.arange(width, device=x.device) < valid[:, 1:]
+    mask = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
+    positions = valid.prod(dim=1, keepdim=True).to(compute_dtype(x))
+    return ValidPart(mask, positions, count)
+
+
+def map_stride(padded: Size, size: Size) -> int | None:
+    """The stride that makes maps of ``size`` from images of ``padded``; None for none.
+
+    A strided convolution or pooling, padded by half its kernel, leaves
+    ``ceil(size / stride)``, as do several whose strides multiply. Powers of two come
+    first: where the size of the maps leaves a choice, it is one of them.
+    """
+    largest = max(padded)
+    powers = [2**i for i in range(largest.bit_length() + 1)]
+    for stride in (*powers, *range(3, largest)):
+        if tuple(_ceil(side, stride) for side in padded) == size:
+            return stride
+    return None
+
+
+class PaddedPasses(ReferencePasses):
+    """The reference's passes over the valid part of ``x``; zeros are written elsewhere.
+
+    Zeros are what the convolutions behind the layer would find beyond the border of an
+    image that is not padded.
+    """
+
+    def __init__(self, x: Tensor, valid: ValidPart) -> None:
+        super().__init__(valid.fill(x))
+        self.valid = valid
+
+    def mean(self) -> Tensor:
+        """``K``, ``(N, C)``: the mean of the valid part of each map."""
+        total = self.x.sum(dim=(2, 3), dtype=compute_dtype(self.x))
+        return total / self.valid.positions
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """``K, V``, ``(N, C)`` each: mean and biased variance of the valid part."""
+        mean = self.mean()
+        deviation = self.valid.fill(self.x - over_positions(mean))
+        return mean, deviation.square().sum(dim=(2, 3)) / self.valid.positions
+
+    def depthwise(
+        self, pivot: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, bias: Tensor
+    ) -> Tensor:
+        """As on maps that end where the valid part does."""
+        return self.valid.fill(super().depthwise(pivot, scale, shift, kernel, bias))
+
+    def _affine(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return self.valid.fill(super()._affine(pivot, scale, shift))
+
+
+def _ceil(side: int, stride: int) -> int:
+    return -(-side // stride)
+
+
+def _pair(size: Sequence[int]) -> Size:
+    height, width = size
+    return int(height), int(width)
