@@ -1,0 +1,14 @@
+"""Registers ``PaddingAware``, and imports MMDetection's models, slow as it is, on use."""
+
+from mmengine.registry import MODELS
+from torch import nn
+
+
+def padding_aware(**settings) -> nn.Module:
+    """Build a :class:`~ubn_mmdet.mm.padding_aware.PaddingAware`."""
+    from .padding_aware import PaddingAware
+
+    return PaddingAware(**settings)
+
+
+MODELS.register_module(name='PaddingAware', module=padding_aware)
