@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.commands import ROOT, run
+from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
@@ -12,7 +13,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from ubn_mmdet.data.shapes import make_shapes
+from ubn_mmdet.evidence.plan import Comparison
 from ubn_mmdet.mm import padding_aware
+from ubn_mmdet.mm.comparison.settings import open_data, resolve
 from ubn_mmdet.mm.padding_aware import PaddingAware, roi_layers
 
 SIZES = (40, 64), (64, 33), (23, 17)
@@ -163,3 +166,26 @@ def test_a_detector_trains_evaluates_and_infers_by_one_line_more(tmp_path):
     picture = next((tmp_path / 'data/shapes/val').glob('*.png'))
     output = run('infer.py', 'config.py', 'work/epoch_1.pth', picture, cwd=tmp_path)
     assert 'inferred' in output
+
+
+def test_the_comparison_pads_much_and_differs_in_that_alone(tmp_path):
+    make_shapes(tmp_path / 'shapes', num_train=4, num_val=2, image_size=64)
+    comparison = Comparison.open(ROOT / 'comparisons/shapes-padded.py')
+    folder = open_data(comparison, tmp_path / 'shapes', tmp_path)
+    types = {}
+    for run_ in comparison.runs():
+        cfg = resolve(comparison, run_, folder)
+        types[run_.norm.name] = cfg.model.data_preprocessor.pop('type')
+        cfg.model.backbone.norm_cfg = None
+        assert cfg.model == types.setdefault('model', cfg.model)
+    del types['model']
+    assert types == {
+        'BN': 'DetDataPreprocessor',
+        'BN-aware': 'PaddingAware',
+        'UBN': 'DetDataPreprocessor',
+        'UBN-aware': 'PaddingAware',
+    }
+    register_all_modules()
+    images = DATASETS.build(cfg.train_dataloader.dataset)
+    shapes = {images[i % 4]['data_samples'].img_shape for i in range(12)}
+    assert len(shapes) > 6
