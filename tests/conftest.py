@@ -15,7 +15,7 @@ with suppress(ImportError):  # in an environment with PyTorch alone
     # The same examples each time; nothing depends on how long they take.
     settings.register_profile(
         'tests',
-        max_examples=100,
+        max_examples=60,
         derandomize=True,
         database=None,
         deadline=None,

@@ -84,6 +84,14 @@ def test_statistics_do_not_depend_on_the_padding():
     assert not torch.allclose(moved[2], moved[0], rtol=0.01)
 
 
+def test_a_compiled_detector_does_not_see_it_either():
+    model = detector(divisor=128).eval()
+    want, _ = features(model, batch())
+    model.forward = torch.compile(model.forward, backend='eager')  # as cfg.compile does
+    got, _ = features(model, batch())
+    torch.testing.assert_close(got, want)
+
+
 def test_layers_of_a_roi_head_are_apart():
     head = {
         'model.roi_head.bbox_head.type': 'Shared4Conv1FCBBoxHead',
