@@ -271,8 +271,7 @@ class PipelineNorm(Base):
         if group is None:
             if algebra.is_empty(x):
                 return x + 0 * sum(parameter.sum() for parameter in self.parameters())
-            count = _elements(x, valid)
-            if of_batch and stages.statistics.values(count, x.shape[1]) == 1:
+            if of_batch and self._has_one_value(x, valid):
                 raise ValueError(
                     f'expected more than 1 value per {stages.statistics.unit} when '
                     f'training, got input size {tuple(x.shape)}'
@@ -306,6 +305,10 @@ class PipelineNorm(Base):
             if stages.scaling is not None:
                 gate = stages.scaling(self, pooled, mean)
             return stages.affine(self, passes, mean, inv_std, pooled, gate)
+
+    def _has_one_value(self, x: Tensor, valid: ValidPart | None) -> bool:
+        count = _elements(x, valid)
+        return self.stages.statistics.values(count, x.shape[1]) == 1
 
     def _batch_statistics(
         self,
