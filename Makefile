@@ -11,8 +11,13 @@ prepare = setup
 override PY = $(VENV)/bin/python
 endif
 
+# What the metadata promise, and the tests that need no toolbox.
+OLDEST_PYTHON ?= python$(shell sed -n 's/^python_requires = >=//p' setup.cfg)
+OLDEST_TORCH ?= $(shell sed -n 's/^ *torch>=/torch==/p' setup.cfg)
+TORCH_ALONE = tests/ops tests/layers tests/test_import.py
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint setup check clean
+.PHONY: help demo test test-torch test-oldest test-openmmlab lint setup check clean
 export VENV PYTHON TORCH MAX_JOBS
 
 help:
@@ -23,6 +28,11 @@ help:
 	@echo '              SIZE=<pixels>  to resize images to; by default it fits them'
 	@echo '              ARGS=<options> of tools/demo.py'
 	@echo 'make test     set up, run the tests; ARGS=<options> of pytest'
+	@echo '              The same in environments of their own, beside $(VENV):'
+	@echo '  make test-openmmlab   with the last releases of mmengine, mmcv and mmdet'
+	@echo '  make test-torch       what PyTorch alone suffices for, without a toolbox'
+	@echo '  make test-oldest      that, with the oldest PyTorch ($(OLDEST_TORCH)) on the'
+	@echo '                        oldest Python (OLDEST_PYTHON=$(OLDEST_PYTHON))'
 	@echo 'make lint     set up, run the linters and the type checker'
 	@echo 'make setup    make the virtual environment (the others do it if need be)'
 	@echo 'make clean    delete build leftovers; the environment and results stay'
@@ -41,6 +51,20 @@ demo: $(prepare)
 test: $(prepare)
 	$(PY) -m pytest $(ARGS)
 
+test-openmmlab:
+	@VENV=$(VENV)-openmmlab TOOLBOX=openmmlab .ci/setup.sh
+	TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 $(VENV)-openmmlab/bin/python -m pytest $(ARGS)
+
+test-torch:
+	@VENV=$(VENV)-torch TOOLBOX=none .ci/setup.sh
+	$(VENV)-torch/bin/python -m pytest $(TORCH_ALONE) $(ARGS)
+
+# The index may have this PyTorch with CUDA only: some 5 GiB on disk.
+test-oldest:
+	@VENV=$(VENV)-oldest TOOLBOX=none PYTHON=$(OLDEST_PYTHON) TORCH=$(OLDEST_TORCH) \
+		.ci/setup.sh
+	$(VENV)-oldest/bin/python -m pytest $(TORCH_ALONE) $(ARGS)
+
 lint: $(prepare)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -54,4 +78,4 @@ check:
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

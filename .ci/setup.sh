@@ -1,28 +1,48 @@
 #!/usr/bin/env bash
 # Makes the virtual environment $VENV as .ci/requirements.txt says, or does nothing if it
 # is ready. An interrupted set-up continues. `make help` lists the variables.
+#
+# TOOLBOX is 'onedl', 'openmmlab' (the stock stack, .ci/openmmlab.sed) or 'none': PyTorch
+# and what the metadata of ubn_mmdet ask of it for tests, as pip resolves them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
 MAX_JOBS=${MAX_JOBS:-$(nproc)}
+TOOLBOX=${TOOLBOX:-onedl}
 requirements=.ci/requirements.txt
 pretraining=.ci/pretraining.txt
 stamp=$VENV/.ubn_mmdet-ready
-
-pinned() { grep -E "^$1==" "$requirements"; }
-
-# What was installed last time holds until something else is asked for.
-TORCH=${TORCH:-$(cat "$VENV/.torch" 2>/dev/null || pinned torch)}
 
 fail() {
     echo "set-up: $*" >&2
     exit 1
 }
 
+# pins FILE: its lines, as they are for this toolbox.
+pins() {
+    case $TOOLBOX in
+    openmmlab) sed -f .ci/openmmlab.sed "$1" ;;
+    none) grep -v '^onedl-' "$1" ;;
+    *) cat "$1" ;;
+    esac
+}
+
+pinned() { pins "$requirements" | grep -E "^($1)=="; }
+
+# What was installed last time holds until something else is asked for.
+TORCH=${TORCH:-$(cat "$VENV/.torch" 2>/dev/null || pinned torch)}
+
 fingerprint() {
-    { cat "$requirements" "$pretraining" .ci/setup.sh; echo "$TORCH"; "$VENV/bin/python" -VV; } | sha256sum
+    {
+        pins "$requirements"
+        pins "$pretraining"
+        cat .ci/setup.sh
+        [[ $TOOLBOX != none ]] || cat setup.cfg
+        echo "$TORCH"
+        "$VENV/bin/python" -VV
+    } | sha256sum
 }
 
 check_machine() {
@@ -104,10 +124,43 @@ print(torch.__version__, "cuda" if torch.cuda.is_available() else "cpu", sep="-"
     echo "--cache-dir=$cache/ubn_mmdet-$kind"
 }
 
+install_toolbox() {
+    pins "$requirements" | grep -vE '^(torch|(onedl-)?mmcv)==' >"$VENV/.rest.txt"
+    step packages "the other packages of $requirements" \
+        "${pip[@]}" --no-deps --no-build-isolation -r "$VENV/.rest.txt"
+
+    pins "$pretraining" >"$VENV/.pretraining.txt"
+    rm -rf "$VENV/pretraining"
+    step pretraining "MMPreTrain, for pre-training, in $VENV/pretraining" \
+        "${pip[@]}" --no-deps --no-build-isolation --target "$VENV/pretraining" \
+        -r "$VENV/.pretraining.txt"
+
+    local cache
+    mapfile -t cache < <(mmcv_cache)
+    step mmcv "MMCV. Its C++ operators are compiled from source the first time: 78 files, about
+    $((25 / MAX_JOBS + 1)) minutes with $MAX_JOBS compilers at once (MAX_JOBS), longer with CUDA.
+    Later set-ups take pip's copy. Log: $VENV/log/mmcv.txt" \
+        env MMCV_WITH_OPS=1 MAX_JOBS="$MAX_JOBS" "${pip[@]}" -v --no-deps \
+        --no-build-isolation --force-reinstall "${cache[@]}" "$(pinned '(onedl-)?mmcv')"
+
+    step package "ubn_mmdet itself, editable" \
+        "${pip[@]}" --no-deps --no-build-isolation -e .
+    step check "checking what is installed" "$VENV/bin/python" -m ubn_mmdet
+}
+
+# Versions are those of the pins, as far as they have them.
+install_alone() {
+    pins "$requirements" | grep -v '^torch==' >"$VENV/.pins.txt"
+    step package "ubn_mmdet itself, editable, and what it needs for tests" \
+        "${pip[@]}" --no-build-isolation -c "$VENV/.pins.txt" -e '.[test]'
+}
+
 if [[ -f $stamp && $(fingerprint) == "$(<"$stamp")" ]]; then
     exit 0
 fi
 
+[[ $TOOLBOX =~ ^(onedl|openmmlab|none)$ ]] ||
+    fail "TOOLBOX=$TOOLBOX is not one of onedl, openmmlab and none"
 check_machine
 [[ -x $VENV/bin/pip ]] || "$PYTHON" -m venv "$VENV"
 mkdir -p "$VENV/log"
@@ -116,30 +169,17 @@ pip=("$VENV/bin/python" -m pip --disable-pip-version-check install)
 
 # TORCH may hold options of pip as well: several words.
 read -ra torch <<<"$TORCH"
-mapfile -t build < <(grep -E '^(numpy|ninja|setuptools|wheel)==' "$requirements")
+build='setuptools|wheel'
+[[ $TOOLBOX == none ]] || build+='|numpy|ninja'
+mapfile -t build < <(pinned "$build")
 step torch "PyTorch ($TORCH) and build tools; minutes, by the speed of the network" \
     "${pip[@]}" "${torch[@]}" "${build[@]}"
 echo "$TORCH" >"$VENV/.torch"
 
-grep -vE '^(torch|onedl-mmcv)==' "$requirements" >"$VENV/.rest.txt"
-step packages "the other packages of $requirements" \
-    "${pip[@]}" --no-deps --no-build-isolation -r "$VENV/.rest.txt"
-
-rm -rf "$VENV/pretraining"
-step pretraining "MMPreTrain, for pre-training, in $VENV/pretraining" \
-    "${pip[@]}" --no-deps --no-build-isolation --target "$VENV/pretraining" \
-    -r "$pretraining"
-
-mapfile -t cache < <(mmcv_cache)
-step mmcv "MMCV. Its C++ operators are compiled from source the first time: 78 files, about
-    $((25 / MAX_JOBS + 1)) minutes with $MAX_JOBS compilers at once (MAX_JOBS), longer with CUDA.
-    Later set-ups take pip's copy. Log: $VENV/log/mmcv.txt" \
-    env MMCV_WITH_OPS=1 MAX_JOBS="$MAX_JOBS" "${pip[@]}" -v --no-deps \
-    --no-build-isolation --force-reinstall "${cache[@]}" "$(pinned onedl-mmcv)"
-
-step package "ubn_mmdet itself, editable" \
-    "${pip[@]}" --no-deps --no-build-isolation -e .
-step check "checking what is installed" "$VENV/bin/python" -m ubn_mmdet
+case $TOOLBOX in
+none) install_alone ;;
+*) install_toolbox ;;
+esac
 
 fingerprint >"$stamp.new"
 mv "$stamp.new" "$stamp"

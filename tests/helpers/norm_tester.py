@@ -51,6 +51,7 @@ class NormTester:
         refuses: Names of the settings in ``COMMON`` that make no sense for it.
         gradient_is_exact: Whether backward is the derivative of forward; gradients are
             compared with the definition's in any case.
+        compiles_since: The PyTorch from which one graph holds all of it.
     """
 
     norm: type[nn.Module]
@@ -59,6 +60,7 @@ class NormTester:
     wrong: list[tuple[dict, str]] = []
     refuses: tuple[str, ...] = ()
     gradient_is_exact = True
+    compiles_since = '2.4'
     channels = 4
 
     def define(self, layer: nn.Module, xs: list[Tensor], state: State) -> Result:
@@ -405,6 +407,7 @@ class NormTester:
         assert layer.to('meta')(x).shape == x.shape
 
     def test_it_compiles_into_one_graph(self):
+        pytest.importorskip('torch', minversion=self.compiles_since)
         # PyTorch 2.13 loses changes of a 0-dimensional float64 buffer behind aot_eager.
         layer = self.trained(self.default).float()
         again = copy.deepcopy(layer)

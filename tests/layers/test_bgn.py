@@ -21,6 +21,7 @@ GROUPS = {
 
 class TestBGN(NormTester):
     norm = BGN
+    compiles_since = '2.6'  # PyTorch 2.4 breaks the graph at a named tuple's method
     channels = C
     variants = {name: {'num_groups': groups} for name, groups in GROUPS.items()}
     wrong = [

@@ -49,6 +49,9 @@ class TestBNET(NormTester):
 
 class TestInitBN(NormTester):
     norm = InitBN
+    compiles_since = (
+        '2.6'  # PyTorch 2.4 breaks the graph at the weight before a forward
+    )
     variants = {'0.1': {}, '0': {'initial_weight': 0}}
     fresh_weight = 0.1
     wrong = [({'initial_weight': 'small'}, "initial_weight.*number, got 'small'")]

@@ -151,6 +151,8 @@ def test_statistics_that_are_not_tracked_any_more_stand_still():
     ['eager', pytest.param('inductor', marks=pytest.mark.slow)],
 )
 def test_it_compiles_into_one_graph(backend):
+    # PyTorch 2.4 breaks the graph at the weight of a layer that has not run.
+    pytest.importorskip('torch', minversion='2.6')
     # PyTorch 2.13 loses changes of a 0-dimensional float64 buffer behind aot_eager.
     layer = trained(initial_weight=0.5).float()
     again = copy.deepcopy(layer)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.utils.checkpoint as cp
+from helpers.stock import dumps_no_class
 from mmcv.cnn import ConvModule
 from mmdet.models import EfficientNet, ResNet
 from mmdet.models.roi_heads.shared_heads import ResLayer
@@ -145,7 +146,10 @@ def test_components_are_named_as_without_the_wrapper(train, capfd):
     assert 'UBN layers: backbone: 1' in ''.join(capfd.readouterr())
 
 
-@pytest.mark.parametrize('norm', ['UBN', 'mmdet.UBN', 'mmengine.UBN', UBN])
+@pytest.mark.parametrize(
+    'norm',
+    ['UBN', 'mmdet.UBN', 'mmengine.UBN', pytest.param(UBN, marks=dumps_no_class)],
+)
 def test_a_run_whose_layers_are_gone_stops(train, norm):
     with pytest.raises(UBNReplacedError, match='the model has none'):
         train(Towers({'type': 'BN'}), norm=norm)

@@ -62,7 +62,10 @@ class ReferencePasses:
         else:
             channels, _, size = kernel.shape
             weight = kernel.unsqueeze(1).to(normalized.dtype)
-            y = F.conv2d(normalized, weight, padding=size // 2, groups=channels)
+            # Two numbers: in a trace they are tensors, and PyTorch up to 2.5 takes one
+            # tensor for a list.
+            padding = size // 2, size // 2
+            y = F.conv2d(normalized, weight, padding=padding, groups=channels)
         return (y + over_positions(bias)).to(self.x.dtype)
 
     def _affine(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
