@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -17,7 +18,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 PARTS = (
     *('ubn_mmdet', 'comparisons', 'configs', 'tools', 'tests'),
-    *('setup.py', 'setup.cfg', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md'),
+    *('setup.py', 'setup.cfg', 'pyproject.toml', 'MANIFEST.in'),
+    *('LICENSE', 'README.md', 'CHANGELOG.md', 'model-index.yml'),
 )
 
 
@@ -57,6 +59,57 @@ def wheel(checkout, tmp_path_factory) -> Path:
     return pip_wheel(checkout, tmp_path_factory.mktemp('wheel'))
 
 
+@pytest.fixture(scope='module')
+def sdist(checkout, tmp_path_factory) -> Path:
+    source = tmp_path_factory.mktemp('sdist') / 'source'
+    shutil.copytree(checkout, source, ignore=shutil.ignore_patterns('build'))
+    code = 'from setuptools import build_meta; build_meta.build_sdist(".")'
+    run(sys.executable, '-c', code, cwd=source)
+    return next(source.glob('*.tar.gz'))
+
+
+def empty_environment(folder: Path) -> tuple[Path, Path]:
+    """The Python and the packages folder of an environment beside this one's toolbox.
+
+    It has nothing of its own, and finds what this environment has after that.
+    """
+    run(sys.executable, '-m', 'venv', '--without-pip', str(folder), cwd=folder.parent)
+    python = folder / 'bin/python'
+    code = 'import sysconfig; print(sysconfig.get_path("purelib"))'
+    packages = Path(run(str(python), '-c', code, cwd=folder).strip())
+    (packages / 'toolbox.pth').write_text(sysconfig.get_path('purelib') + '\n')
+    return python, packages
+
+
+@pytest.mark.parametrize('kind', ['wheel', 'sdist'])
+def test_it_installs_and_works_beside_an_existing_toolbox(kind, request, tmp_path):
+    python, packages = empty_environment(tmp_path / 'env')
+    pip = sys.executable, '-m', 'pip', '--python', str(python), 'install'
+    # What is there stays as it is, another copy of this package too.
+    options = '--no-build-isolation', '--no-deps', '--ignore-installed'
+    archive = request.getfixturevalue(kind)
+    run(*pip, *options, str(archive), cwd=tmp_path)
+
+    report = run(str(python), '-m', 'ubn_mmdet', cwd=tmp_path)
+    lines = dict(line.split(maxsplit=1) for line in report.splitlines() if line)
+    assert lines['configs'] == str(packages / 'ubn_mmdet/.mim/configs')
+    assert lines['ubn_mmdet'] == __version__ and lines['UBN'] == 'registered'
+
+    train = packages / 'ubn_mmdet/.mim/tools/train.py'
+    assert '--cfg-options' in run(str(python), str(train), '--help', cwd=tmp_path)
+    code = (
+        'from mmdet.utils import register_all_modules\n'
+        'from mmdet.registry import MODELS\n'
+        'from mmengine.config import Config\n'
+        'from ubn_mmdet.paths import configs_dir\n'
+        'register_all_modules()\n'
+        'name = "demo/retinanet_r18-scratch_fpn_ubn_6e_shapes.py"\n'
+        'model = MODELS.build(Config.fromfile(configs_dir() / name).model)\n'
+        'print(type(model.backbone.bn1).__name__)\n'
+    )
+    assert run(str(python), '-c', code, cwd=tmp_path).split()[-1] == 'UBN'
+
+
 def below(folder: Path) -> set[str]:
     """The files below ``folder``, as in an archive."""
     files = (path for path in folder.rglob('*') if path.is_file())
@@ -82,17 +135,13 @@ def test_the_wheel_carries_comparisons_configs_and_tools_and_no_tests(checkout, 
         'ubn_mmdet',
         f'ubn_mmdet-{__version__}.dist-info',
     }
+    assert 'ubn_mmdet/.mim/model-index.yml' in names
     assert not (checkout / 'ubn_mmdet/.mim').exists()
 
 
-def test_an_sdist_builds_the_same_wheel(checkout, wheel, tmp_path):
-    code = 'from setuptools import build_meta; build_meta.build_sdist(".")'
-    source = tmp_path / 'source'
-    shutil.copytree(checkout, source, ignore=shutil.ignore_patterns('build'))
-    run(sys.executable, '-c', code, cwd=source)
-    archive = next(source.glob('*.tar.gz'))
+def test_an_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
     (tmp_path / 'out').mkdir()
-    rebuilt = pip_wheel(archive, tmp_path / 'out')
+    rebuilt = pip_wheel(sdist, tmp_path / 'out')
     assert set(zipfile.ZipFile(rebuilt).namelist()) == set(
         zipfile.ZipFile(wheel).namelist()
     )
