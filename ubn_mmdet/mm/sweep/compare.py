@@ -1,0 +1,252 @@
+"""One detector with BatchNorm and with another norm that has its weights."""
+
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..members import is_ours
+from .configs import num_classes, small_model, with_norm
+from .double import double_precision
+from .inputs import prepared, random_batch
+
+IMAGES, SIZE = 2, 64
+BATCHNORM = {'type': 'BN'}
+
+
+class NotSwept(RuntimeError):
+    """A detector that cannot be compared, for a reason that is not the norm."""
+
+
+class Outcome(NamedTuple):
+    """What one detector gave.
+
+    Attributes:
+        losses: By name.
+        gradients: Of parameters by name; those without are left out.
+        statistics: Buffers of the norm layers by name.
+        predictions: Tensors by name.
+    """
+
+    losses: dict[str, Tensor]
+    gradients: dict[str, Tensor] = {}
+    statistics: dict[str, Tensor] = {}
+    predictions: dict[str, Tensor] = {}
+
+
+def compare(path: Path, norm: Mapping[str, Any], size: int = SIZE) -> dict[str, Any]:
+    """How far the detector of a config is from its twin with ``norm``.
+
+    Both have the same random weights, loaded strictly, and see the same images, first
+    with every norm layer in training mode and every parameter learning ("live"), then as
+    the config has it (with ``norm_eval`` and frozen parameters), then in evaluation.
+    In float64, or float32 where the detector's own code or operators refuse that.
+
+    Args:
+        path: A config of MMDetection.
+        norm: The norm's config, ``{'type': 'UBN'}``.
+        size: Height and width of the images in pixels.
+
+    Returns:
+        ``dtype``; ``swapped`` and ``kept``, numbers of norm layers; ``frozen``, how many
+        of them the config keeps in evaluation mode in training, and ``fixed``, how many
+        have fixed parameters; and the largest differences, relative to the largest value:
+        ``loss``, ``gradient`` and ``statistics`` of the live step, ``loss_as_is`` and
+        ``gradient_as_is``, and ``prediction``.
+
+    Raises:
+        NotSwept: If there is no model or no BatchNorm in the config, or the detector with
+            BatchNorm does not run here; the message says which.
+    """
+    try:
+        model = small_model(path)
+    except Exception as error:
+        raise NotSwept(sentence(error)) from error
+    if model is None:
+        raise NotSwept('no model in the config')
+    for dtype in (torch.float64, torch.float32):
+        exact = dtype == torch.float64
+        with double_precision() if exact else nullcontext():
+            try:
+                theirs = _build(with_norm(model, BATCHNORM), dtype)
+                if not norms(theirs):
+                    raise NotSwept('no BatchNorm in it')
+                weights = copy.deepcopy(theirs.state_dict())
+                batch = random_batch(
+                    path.parent.name, theirs, num_classes(model), IMAGES, size
+                )
+                expected = list(_outcomes(theirs, batch, dtype))
+            except NotSwept:
+                raise
+            except Exception as error:
+                if exact:
+                    continue
+                raise NotSwept(sentence(error)) from error
+            counts = {'frozen': _in_evaluation(theirs), 'fixed': _fixed(theirs)}
+            ours = _build(with_norm(model, norm), dtype)
+            ours.load_state_dict(weights, strict=True)
+            found = list(_outcomes(ours, batch, dtype))
+            swapped = len([layer for layer in norms(ours) if is_ours(layer)])
+            return {
+                'dtype': str(dtype).removeprefix('torch.'),
+                'swapped': swapped,
+                'kept': len(norms(ours)) - swapped,
+                **counts,
+                **_differences(expected, found),
+            }
+    raise AssertionError('unreachable')
+
+
+def norms(model: nn.Module) -> list[_BatchNorm]:
+    """BatchNorm layers, and ours."""
+    return [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+
+
+def _build(model: ConfigDict, dtype: torch.dtype) -> nn.Module:
+    _seed()
+    detector = MODELS.build(copy.deepcopy(model))
+    detector.init_weights()
+    # A start at which every parameter of a norm matters.
+    generator = torch.Generator().manual_seed(0)
+    for layer in norms(detector):
+        for parameter, low, high in ((layer.weight, 0.5, 1.5), (layer.bias, -0.2, 0.2)):
+            if parameter is not None:
+                nn.init.uniform_(parameter, low, high, generator=generator)
+    return detector.to(dtype)
+
+
+def _seed() -> None:
+    """Detectors draw samples at random, and may ask which iteration it is."""
+    hub = MessageHub.get_current_instance()
+    for name in ('iter', 'epoch'):
+        hub.update_info(name, 1)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+
+
+def _outcomes(model: nn.Module, batch: dict, dtype: torch.dtype) -> Iterator[Outcome]:
+    """Live, as the config has it, and in evaluation."""
+    model.train()
+    modes = {name: module.training for name, module in model.named_modules()}
+    learning = {name: p.requires_grad for name, p in model.named_parameters()}
+    momenta = [layer.momentum for layer in norms(model)]
+
+    model.requires_grad_(True)
+    for layer in norms(model):
+        layer.train()
+        layer.momentum = 1.0  # the statistics of these images: evaluation stays sane
+    losses, gradients = _step(model, batch, dtype)
+    statistics = {
+        f'{i}.{name}': buffer.clone()
+        for i, layer in enumerate(norms(model))
+        for name, buffer in layer.named_buffers()
+        if name in ('running_mean', 'running_var')
+    }
+    yield Outcome(losses, gradients, statistics)
+
+    for layer, momentum in zip(norms(model), momenta, strict=True):
+        layer.momentum = momentum
+    for name, module in model.named_modules():
+        module.training = modes[name]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(learning[name])
+    yield Outcome(*_step(model, batch, dtype))
+
+    model.eval()
+    _seed()
+    data = prepared(model, batch, False, dtype)
+    with torch.no_grad():
+        results = model(**data, mode='predict')
+    yield Outcome({}, predictions=dict(_tensors(results)))
+
+
+def _step(
+    model: nn.Module, batch: dict, dtype: torch.dtype
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    model.zero_grad()
+    _seed()
+    data = prepared(model, batch, True, dtype)
+    total, losses = model.parse_losses(model(**data, mode='loss'))
+    total.backward()
+    gradients = {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    return {name: torch.as_tensor(loss) for name, loss in losses.items()}, gradients
+
+
+def _tensors(tree: object, name: str = '') -> Iterator[tuple[str, Tensor]]:
+    """The tensors that were predicted, by dotted name."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, BaseDataElement):
+        for key, value in tree.items():
+            if not key.startswith(('gt_', 'proposals', '_')):
+                yield from _tensors(value, f'{name}.{key}')
+    elif isinstance(tree, list | tuple):
+        for i, value in enumerate(tree):
+            yield from _tensors(value, f'{name}.{i}')
+    elif hasattr(tree, 'tensor'):  # boxes
+        yield name, tree.tensor
+
+
+def _in_evaluation(model: nn.Module) -> int:
+    model.train()
+    return sum(not layer.training for layer in norms(model))
+
+
+def _fixed(model: nn.Module) -> int:
+    return sum(not layer.weight.requires_grad for layer in norms(model) if layer.affine)
+
+
+def _differences(expected: list[Outcome], found: list[Outcome]) -> dict[str, float]:
+    (live, as_is, evaluated), (live2, as_is2, evaluated2) = expected, found
+    return {
+        'loss': difference(live.losses, live2.losses),
+        'gradient': difference(live.gradients, live2.gradients),
+        'statistics': difference(live.statistics, live2.statistics),
+        'loss_as_is': difference(as_is.losses, as_is2.losses),
+        'gradient_as_is': difference(as_is.gradients, as_is2.gradients),
+        'prediction': difference(evaluated.predictions, evaluated2.predictions),
+    }
+
+
+def difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> float:
+    """The largest over the tensors of ``expected``; inf if one is missing or reshaped.
+
+    Norms have parameters of their own: what ``found`` has beyond is left alone.
+    """
+    scale = max((_size(tensor) for tensor in expected.values()), default=0.0)
+    worst = 0.0
+    for name, tensor in expected.items():
+        other = found.get(name)
+        if other is None or other.shape != tensor.shape:
+            return float('inf')
+        distance = _size(tensor.double() - other.double())
+        if not np.isfinite(distance):
+            return float('inf')
+        worst = max(worst, distance / (_size(tensor) or scale or 1.0))
+    return worst
+
+
+def _size(tensor: Tensor) -> float:
+    return tensor.double().abs().max().item() if tensor.numel() else 0.0
+
+
+def sentence(error: BaseException) -> str:
+    """An error in one line."""
+    text = ' '.join(str(error).split())
+    return f'{type(error).__name__}: {text[:160]}' if text else type(error).__name__
