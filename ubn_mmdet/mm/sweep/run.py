@@ -14,9 +14,9 @@ import mmdet
 import mmengine
 import torch
 from mmdet.utils import register_all_modules
-from mmengine.logging import MMLogger
 
 from ...records import check_record
+from ..quiet import hide_initialisation
 from . import compare
 from .configs import families
 from .verdict import SAME, verdict
@@ -56,9 +56,7 @@ def sweep(
         if name not in rows or (again and verdict(rows[name]) != SAME)
     ]
     register_all_modules()
-    if not MMLogger.check_instance_created('sweep'):
-        # The toolbox would log the initialisation of every parameter.
-        MMLogger.get_instance('sweep', log_level='ERROR')
+    hide_initialisation('sweep')
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
     print(f'{len(wanted)} detectors, {len(wanted) - len(todo)} of them done before')
     different = 0
