@@ -129,6 +129,8 @@ def test_a_tensor_that_is_missing_reshaped_or_nan_is_no_small_difference():
     assert compare.difference(one, {'a': torch.ones(2), 'b': torch.ones(1)}) == 0
     for other in ({}, {'a': torch.ones(3)}, {'a': torch.full((2,), torch.nan)}):
         assert compare.difference(one, other) == float('inf')
+    rounding = {'a': torch.ones(1), 'zero': torch.full((1,), 1e-17)}
+    assert compare.difference(rounding, rounding | {'zero': torch.zeros(1)}) < 1e-10
     bools = {'mask': torch.tensor([True, False])}
     assert compare.difference(bools, {'mask': torch.tensor([True, True])}) == 1
 
