@@ -124,8 +124,13 @@ print(torch.__version__, "cuda" if torch.cuda.is_available() else "cpu", sep="-"
     echo "--cache-dir=$cache/ubn_mmdet-$kind"
 }
 
+# A CUDA build of PyTorch has brought the Triton that it works with.
+has_triton() { "$VENV/bin/python" -c 'import triton' &>/dev/null; }
+
 install_toolbox() {
-    pins "$requirements" | grep -vE '^(torch|(onedl-)?mmcv)==' >"$VENV/.rest.txt"
+    pins "$requirements" |
+        grep -vE "^(torch|(onedl-)?mmcv$(has_triton && echo '|triton'))==" \
+            >"$VENV/.rest.txt"
     step packages "the other packages of $requirements" \
         "${pip[@]}" --no-deps --no-build-isolation -r "$VENV/.rest.txt"
 

@@ -9,6 +9,10 @@ import pytest
 # processes run beside, for long. Before torch is imported; holds for subprocesses too.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+# Triton asks when it is first imported: without a GPU, its interpreter runs the kernels.
+if not os.path.exists('/dev/nvidiactl'):
+    os.environ.setdefault('TRITON_INTERPRET', '1')
+
 with suppress(ImportError):  # in an environment with PyTorch alone
     from hypothesis import HealthCheck, Phase, settings
 

@@ -22,7 +22,7 @@ from .layers import (
     hide_padding,
 )
 from .mm.toolbox import mmengine_problem
-from .ops.dispatch import reference_passes
+from .ops.dispatch import choose_passes, reference_passes
 from .ops.padding import padded_images
 from .version import __version__
 
@@ -38,6 +38,7 @@ __all__ = [
     'InitBN',
     'PowerNorm',
     '__version__',
+    'choose_passes',
     'convert_batchnorm',
     'hide_padding',
     'padded_images',

@@ -5,22 +5,13 @@ import weakref
 import pytest
 import torch
 from helpers.layers import OFF, images, trained
+from helpers.passes import gradients
 
 from ubn_mmdet import reference_passes
-from ubn_mmdet.ops.dispatch import passes_for
 from ubn_mmdet.ops.fused import FusedPasses
-from ubn_mmdet.ops.reference import ReferencePasses
 
 KERNELS = pytest.mark.parametrize('kernel_size', [1, 3])
 MODES = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
-
-
-def gradients(layer, x, upstream):
-    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    layer.zero_grad()
-    y = layer(x)
-    y.backward(upstream)
-    return [y, x.grad, *(parameter.grad.clone() for parameter in layer.parameters())]
 
 
 @KERNELS
@@ -128,20 +119,6 @@ def test_one_reduction_and_one_apply_a_call():
         passes.depthwise(zero, one, zero, torch.ones(2, 3, 3).double(), zero)
     with pytest.raises(RuntimeError, match='before its apply'):
         passes.moments()
-
-
-def test_which_passes_run():
-    x = torch.zeros(2, 3, 4, 4)
-    assert isinstance(passes_for(x), FusedPasses)
-    assert isinstance(passes_for(x[:0]), ReferencePasses)
-    assert isinstance(passes_for(x.to('meta')), ReferencePasses)
-    with reference_passes():
-        assert isinstance(passes_for(x), ReferencePasses)
-    assert isinstance(passes_for(x), FusedPasses)
-    seen = torch.vmap(lambda row: row * (isinstance(passes_for(row), ReferencePasses)))(
-        x + 1
-    )
-    assert (seen == 1).all()
 
 
 @KERNELS

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..ops import algebra
 from ..ops.closed_form import Normalizer, closed_form
 from ..ops.coefficients import Form, Learnt
-from ..ops.dispatch import is_by_hand, passes_for
+from ..ops.dispatch import passes_for, steps_for
 from ..ops.distributed import merge_statistics, sync_group
 from ..ops.padding import PaddedPasses, ValidPart, images_for, valid_part
 from ..ops.precision import full_precision
@@ -277,12 +278,14 @@ class PipelineNorm(Base):
                     f'training, got input size {tuple(x.shape)}'
                 )
         with full_precision(x.device.type):
+            kernel_size = stages.affine.kernel_size
+            steps = steps_for(x, kernel_size)
             if valid is not None:
                 passes = PaddedPasses(x, valid)
-            elif is_by_hand(x) and stages.have_closed_form:
-                return self._closed_form(x, of_batch, group)
+            elif steps is not None and stages.have_closed_form:
+                return self._closed_form(x, of_batch, group, steps)
             else:
-                passes = passes_for(x)
+                passes = passes_for(x, kernel_size)
             if not of_batch and stages.centering is None and stages.scaling is None:
                 dtype = algebra.compute_dtype(x)
                 mu, inv_std = stages.statistics.running(self, dtype)
@@ -340,12 +343,13 @@ class PipelineNorm(Base):
         centred: Tensor,
         group: ProcessGroup | None,
         valid: ValidPart | None = None,
+        gram: Tensor | None = None,
     ) -> Batch:
         """The statistics of the batch, of all ranks."""
         summary = weights = None
         if self._tracks:
             maps = _over_whole_maps(mean, var, x, valid)
-            summary = self.stages.statistics.summary(self, x, *maps)
+            summary = self.stages.statistics.summary(self, x, *maps, gram)
         if valid is not None:
             weights = valid.positions / valid.count
         merged = algebra.batch_statistics(centred, var, weights)
@@ -362,7 +366,11 @@ class PipelineNorm(Base):
         return Batch(*merged, count, summary, count > 0, group)
 
     def _closed_form(
-        self, x: Tensor, of_batch: bool, group: ProcessGroup | None
+        self,
+        x: Tensor,
+        of_batch: bool,
+        group: ProcessGroup | None,
+        steps: ModuleType,
     ) -> Tensor:
         """The same as stage by stage, in one function with a hand-written backward."""
         stages = self.stages
@@ -374,10 +382,12 @@ class PipelineNorm(Base):
         if not of_batch:
             dtype = algebra.compute_dtype(x)
             normalizer = Normalizer(*running_statistics(self, dtype))
-            return closed_form(x, normalizer, learnt, form)
+            return closed_form(x, normalizer, learnt, form, steps)
 
-        def normalizer_of(mean: Tensor, var: Tensor, centred: Tensor) -> Normalizer:
-            batch = self._batch(x, mean, var, centred, group)
+        def normalizer_of(
+            mean: Tensor, var: Tensor, centred: Tensor, gram: Tensor | None
+        ) -> Normalizer:
+            batch = self._batch(x, mean, var, centred, group, gram=gram)
             is_open = None
             if self._tracks:
                 moves = not is_recomputation()
@@ -385,7 +395,9 @@ class PipelineNorm(Base):
             chosen = choose(self, batch, is_open)
             return Normalizer(*chosen, is_open, batch.count, group)
 
-        return closed_form(x, normalizer_of, learnt, form)
+        if self._tracks:
+            form = form._replace(needs_gram=stages.statistics.wants_gram(self))
+        return closed_form(x, normalizer_of, learnt, form, steps)
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):

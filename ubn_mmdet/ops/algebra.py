@@ -37,11 +37,15 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 # In two steps, because summaries of disjoint sets of samples add up, condensations do not.
 
 
-def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
+def flat_summary(
+    x: Tensor, mean: Tensor, var: Tensor, gram: Tensor | None = None
+) -> tuple[Tensor, int]:
     """Sum of the cosines between samples flattened over C, H, W, and pairs' number.
 
     ``(1,)``, over all ordered pairs of different samples among the first 16. A sample of
-    zeros has cosine 0 with every other. Not differentiated.
+    zeros has cosine 0 with every other. Not differentiated. Where ``gram``, the products
+    of all pairs of 16 samples at most, ``(N, N)``, is known, ``x`` is not read; ``gram``
+    is changed.
 
     One read of ``x``. Few samples: from the products of all pairs, the Gram matrix. For
     many that is more arithmetic than reading them: with ``u = sum_n x_n / |x_n|`` the sum
@@ -49,6 +53,8 @@ def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
     """
     n = _samples(x)
     with torch.no_grad():
+        if gram is not None:
+            return _cosines_of_gram(gram).view(1), n * (n - 1)
         x, mean, var = x[:n], mean[:n], var[:n]
         rows = _rows(x)
         if n <= GRAM_SAMPLES or n * x.numel() <= GRAM_PRODUCTS:
@@ -117,10 +123,12 @@ def flat_condensation(cosines: Tensor, pairs: int | Tensor) -> Tensor:
     return _mean_or_one(cosines.squeeze(0), pairs)
 
 
-def pooled_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
+def pooled_summary(
+    x: Tensor, mean: Tensor, var: Tensor, gram: Tensor | None = None
+) -> tuple[Tensor, int]:
     """``sum_n K_n / |K_n|`` over the first 16 samples, how many are not zero; and all.
 
-    ``(C + 1,)``, and a number. Not differentiated.
+    ``(C + 1,)``, and a number; ``gram`` is of no use. Not differentiated.
     """
     n = _samples(x)
     with torch.no_grad():

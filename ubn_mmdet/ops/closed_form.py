@@ -2,18 +2,19 @@
 
 Forward: moments of the maps -> statistics, merged if there are ranks -> coefficients ->
 apply. Backward: sums over the maps -> gradients of the statistics, merged again ->
-those of the maps. What is in between is in ``coefficients.py``, the passes over ``x`` in
-``passes.py``. Saved are ``x`` and tensors of maps.
+those of the maps. What is in between is in ``coefficients.py``, what is done with ``x`` in
+``eager_steps.py`` and ``triton_steps.py``. Saved are ``x`` and tensors of maps.
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import algebra, passes
+from . import algebra, eager_steps
 from .coefficients import (
     Form,
     Learnt,
@@ -43,12 +44,17 @@ class Normalizer(NamedTuple):
     group: dist.ProcessGroup | None = None
 
 
-# From ``K``, ``V`` and the means of the centred maps, ``(N, C)`` each.
-OfBatch = Callable[[Tensor, Tensor, Tensor], Normalizer]
+# From ``K``, ``V`` and the means of the centred maps, ``(N, C)`` each, and the products of
+# all pairs of samples, ``(N, N)``, or None.
+OfBatch = Callable[[Tensor, Tensor, Tensor, Tensor | None], Normalizer]
 
 
 def closed_form(
-    x: Tensor, normalizer: Normalizer | OfBatch, learnt: Learnt, form: Form
+    x: Tensor,
+    normalizer: Normalizer | OfBatch,
+    learnt: Learnt,
+    form: Form,
+    steps: ModuleType = eager_steps,
 ) -> Tensor:
     """The layer's output.
 
@@ -58,40 +64,37 @@ def closed_form(
             nothing is recorded for autograd.
         learnt: Parameters.
         form: Settings.
+        steps: What to do with ``x``: ``eager_steps`` or ``triton_steps``.
     """
-    return _ClosedForm.apply(x, normalizer, form, *learnt)
+    return _ClosedForm.apply(x, normalizer, form, steps, *learnt)
 
 
 class _ClosedForm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, normalizer, form, *learnt):
+    def forward(ctx, x, normalizer, form, steps, *learnt):
         dtype = algebra.compute_dtype(x)
         learnt = Learnt(*(t if t is None else t.to(dtype) for t in learnt))
         mean = centred = None
         if callable(normalizer):
-            mean, var = passes.moments(x)
+            mean, var, gram = steps.moments(x, form.needs_gram)
             centred = algebra.center(mean, learnt.centering_weight)
-            normalizer = normalizer(mean, var, centred)
+            normalizer = normalizer(mean, var, centred, gram)
         elif learnt.differs_by_sample:
-            mean = passes.mean(x)
+            mean = steps.mean(x)
             centred = algebra.center(mean, learnt.centering_weight)
         if not learnt.differs_by_sample:
             mean = centred = None
         mu, var = normalizer.mean, normalizer.var
         c = coefficients(mean, centred, mu, var, learnt, form)
 
-        apply = c.pivot, c.weight, c.bias, var
-        if mean is not None:  # each map has its own; else each channel, for all samples
-            apply = tuple(passes.over_maps(t, x) for t in apply)
-        pivot, weight, bias, apply_var = apply
-        y = passes.normalize(x, *apply, form.eps).to(x.dtype)
-        if c.kernel is not None:
-            y = passes.depthwise(y, c.kernel)
-            if c.behind is not None:
-                # Not in place: checkpointing may keep what the convolution gave.
-                y = (y + algebra.over_positions(c.behind)).to(x.dtype)
+        # What the apply takes, for each map or, where samples share it, each channel.
+        pivot, weight, bias, apply_var = steps.per_map(
+            x, c.pivot, c.weight, c.bias, var
+        )
+        y = steps.apply(x, pivot, weight, bias, apply_var, form.eps, c.kernel, c.behind)
 
         ctx.form, ctx.count, ctx.group = form, normalizer.count, normalizer.group
+        ctx.steps = steps
         ctx.save_for_backward(
             x, mean, var, normalizer.is_open, pivot, weight, apply_var, c.sigmoid,
             c.kernel, *learnt,
@@ -104,17 +107,11 @@ class _ClosedForm(torch.autograd.Function):
         (x, mean, var, is_open, pivot, weight, apply_var, sigmoid, kernel,
          *learnt) = ctx.saved_tensors  # fmt: skip
         learnt, form = Learnt(*learnt), ctx.form
-        u, of_kernel, of_behind = grad, None, None
-        if kernel is not None:
-            y = passes.normalize(x, pivot, weight, None, apply_var, form.eps)
-            y = y.to(x.dtype)
-            u, of_kernel = passes.depthwise_backward(grad, y, kernel)
-            of_behind = grad.sum(dim=(2, 3), dtype=pivot.dtype)
-        of_weight, of_bias = passes.sums(u, x, pivot, apply_var, form.eps)
-        needs_x, needs_centering = ctx.needs_input_grad[0], ctx.needs_input_grad[6]
+        sums = ctx.steps.reduce(grad, x, pivot, weight, apply_var, form.eps, kernel)
+        needs_x, needs_centering = ctx.needs_input_grad[0], ctx.needs_input_grad[7]
         to_x = needs_x or needs_centering
         back = backward_to_statistics(
-            of_weight, of_bias, of_behind, mean, var, pivot, sigmoid, is_open, learnt,
+            *sums[1:3], sums.behind, mean, var, pivot, sigmoid, is_open, learnt,
             form, of_batch=ctx.count is not None and to_x,
         )  # fmt: skip
         of_x = of_centering = None
@@ -129,12 +126,12 @@ class _ClosedForm(torch.autograd.Function):
             of_centering = to_maps.centering_weight
         if needs_x:
             scale = back.inv_std if weight is None else weight * back.inv_std
-            of_x = passes.combine(u, scale, x, *to_maps[:3]).to(x.dtype)
+            of_x = ctx.steps.gradient(sums.handed, kernel, scale, x, *to_maps[:3])
         gradients = back.learnt._replace(centering_weight=of_centering)
         if kernel is not None:
             centre = kernel.shape[-1] // 2
             gradients = gradients._replace(
-                spatial_weight=of_kernel,
-                weight=of_kernel[:, centre, centre].contiguous(),
+                spatial_weight=sums.kernel,
+                weight=sums.kernel[:, centre, centre].contiguous(),
             )
-        return of_x, None, None, *gradients
+        return of_x, None, None, None, *gradients

@@ -72,11 +72,13 @@ class Form(NamedTuple):
         eps: Added to the variance.
         initial_bias: ``b0``, which the scaling gate is normalised by.
         bias_is_scaled: Whether the scaling gate acts on the bias as well.
+        needs_gram: Whether the products of all pairs of samples are of use.
     """
 
     eps: float
     initial_bias: float = 1.0
     bias_is_scaled: bool = True
+    needs_gram: bool = False
 
     @property
     def gate_factor(self) -> float:

@@ -20,9 +20,13 @@ class ChannelAffine(Stage):
     Args:
         initial_weight: What ``weight`` starts from.
         bias_is_scaled: Whether the scaling gate ``s`` acts on the bias as well.
+
+    Attributes:
+        kernel_size: Of the depthwise kernel; 1 for none.
     """
 
     evaluates_as_batchnorm = True
+    kernel_size = 1
 
     def __init__(
         self, initial_weight: float = 1.0, bias_is_scaled: bool = True

@@ -59,13 +59,22 @@ class GatedStatistics(BatchStatistics):
             return ()
         return (Entry('condensation', neutral=1.0, per_channel=False, learnt=False),)
 
+    def wants_gram(self, layer: nn.Module) -> bool:
+        """Whether whole maps are compared."""
+        return self._is_on(layer) and self.feature == 'flat'
+
     def summary(
-        self, layer: nn.Module, x: Tensor, mean: Tensor, var: Tensor
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        gram: Tensor | None = None,
     ) -> Summary | None:
         """What the condensation follows from."""
         if not self._is_on(layer):
-            return super().summary(layer, x, mean, var)
-        return algebra.SUMMARIES[self.feature](x, mean, var)
+            return super().summary(layer, x, mean, var, gram)
+        return algebra.SUMMARIES[self.feature](x, mean, var, gram)
 
     @torch.no_grad()
     def advance(self, layer: nn.Module, batch: Batch, moves: bool) -> Tensor | None:

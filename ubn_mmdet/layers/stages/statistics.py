@@ -46,8 +46,17 @@ class Statistics(Stage):
         """Values that share a mean in a batch of ``count`` elements a channel."""
         return count
 
+    def wants_gram(self, layer: nn.Module) -> bool:
+        """Whether :meth:`summary` has a use for the products of all pairs of samples."""
+        return False
+
     def summary(
-        self, layer: nn.Module, x: Tensor, mean: Tensor, var: Tensor
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        gram: Tensor | None = None,
     ) -> Summary | None:
         """What else to learn of a batch; both parts must add up over ranks.
 
@@ -56,6 +65,7 @@ class Statistics(Stage):
             x: The input, ``(N, C, H, W)``.
             mean: Of each map, ``(N, C)``.
             var: Biased, of each map, ``(N, C)``.
+            gram: The products of all pairs of samples, ``(N, N)``, if they are known.
         """
         return None
 

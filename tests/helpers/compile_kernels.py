@@ -1,0 +1,100 @@
+"""Compiles every Triton kernel to machine code of a GPU; none needs to be there.
+
+``python -m helpers.compile_kernels CAPABILITY DTYPE LAYOUT`` prints a json object, for
+each kernel and variant the registers of a thread, and the bytes it keeps in memory for
+want of registers. Not for a process in which Triton interprets.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from ubn_mmdet.ops import triton_kernels
+from ubn_mmdet.ops.memory import memory_format
+
+POINTERS = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16'}
+LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
+
+
+class Compiler:
+    """Compiles what would be launched, as Triton specialises it."""
+
+    def __init__(self, capability: int) -> None:
+        self.target = GPUTarget('cuda', capability, 32)
+        self.usage: dict[str, dict[str, int]] = {}
+
+    def run(self, kernel: JITFunction, *args, grid, warmup, **constants) -> None:
+        signature, values, attributes = {}, dict(constants), {}
+        for i, (parameter, value) in enumerate(zip(kernel.params, args, strict=False)):
+            name = parameter.name
+            if isinstance(value, torch.Tensor):
+                signature[name] = POINTERS[value.dtype]
+                aligned = True
+            elif isinstance(value, float):
+                signature[name], aligned = 'fp32', False
+            elif value == 1:
+                signature[name], values[name], aligned = 'constexpr', 1, False
+            else:
+                signature[name] = 'i32'
+                aligned = value % 16 == 0
+            if aligned:
+                attributes[(i,)] = [['tt.divisibility', 16]]
+        signature |= dict.fromkeys(constants, 'constexpr')
+        assert list(signature) == [parameter.name for parameter in kernel.params]
+        source = ASTSource(kernel, signature, values, attributes)
+        compiled = triton.compile(source, target=self.target)
+        shown = ''.join(f' {k}={v}' for k, v in constants.items())
+        self.usage[kernel.__name__ + shown] = resources(compiled.asm['cubin'])
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers of a thread, and its bytes of stack, by what comes with Triton."""
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(cubin)
+        file.flush()
+        tool = Path(triton.backends.__path__[0], 'nvidia', 'bin', 'cuobjdump')
+        command = [tool, '--dump-resource-usage', file.name]
+        output = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = dict(re.findall(r'(REG|STACK|LOCAL):(\d+)', output.stdout))
+    return {name: int(number) for name, number in found.items()}
+
+
+def launch_all(x: torch.Tensor) -> None:
+    """Launch every kernel, with every stage and without."""
+    n, c = x.shape[:2]
+    map_, kernel = x.new_zeros(n, c, dtype=torch.float32), torch.zeros(c, 3, 3)
+    triton_kernels.moments(x)
+    for samples in (2, 8):
+        batch = torch.empty_like(x[:1]).expand(samples, *x.shape[1:])
+        batch = batch.contiguous(memory_format=memory_format(x))
+        triton_kernels.moments(batch, gram=True)
+    for weight, bias in ((None, None), (kernel, map_)):
+        for var in (None, map_):
+            triton_kernels.apply(x, map_, map_, map_, weight, bias, var)
+            triton_kernels.reduce(x, x, map_, map_, map_, weight, var)
+        triton_kernels.gradient(x, map_, weight)
+        triton_kernels.gradient(x, map_, weight, offset=map_)
+        triton_kernels.gradient(x, map_, weight, x, map_, map_, map_)
+
+
+def main() -> None:
+    """Compile for the target, dtype and layout of the command line."""
+    capability, dtype, layout = sys.argv[1:]
+    compiler = Compiler(int(capability))
+    JITFunction.run = lambda kernel, *args, **rest: compiler.run(kernel, *args, **rest)
+    x = torch.zeros(2, 64, 50, 84, dtype=getattr(torch, dtype))
+    launch_all(x.to(memory_format=LAYOUTS[layout]))
+    print(json.dumps(compiler.usage))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,40 @@
+"""Every Triton kernel compiles to machine code for the GPUs people have."""
+
+import json
+
+import pytest
+from helpers.commands import ROOT, run
+
+pytest.importorskip('triton', reason='Triton is not installed')
+pytest.importorskip(
+    'triton._C.libtriton.nvidia', reason='Triton was built without NVIDIA GPUs'
+)
+
+KERNELS = {
+    '_moments_of_parts',
+    '_moments_of_maps',
+    '_apply',
+    '_sums_of_parts',
+    '_sums_of_parts_with_kernel',
+    '_sums_of_maps',
+    '_gradient',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
+@pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
+@pytest.mark.parametrize('capability', [80, 90])  # A100, H100
+def test_it_compiles_and_needs_no_memory_for_registers(
+    capability, dtype, layout, tmp_path
+):
+    # Where Triton interprets, it does not compile: in a process of its own.
+    output = run(
+        '-m', 'helpers.compile_kernels', capability, dtype, layout,
+        cwd=tmp_path, path=str(ROOT / 'tests'),
+        TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(tmp_path),
+    )  # fmt: skip
+    usage = json.loads(output.splitlines()[-1])
+    assert {name.split()[0] for name in usage} == KERNELS
+    for name, used in usage.items():
+        assert used['LOCAL'] == used['STACK'] == 0, name

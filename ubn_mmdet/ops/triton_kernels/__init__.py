@@ -1,0 +1,21 @@
+"""The passes over ``x`` as Triton kernels. Importing this imports Triton.
+
+Each file holds the kernels of one pass and the function that launches them, on tensors
+and without autograd:
+
+- ``moments.py``: mean and variance of each map, and the Gram matrix of a small batch;
+- ``apply.py``: the result, for k > 1 with the depthwise convolution inside;
+- ``reduce.py``: what the coefficients' gradients are made of, from one read of ``dy, x``;
+- ``gradient.py``: ``dx``, for k > 1 with the transposed convolution inside.
+
+A pass reads each of its large tensors once; the neighbours that a convolution reads again
+come from a cache. ``tiles.py`` says which program works on what. Results do not depend on
+the order in which programs run: nothing is added up atomically.
+"""
+
+from .apply import apply
+from .gradient import gradient
+from .moments import GRAM_SAMPLES, moments
+from .reduce import reduce
+
+__all__ = ['GRAM_SAMPLES', 'apply', 'gradient', 'moments', 'reduce']
