@@ -1,0 +1,186 @@
+"""What the Triton kernels move between a GPU and its memory: counted, not measured.
+
+The kernels are called for tensors without data, and every launch noted with its tensors.
+A launch reads what it is given once and writes its results once; what it reads again, as
+a convolution does with its neighbours, comes from a cache. Bytes over a GPU's bandwidth
+are a lower bound of the time, **a prediction**.
+
+``python -m ubn_mmdet.bench.traffic`` prints the tables of docs/performance.md.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..markdown import markdown_table
+from .layers import R50_FPN
+
+BANDWIDTHS = {  # bytes a second, by the makers' data sheets
+    'H100 SXM': 3.35e12,
+    'A100 80 GB': 2.04e12,
+    'A100 40 GB': 1.56e12,
+}
+# Where a kernel's results go; all other tensors that it is given it reads.
+RESULTS = {
+    '_moments_of_parts': ('parts', 'products'),
+    '_moments_of_maps': ('result', 'pairs'),
+    '_apply': ('y',),
+    '_sums_of_parts': ('parts',),
+    '_sums_of_parts_with_kernel': ('parts',),
+    '_sums_of_maps': ('of_maps', 'of_kernel'),
+    '_gradient': ('dx',),
+}
+DIRECTIONS = 'forward', 'backward'
+
+
+def layer_traffic(
+    shape: tuple[int, ...],
+    kernel_size: int = 1,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> dict[str, list[dict[str, Any]]]:
+    """Bytes of each launch of a UBN layer in training, its passes over ``x`` alone.
+
+    Args:
+        shape: Of the input, ``(N, C, H, W)``.
+        kernel_size: Of the depthwise kernel; 1 for none.
+        dtype: Of the input.
+        memory_format: Of the input.
+
+    Returns:
+        For each of ``DIRECTIONS`` the launches in their order: ``kernel``, ``programs``,
+        and bytes by tensor in ``reads`` and ``writes``.
+
+    Raises:
+        ImportError: Without Triton.
+    """
+    from ..ops import triton_steps
+    from ..ops.triton_kernels.launch import noting
+
+    n, c = shape[:2]
+    x = torch.empty(shape, dtype=dtype, device='meta', memory_format=memory_format)
+    dy = torch.empty_like(x)
+    of_map, of_channel = x.new_empty(n, c).float(), x.new_empty(c).float()
+    kernel = behind = None
+    bias = of_map
+    if kernel_size > 1:
+        kernel = of_channel.new_empty(c, kernel_size, kernel_size)
+        behind, bias = of_map, None
+    pivot, weight, bias, var = triton_steps.per_map(
+        x, of_map, of_map.clone(), bias, of_channel
+    )
+    with noting() as forward:
+        triton_steps.moments(x, gram=True)
+        triton_steps.apply(x, pivot, weight, bias, var, 1e-5, kernel, behind)
+    with noting() as backward:
+        triton_steps.reduce(dy, x, pivot, weight, var, 1e-5, kernel)
+        coefficients = (torch.empty_like(of_map) for _ in range(4))
+        triton_steps.gradient(dy, kernel, next(coefficients), x, *coefficients)
+    return {
+        direction: [launch_traffic(launch) for launch in launches]
+        for direction, launches in zip(DIRECTIONS, (forward, backward), strict=True)
+    }
+
+
+def launch_traffic(launch) -> dict[str, Any]:
+    """Bytes of one launch, by tensor; each tensor counts once."""
+    moved: tuple[dict[str, int], dict[str, int]] = {}, {}
+    seen: set[int] = set()
+    for is_result, sizes in enumerate(moved):
+        for name, tensor in launch.arguments.items():
+            # A tensor that is there stands for what is absent, and is moved once.
+            if not isinstance(tensor, Tensor) or id(tensor) in seen:
+                continue
+            if (name in RESULTS[launch.kernel]) == is_result:
+                seen.add(id(tensor))
+                sizes[name] = distinct_bytes(tensor)
+    return {
+        'kernel': launch.kernel,
+        'programs': launch.programs,
+        'reads': moved[0],
+        'writes': moved[1],
+    }
+
+
+def distinct_bytes(tensor: Tensor) -> int:
+    """Of its elements, those that an expansion repeats counted once."""
+    count = tensor.element_size()
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        count *= size if stride else 1
+    return count
+
+
+def total_bytes(launches: Iterable[dict[str, Any]]) -> int:
+    """Bytes read and written by launches."""
+    return sum(
+        sum(launch[what].values())
+        for launch in launches
+        for what in ('reads', 'writes')
+    )
+
+
+def batchnorm_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, int]:
+    """What BatchNorm moves: forward two reads and a write, backward four and one."""
+    x = torch.empty(shape, dtype=dtype, device='meta')
+    return {'forward': 3 * distinct_bytes(x), 'backward': 5 * distinct_bytes(x)}
+
+
+def rows(dtype: torch.dtype) -> list[dict[str, Any]]:
+    """For each shape of R50-FPN: bytes of a step, and its times by bandwidth, in ms."""
+    result = []
+    for name, shape in R50_FPN.items():
+        row: dict[str, Any] = {'name': f'{name} {shape}'}
+        row['bytes'] = {'BatchNorm': sum(batchnorm_bytes(shape, dtype).values())}
+        for k in (1, 3):
+            launches = layer_traffic(shape, k, dtype)
+            row['bytes'][f'UBN k={k}'] = sum(map(total_bytes, launches.values()))
+        row['predicted ms'] = {
+            gpu: {norm: 1e3 * count / speed for norm, count in row['bytes'].items()}
+            for gpu, speed in BANDWIDTHS.items()
+        }
+        result.append(row)
+    return result
+
+
+def launch_table(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> str:
+    """A Markdown table of the launches for an input of that shape."""
+    lines = []
+    for k in (1, 3):
+        for direction, launches in layer_traffic(shape, k, dtype).items():
+            for launch in launches:
+                moved = [
+                    ', '.join(f'`{name}` {size:,}' for name, size in sizes.items())
+                    for sizes in (launch['reads'], launch['writes'])
+                ]
+                lines.append((f'k={k}, {direction}', f'`{launch["kernel"]}`', *moved))
+    header = ('', 'kernel', 'reads, bytes', 'writes, bytes')
+    return markdown_table(header, lines, words=4)
+
+
+def time_table(dtype: torch.dtype = torch.float32) -> str:
+    """A Markdown table: bytes over BatchNorm's, and the least milliseconds of a step."""
+    norms = 'BatchNorm', 'UBN k=1', 'UBN k=3'
+    header = ['', 'BatchNorm, MB', *(f'{norm} / BatchNorm' for norm in norms[1:])]
+    header += [f'{norm}, {gpu}, ms' for gpu in BANDWIDTHS for norm in norms[1:]]
+    lines = []
+    for row in rows(dtype):
+        sizes, times = row['bytes'], row['predicted ms']
+        base = sizes['BatchNorm']
+        line = [row['name'], f'{base / 1e6:.1f}']
+        line += [f'{sizes[norm] / base:.3f}' for norm in norms[1:]]
+        line += [f'{times[gpu][norm]:.3f}' for gpu in times for norm in norms[1:]]
+        lines.append(line)
+    return markdown_table(header, lines)
+
+
+def main() -> None:
+    """Print the tables."""
+    print(launch_table(R50_FPN['layer3']))
+    print()
+    print(time_table())
+
+
+if __name__ == '__main__':
+    main()
