@@ -13,7 +13,7 @@ import torch
 
 from ubn_mmdet.bench import layers as benchmark
 from ubn_mmdet.bench.growth import draw_growth
-from ubn_mmdet.bench.machine import describe_machine
+from ubn_mmdet.bench.machine import describe_machine, describe_passes
 from ubn_mmdet.bench.operations import SHAPE, count_operations, family
 from ubn_mmdet.bench.results import Results
 from ubn_mmdet.bench.tables import report
@@ -60,7 +60,8 @@ def main() -> None:
     try:
         results = Results(
             args.out.with_suffix('.json'),
-            describe_machine(device) | {'ubn_mmdet': describe_code()},
+            describe_machine(device)
+            | {'ubn_mmdet': describe_code(), 'passes': describe_passes(device)},
         )
     except RecordError as error:
         sys.exit(f'benchmark_layer: {error}')

@@ -11,6 +11,7 @@ triton = pytest.importorskip('triton', reason='Triton is not installed')
 
 from ubn_mmdet import UBN, choose_passes  # noqa: E402
 from ubn_mmdet.bench import traffic  # noqa: E402
+from ubn_mmdet.bench.operations import Operations  # noqa: E402
 from ubn_mmdet.ops.triton_kernels.launch import Launch  # noqa: E402
 
 STEP = {
@@ -19,6 +20,10 @@ STEP = {
     3: ['_moments_of_parts', '_moments_of_maps', '_apply']
     + ['_sums_of_parts_with_kernel', '_sums_of_maps', '_gradient'],
 }
+LAUNCHING = [
+    import_module(f'ubn_mmdet.ops.triton_kernels.{name}')
+    for name in ('moments', 'apply', 'reduce', 'gradient')
+]
 KERNELS = pytest.mark.parametrize('kernel_size', STEP)
 
 
@@ -29,8 +34,7 @@ class Touched:
         from triton.runtime.interpreter import InterpreterBuilder
 
         self.launches = []
-        for name in ('moments', 'apply', 'reduce', 'gradient'):
-            module = import_module(f'ubn_mmdet.ops.triton_kernels.{name}')
+        for module in LAUNCHING:
             monkeypatch.setattr(module, 'launch', self._around(module.launch))
         for name in ('create_masked_load', 'create_masked_store'):
             own = self._noting(getattr(InterpreterBuilder, name), 'load' in name)
@@ -88,6 +92,37 @@ def test_a_layer_touches_what_is_counted(kernel_size, layout, monkeypatch):
         assert size_stored == sum(expected['writes'].values()), launch.kernel
         # An argument that a channel shares may count as one of each map.
         assert size_loaded == pytest.approx(sum(expected['reads'].values()), rel=0.1)
+
+
+@KERNELS
+def test_launches_of_a_step(kernel_size, monkeypatch):
+    layer = UBN(4, kernel_size=kernel_size)
+    own = 0  # of the interpreter, or of a launch on a GPU
+
+    def counted(launch):
+        def launched(*args, **constants):
+            nonlocal own
+            before = len(noted.names)
+            launch(*args, **constants)
+            own += len(noted.names) - before
+
+        return launched
+
+    for module in LAUNCHING:
+        monkeypatch.setattr(module, 'launch', counted(module.launch))
+    counts = []
+    with choose_passes('triton'):
+        with Operations() as noted:
+            y = layer(images(2, 4, 2, 3).float().requires_grad_())
+        allocated = sum(name.startswith(('empty', 'new_empty')) for name in noted.names)
+        counts.append(len(noted.names) - own - allocated)
+        own, upstream = 0, torch.ones_like(y)
+        with Operations() as noted:
+            y.backward(upstream)
+        allocated = sum(name.startswith(('empty', 'new_empty')) for name in noted.names)
+        counts.append(len(noted.names) - own - allocated)
+    # What is left is the algebra on small tensors.
+    assert counts[0] <= 34 and counts[1] <= 36, counts
 
 
 @KERNELS

@@ -1,13 +1,26 @@
 """Layers on the Triton kernels against layers on the reference."""
 
+import contextvars
+import warnings
+
 import pytest
 import torch
-from helpers.layers import OFF, images, trained
+from helpers.layers import OFF, images, shake, trained
 from helpers.passes import gradients
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
-from ubn_mmdet import choose_passes, reference_passes  # noqa: E402
+from ubn_mmdet import (  # noqa: E402
+    BGN,
+    MABN,
+    BatchRenorm,
+    PowerNorm,
+    choose_passes,
+    convert_batchnorm,
+    reference_passes,
+)
+from ubn_mmdet.layers import pipeline  # noqa: E402
+from ubn_mmdet.ops.dispatch import passes_for  # noqa: E402
 from ubn_mmdet.ops.triton_passes import TritonPasses  # noqa: E402
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -151,3 +164,58 @@ def test_differentiating_twice_needs_the_reference():
     x = maps(2, 2, 3, 3).requires_grad_()
     with pytest.raises(RuntimeError, match='reference_passes'):
         torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+@pytest.mark.parametrize(
+    ('layout', 'dtype'),
+    [('contiguous', torch.float32), ('channels_last', torch.float16)],
+    ids=str,
+)
+@KERNELS
+def test_stage_by_stage(kernel_size, training, layout, dtype, monkeypatch):
+    monkeypatch.setattr(pipeline, 'steps_for', lambda x, kernel_size: None)
+    layer = layer_of(3, training, kernel_size=kernel_size)
+    x = maps(2, 3, 4, 5, dtype=dtype, layout=layout)
+    assert type(passes_for(x, kernel_size)) is TritonPasses
+    y, dx, *_ = compare(layer, x, maps(2, 3, 4, 5, seed=1, dtype=dtype, layout=layout))
+    for tensor in (y, dx):
+        assert tensor.is_contiguous(memory_format=FORMATS[layout])
+
+
+@pytest.mark.parametrize(
+    'make',
+    [lambda c, **k: BGN(c, 2, **k), BatchRenorm, MABN, PowerNorm],
+    ids=['BGN', 'BatchRenorm', 'MABN', 'PowerNorm'],
+)
+def test_layers_with_statistics_of_their_own(make):
+    layer = shake(make(4, dtype=torch.float64)).float().to(DEVICE)
+    compare(layer, maps(2, 4, 4, 5), maps(2, 4, 4, 5, seed=1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('layout', FORMATS)
+@pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+@KERNELS
+def test_a_gpu_takes_the_kernels_by_itself(kernel_size, dtype, layout):
+    x = torch.randn(2, 64, 50, 84, device='cuda', dtype=dtype)
+    x = x.contiguous(memory_format=FORMATS[layout])
+    layer, dy = layer_of(64, kernel_size=kernel_size), torch.randn_like(x)
+    # In a context of its own: no choice is made there.
+    contextvars.Context().run(compare, layer, x, dy)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        found = contextvars.Context().run(passes_for, x, kernel_size)
+    assert type(found) is TritonPasses
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_autocast_and_a_step_of_a_network():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU()
+    ).cuda()
+    network = convert_batchnorm(network)
+    with torch.autocast('cuda'):
+        network(maps(2, 3, 20, 20)).square().mean().backward()
+    for parameter in network.parameters():
+        assert torch.isfinite(parameter.grad).all()

@@ -161,16 +161,14 @@ def launch_table(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> 
 
 def time_table(dtype: torch.dtype = torch.float32) -> str:
     """A Markdown table: bytes over BatchNorm's, and the least milliseconds of a step."""
-    norms = 'BatchNorm', 'UBN k=1', 'UBN k=3'
-    header = ['', 'BatchNorm, MB', *(f'{norm} / BatchNorm' for norm in norms[1:])]
-    header += [f'{norm}, {gpu}, ms' for gpu in BANDWIDTHS for norm in norms[1:]]
+    header = ['', 'BatchNorm, MB', 'UBN k=1 / BatchNorm', 'UBN k=3 / BatchNorm']
+    header += [f'{gpu}, ms' for gpu in BANDWIDTHS]
     lines = []
     for row in rows(dtype):
-        sizes, times = row['bytes'], row['predicted ms']
-        base = sizes['BatchNorm']
-        line = [row['name'], f'{base / 1e6:.1f}']
-        line += [f'{sizes[norm] / base:.3f}' for norm in norms[1:]]
-        line += [f'{times[gpu][norm]:.3f}' for gpu in times for norm in norms[1:]]
+        base, *sizes = row['bytes'].values()
+        line = [row['name'], f'{base / 1e6:.1f}', *(f'{s / base:.3f}' for s in sizes)]
+        for times in row['predicted ms'].values():
+            line.append(' / '.join(f'{time:.3f}' for time in times.values()))
         lines.append(line)
     return markdown_table(header, lines)
 

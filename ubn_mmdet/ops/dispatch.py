@@ -38,7 +38,7 @@ def passes_for(x: Tensor, kernel_size: int = 1) -> Passes:
         ValueError: If ``UBN_MMDET_PASSES`` is none of ``CHOICES``.
         ImportError: If Triton is chosen by hand and cannot be imported.
     """
-    name = _implementation(x, kernel_size)
+    name = implementation_for(x, kernel_size)
     if name == 'triton':
         # Here, because nothing but this needs Triton.
         from .triton_passes import TritonPasses
@@ -49,7 +49,7 @@ def passes_for(x: Tensor, kernel_size: int = 1) -> Passes:
 
 def steps_for(x: Tensor, kernel_size: int = 1) -> ModuleType | None:
     """The same choice for ``closed_form.py``; None where the reference has to run."""
-    name = _implementation(x, kernel_size)
+    name = implementation_for(x, kernel_size)
     if name == 'triton':
         from . import triton_steps
 
@@ -57,7 +57,8 @@ def steps_for(x: Tensor, kernel_size: int = 1) -> ModuleType | None:
     return eager_steps if name == 'fused' else None
 
 
-def _implementation(x: Tensor, kernel_size: int) -> str:
+def implementation_for(x: Tensor, kernel_size: int = 1) -> str:
+    """Its name, one of ``CHOICES``; arguments and errors as for :func:`passes_for`."""
     choice = _choice.get() or _from_environment()
     if (
         choice == 'reference'
