@@ -10,6 +10,7 @@ pytest.importorskip(
     'triton._C.libtriton.nvidia', reason='Triton was built without NVIDIA GPUs'
 )
 
+SPILLED = 32  # bytes of a thread: a few registers
 KERNELS = {
     '_moments_of_parts',
     '_moments_of_maps',
@@ -25,9 +26,7 @@ KERNELS = {
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
 @pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
 @pytest.mark.parametrize('capability', [80, 90])  # A100, H100
-def test_it_compiles_and_needs_no_memory_for_registers(
-    capability, dtype, layout, tmp_path
-):
+def test_it_compiles_and_spills_next_to_nothing(capability, dtype, layout, tmp_path):
     # Where Triton interprets, it does not compile: in a process of its own.
     output = run(
         '-m', 'helpers.compile_kernels', capability, dtype, layout,
@@ -37,4 +36,4 @@ def test_it_compiles_and_needs_no_memory_for_registers(
     usage = json.loads(output.splitlines()[-1])
     assert {name.split()[0] for name in usage} == KERNELS
     for name, used in usage.items():
-        assert used['LOCAL'] == used['STACK'] == 0, name
+        assert used['LOCAL'] + used['STACK'] <= SPILLED, name

@@ -9,6 +9,7 @@ from helpers.passes import gradients
 
 from ubn_mmdet import reference_passes
 from ubn_mmdet.ops.fused import FusedPasses
+from ubn_mmdet.ops.reference import ReferencePasses
 
 KERNELS = pytest.mark.parametrize('kernel_size', [1, 3])
 MODES = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])

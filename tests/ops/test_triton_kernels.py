@@ -224,3 +224,25 @@ def test_with_a_variance_and_without_the_rest(kernel_size):
     assert_close(sums.scale, gradients['scale'] / std.double())
     if kernel_size > 1:
         assert_close(sums.kernel, gradients['kernel'])
+
+
+def test_more_parts_than_are_added_up_at_once():
+    x, dy = maps((1, 1, 140, 128)), maps((1, 1, 140, 128), seed=1)
+    assert tiles.divide(x).splits > 16
+    mean, var, _ = triton_kernels.moments(x)
+    expected_var, expected_mean = torch.var_mean(x.double(), (2, 3), correction=0)
+    assert_close(mean, expected_mean)
+    assert_close(var, expected_var)
+    given = coefficients(x)
+    _, expected = applied(x, dy, given)
+    sums = triton_kernels.reduce(dy, x, **given)
+    for name in given:
+        assert_close(getattr(sums, name), expected[name])
+
+
+def test_the_gradient_of_a_kernel_is_of_all_samples():
+    x, dy = maps((17, 1, 2, 3)), maps((17, 1, 2, 3), seed=1)
+    given = coefficients(x, kernel_size=3)
+    _, expected = applied(x, dy, given)
+    del given['bias']
+    assert_close(triton_kernels.reduce(dy, x, **given).kernel, expected['kernel'])

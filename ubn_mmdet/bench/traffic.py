@@ -63,14 +63,13 @@ def layer_traffic(
     x = torch.empty(shape, dtype=dtype, device='meta', memory_format=memory_format)
     dy = torch.empty_like(x)
     of_map, of_channel = x.new_empty(n, c).float(), x.new_empty(c).float()
+    pivot, weight = of_map, of_map.clone()
+    bias: Tensor | None = of_map.clone()
     kernel = behind = None
-    bias = of_map
-    if kernel_size > 1:
+    if kernel_size > 1:  # the bias comes behind the kernel
         kernel = of_channel.new_empty(c, kernel_size, kernel_size)
-        behind, bias = of_map, None
-    pivot, weight, bias, var = triton_steps.per_map(
-        x, of_map, of_map.clone(), bias, of_channel
-    )
+        behind, bias = bias, None
+    var = of_channel.expand(n, c)
     with noting() as forward:
         triton_steps.moments(x, gram=True)
         triton_steps.apply(x, pivot, weight, bias, var, 1e-5, kernel, behind)
@@ -84,8 +83,8 @@ def layer_traffic(
     }
 
 
-def launch_traffic(launch) -> dict[str, Any]:
-    """Bytes of one launch, by tensor; each tensor counts once."""
+def launch_traffic(launch: Any) -> dict[str, Any]:
+    """Bytes of one launch, as ``noting`` notes it; each of its tensors counts once."""
     moved: tuple[dict[str, int], dict[str, int]] = {}, {}
     seen: set[int] = set()
     for is_result, sizes in enumerate(moved):
