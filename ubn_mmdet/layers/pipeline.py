@@ -93,19 +93,25 @@ class Stages:
         """Those of them that are in checkpoints."""
         return [entry for entry in self.entries() if entry.saved]
 
-    def fold(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def fold(
+        self, state: dict[str, Tensor], keeps_kernel: bool = False
+    ) -> dict[str, Tensor]:
         """The BatchNorm that a layer with this state is in evaluation.
 
         A stage none of whose tensors is there counts as switched off.
 
         Args:
             state: Of one layer, by the names of its tensors; all of BatchNorm's are there.
+            keeps_kernel: Leave a ``spatial_weight`` there: the layer is BatchNorm with the
+                kernel ``weight*delta + spatial_weight`` in place of ``weight``.
 
         Raises:
             ValueError: If the layer depends on its input in a way that BatchNorm does not.
         """
         state = dict(state)
         for stage in reversed(list(self)):
+            if keeps_kernel and stage is self.affine:
+                continue
             names = [entry.name for entry in stage.entries()]
             if not names or any(name in state for name in names):
                 stage.fold(state, self.affine.bias_is_scaled)

@@ -42,6 +42,10 @@ class NormalizedScaling(Stage):
         bias = state.pop('scaling_bias')
         gate = algebra.scaling_gate(zero, zero, bias, self.initial_bias)
         state['weight'] = gate * state['weight']
+        if 'spatial_weight' in state:
+            state['spatial_weight'] = (
+                algebra.over_positions(gate) * state['spatial_weight']
+            )
         if bias_is_scaled:
             state['bias'] = gate * state['bias']
 

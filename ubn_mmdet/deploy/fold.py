@@ -1,0 +1,144 @@
+"""Folds norm layers into convolutions, where evaluation stays what it was."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import CentralizedConv2d
+from .evaluation import BATCHNORMS, Evaluation, evaluation_of, is_norm
+from .neighbours import convolutions_before
+from .structure import Fold, modules_by_name, restructure
+
+# Subclasses may do to their weight what a factor in it does not survive.
+CONVOLUTIONS: tuple[type[nn.Module], ...] = nn.Conv2d, CentralizedConv2d
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What :func:`fold` did.
+
+    Attributes:
+        folds: What became of each layer that was folded.
+        left: Why the others were left as they are, by their names.
+    """
+
+    folds: tuple[Fold, ...]
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        into = sum(bool(fold.convolutions) for fold in self.folds)
+        counts = (
+            f'{into} norm layers folded into convolutions, {len(self.folds) - into} into '
+            f'BatchNorm, {len(self.left)} left'
+        )
+        lines = [counts, *map(str, self.folds)]
+        lines += [f'{name}: left, {reason}' for name, reason in self.left.items()]
+        return '\n'.join(lines)
+
+
+@torch.no_grad()
+def fold(
+    model: nn.Module,
+    run: Callable[[], object],
+    convolutions: tuple[type[nn.Module], ...] = CONVOLUTIONS,
+) -> FoldReport:
+    """Turn norm layers into arithmetic of convolutions, in place, for inference.
+
+    A layer whose evaluation does not depend on its input normalises by a scale and a
+    shift of each channel. Where it follows a convolution, these go into the convolution's
+    weight and bias, and nothing is left of it; of a k x k kernel, a depthwise convolution
+    of the same padding. It stays a convolution of its own: it pads the normalised map
+    with zeros, and a convolution that the two were composed into would look beyond the
+    border at what the convolution before gives there. Elsewhere the layer becomes a
+    BatchNorm, and a depthwise convolution. Either way the result is the same to rounding,
+    borders included. UBN's evaluation depends on its input where centering or scaling
+    have learnt something: such layers are left.
+
+    Plain BatchNorm2d is folded, too, where it follows a convolution. The new parameters
+    need no gradients: the model is for inference alone. Hooks of norm layers are lost.
+
+    Args:
+        model: In evaluation mode.
+        run: Runs the model on an example, such as ``lambda: model(images)``. What follows
+            what is seen from that run: a layer that it does not reach becomes a BatchNorm.
+        convolutions: The classes into which a factor may be folded; no subclasses.
+
+    Returns:
+        What was done with which layer, to print.
+
+    Raises:
+        ValueError: If a norm layer is in training mode, or is the model itself.
+    """
+    norms = {module: name for name, module in model.named_modules() if is_norm(module)}
+    _check(norms)
+    evaluations: dict[nn.Module, Evaluation] = {}
+    left = {}
+    for norm, name in norms.items():
+        try:
+            evaluations[norm] = evaluation_of(norm)
+        except ValueError as error:
+            left[name] = str(error)
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if type(module) in convolutions and not _has_hooks(module)
+    }
+    before = convolutions_before(run, norms, names)
+    folds, folded = [], []
+    for norm, evaluation in evaluations.items():
+        into = tuple(names[convolution] for convolution in before.get(norm, ()))
+        if into or type(norm) not in BATCHNORMS:
+            folds.append(Fold(norms[norm], tuple(sorted(into)), evaluation.kernel_size))
+            folded.append(evaluation)
+    replacements = restructure(model, folds)
+    modules = modules_by_name(model)
+    for one, evaluation, new in zip(folds, folded, replacements, strict=True):
+        for name in one.convolutions:
+            _scale(modules[name], evaluation)
+        _fill(new, evaluation)
+    return FoldReport(tuple(folds), left)
+
+
+def _check(norms: dict[nn.Module, str]) -> None:
+    for norm, name in norms.items():
+        if not name:
+            raise ValueError(
+                'the model is a norm layer: there is nothing to fold it into'
+            )
+        if norm.training:
+            raise ValueError(
+                f'{name} is in training mode: call eval() on the model first'
+            )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether something changes what goes in or comes out, as weight_norm does."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)
+
+
+def _scale(convolution: nn.Module, evaluation: Evaluation) -> None:
+    scale, shift = evaluation.scale, evaluation.shift
+    weight = scale[:, None, None, None] * convolution.weight.double()
+    bias = scale * convolution.bias.double() + shift
+    convolution.weight = _parameter(weight, convolution.weight)
+    convolution.bias = _parameter(bias, convolution.bias)
+
+
+def _fill(new: nn.Module, evaluation: Evaluation) -> None:
+    """Write the values of what stands in the place of a norm layer."""
+    for module in new.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # With statistics of 0 and 1 - eps it divides by one.
+            module.running_mean.zero_()
+            module.running_var.fill_(1 - module.eps)
+            module.weight = _parameter(evaluation.scale, module.weight)
+            module.bias = _parameter(evaluation.shift, module.bias)
+        elif isinstance(module, nn.Conv2d):
+            module.weight = _parameter(evaluation.kernel[:, None], module.weight)
+            module.bias = _parameter(evaluation.bias, module.bias)
+
+
+def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.to(like.dtype), requires_grad=False)

@@ -1,0 +1,110 @@
+"""Which convolutions a norm layer follows, seen by running the model."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+Before = dict[nn.Module, set[nn.Module]]
+
+
+def convolutions_before(
+    run: Callable[[], object],
+    norms: Collection[nn.Module],
+    convolutions: Collection[nn.Module],
+) -> Before:
+    """The convolutions whose whole output goes into a norm layer, and nowhere else.
+
+    Tensors are followed by identity: modules that take one are seen by hooks, operations
+    of PyTorch by a dispatch mode, which also sees a weight that something else uses. (An
+    operator outside of PyTorch's dispatcher that takes the output of a convolution beside
+    the norm would not be seen.)
+
+    Args:
+        run: Runs the model on an example.
+        norms: The norm layers.
+        convolutions: Those that come into question.
+
+    Returns:
+        For each norm layer that was run: the convolutions, if every call's input came from
+        one of them; else an empty set.
+    """
+    watch = _Watch(convolutions)
+    hooks = [layer.register_forward_pre_hook(watch.makes) for layer in convolutions]
+    hooks += [layer.register_forward_hook(watch.made) for layer in convolutions]
+    hooks += [layer.register_forward_pre_hook(watch.enters) for layer in norms]
+    hooks += [layer.register_forward_hook(watch.leaves) for layer in norms]
+    try:
+        with watch:
+            result = run()
+        for tensor in _tensors(result):
+            watch.is_taken(tensor)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {
+        norm: before if all(watch.takers[one] == {norm} for one in before) else set()
+        for norm, before in watch.before.items()
+    }
+
+
+class _Watch(TorchDispatchMode):
+    """Notes who takes what convolutions give.
+
+    Attributes:
+        before: By norm layer: what gave its inputs; None stands for something else.
+        takers: By convolution: the norm layers that took its output; None, likewise.
+    """
+
+    def __init__(self, convolutions: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.before: dict = defaultdict(set)
+        self.takers: dict = defaultdict(set)
+        self._owner = {id(one.weight): one for one in convolutions}
+        self._maker = WeakTensorKeyDictionary()
+        self._making: nn.Module | None = None
+        self._norms = 0  # that are running
+
+    def makes(self, convolution: nn.Module, inputs: tuple) -> None:
+        self._making = convolution
+
+    def made(self, convolution: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._making = None
+        self._maker[output] = convolution
+
+    def enters(self, norm: nn.Module, inputs: tuple) -> None:
+        self._norms += 1
+        maker = self._maker.get(inputs[0]) if inputs else None
+        self.before[norm].add(maker)
+        if maker is not None:
+            self.takers[maker].add(norm)
+
+    def leaves(self, norm: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self._norms -= 1
+
+    def is_taken(self, tensor: Tensor) -> None:
+        if (maker := self._maker.get(tensor)) is not None:
+            self.takers[maker].add(None)
+        owner = self._owner.get(id(tensor))
+        if owner is not None and owner is not self._making:
+            self.takers[owner].add(None)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if not self._norms:
+            for tensor in _tensors((args, kwargs)):
+                self.is_taken(tensor)
+        return function(*args, **kwargs)
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """All tensors in containers of any depth."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)

@@ -1,0 +1,92 @@
+"""The modules that stand in the place of folded norm layers, without their values."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class Fold(NamedTuple):
+    """What becomes of one norm layer.
+
+    Attributes:
+        norm: Its name in the model.
+        convolutions: The names of the convolutions that take its scale and shift; none
+            where a BatchNorm stays in its place.
+        kernel_size: That of the depthwise convolution that follows; 1 for none.
+    """
+
+    norm: str
+    convolutions: tuple[str, ...]
+    kernel_size: int
+
+    def __str__(self) -> str:
+        k = self.kernel_size
+        kernel = '' if k == 1 else f' and a {k}x{k} depthwise convolution'
+        into = ', '.join(self.convolutions) or 'a BatchNorm'
+        return f'{self.norm}: into {into}{kernel}'
+
+
+def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules; one that occurs in several places has several names."""
+    return dict(model.named_modules(remove_duplicate=False))
+
+
+def restructure(model: nn.Module, folds: Iterable[Fold]) -> list[nn.Module]:
+    """Give a model the modules that ``folds`` say, in place; their values are arbitrary.
+
+    Returns:
+        What stands in the place of each norm layer now.
+
+    Raises:
+        ValueError: If the model has no module of a name.
+    """
+    modules = modules_by_name(model)
+    replacements = []
+    for fold in folds:
+        for name in (fold.norm, *fold.convolutions):
+            if name not in modules:
+                raise ValueError(f'the model has no {name}, which is to be folded')
+        norm = modules[fold.norm]
+        for name in fold.convolutions:
+            _add_bias(modules[name])
+        replacement = _replacement(norm, bool(fold.convolutions), fold.kernel_size)
+        for name, module in modules.items():
+            if module is norm:
+                parent, _, attribute = name.rpartition('.')
+                # By item: a container's children have names that are no attributes.
+                modules[parent]._modules[attribute] = replacement
+        replacements.append(replacement)
+    return replacements
+
+
+def _add_bias(convolution: nn.Module) -> None:
+    if convolution.bias is None:
+        weight = convolution.weight
+        bias = torch.zeros(len(weight), device=weight.device, dtype=weight.dtype)
+        convolution.bias = nn.Parameter(bias)
+
+
+def _replacement(norm: nn.Module, is_folded: bool, kernel_size: int) -> nn.Module:
+    channels = norm.num_features
+    like = norm.running_var
+    factory = {'device': like.device, 'dtype': like.dtype}
+    parts: list[nn.Module] = []
+    if not is_folded:
+        parts.append(nn.BatchNorm2d(channels, **factory))
+    if kernel_size > 1:
+        parts.append(
+            nn.Conv2d(
+                channels,
+                channels,
+                kernel_size,
+                padding=kernel_size // 2,
+                groups=channels,
+                **factory,
+            )
+        )
+    if not parts:
+        return nn.Identity()
+    new = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+    return new.eval()
