@@ -1,5 +1,8 @@
 """Convert a checkpoint between the layouts of BatchNorm, its family, and UBN's authors.
 
+--to deploy folds the norm layers of a detector into its convolutions, for inference, and
+writes a config that loads the result beside it. docs/deploy.md shows how to use the two.
+
 The state dict is converted, "meta" is kept, and the rest (optimizer, schedule), which
 would not fit any more, is left out. BatchNorm checkpoints load into models of the family
 as they are; --to ubn writes the keys out.
@@ -13,6 +16,7 @@ from pathlib import Path
 
 from ubn_mmdet.checkpoints import layouts
 from ubn_mmdet.checkpoints.files import read_checkpoint, write_checkpoint
+from ubn_mmdet.files import write_whole
 from ubn_mmdet.layers import BGN, FAMILY
 from ubn_mmdet.layers.pipeline import PipelineNorm, Stages
 
@@ -30,9 +34,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('target', type=Path, help='the file to write; must not exist')
     parser.add_argument(
         '--to',
-        choices=('bn', *MEMBERS),
+        choices=('bn', 'deploy', *MEMBERS),
         required=True,
-        help='bn works where it is exact; all others take BatchNorm layers',
+        help='bn works where it is exact; deploy folds what it can, exactly, and names '
+        'the rest; all others take BatchNorm layers',
+    )
+    parser.add_argument(
+        '--config', type=Path, help="with --to deploy: the source's config"
     )
     parser.add_argument(
         '--from',
@@ -60,7 +68,10 @@ def parse_args() -> argparse.Namespace:
         help='unpickle arbitrary objects: for training checkpoints from a source that '
         'you trust, which may run code',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.to == 'deploy') != (args.config is not None):
+        parser.error('--to deploy and --config go together')
+    return args
 
 
 def target_stages(args: argparse.Namespace) -> Stages:
@@ -69,6 +80,23 @@ def target_stages(args: argparse.Namespace) -> Stages:
     if args.to in ('ubn', 'bnet'):
         settings['kernel_size'] = args.kernel_size
     return MEMBERS[args.to](1, **settings).stages
+
+
+def write_folded(args: argparse.Namespace, checkpoint: dict) -> None:
+    """Fold a detector; write its weights and, beside them, its config."""
+    from ubn_mmdet.mm.toolbox import require_toolbox
+
+    require_toolbox()
+    from ubn_mmdet.mm.deploy import fold_checkpoint
+
+    config = args.target.with_suffix('.py')
+    if config.exists():
+        raise FileExistsError(f'{config} exists already: name a new file')
+    cfg, folded, report = fold_checkpoint(args.config, checkpoint)
+    write_checkpoint(args.target, folded)
+    write_whole(config, cfg.pretty_text.encode())
+    print(report)
+    print(f'{args.target}, {config}')
 
 
 def main() -> None:
@@ -83,6 +111,9 @@ def main() -> None:
             state, unplaced = layouts.torchvision_to_backbone(state)
             if unplaced:
                 print(f'no place in a backbone, left out: {", ".join(unplaced)}')
+        if args.to == 'deploy':
+            write_folded(args, checkpoint | {'state_dict': state})
+            return
         if args.to == 'bn':
             stages = MEMBERS[args.source_norm](1).stages
             state = layouts.to_batchnorm(state, stages)
@@ -91,7 +122,7 @@ def main() -> None:
         write_checkpoint(args.target, checkpoint | {'state_dict': state})
     except pickle.UnpicklingError as error:
         sys.exit(f'{args.source} holds more than tensors (--trust reads it): {error}')
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f'convert_checkpoint: {error}')
     print(f'{args.target}: {len(layouts.norm_prefixes(state))} norm layers')
 

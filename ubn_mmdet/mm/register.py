@@ -7,7 +7,7 @@ the scope ``mmdet``.
 from mmengine.registry import MODELS
 
 from ..layers import FAMILY, CentralizedConv2d
-from . import condensation_hook, guard, optim, padding  # noqa: F401
+from . import condensation_hook, folded_detector, guard, optim, padding  # noqa: F401
 
 for member in FAMILY:
     MODELS.register_module(name=member.__name__, module=member)

@@ -1,0 +1,113 @@
+"""Folds the norm layers of MMDetection's detectors, live or in checkpoints."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import torch
+from mmcv.cnn.bricks.wrappers import Conv2d
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from ..deploy import FoldReport, fold
+from ..deploy.fold import CONVOLUTIONS
+from .folded_detector import folded_settings
+
+SIZE = 128, 128  # divisible by the strides of feature pyramids
+
+
+def fold_detector(model: nn.Module, size: tuple[int, int] = SIZE) -> FoldReport:
+    """Fold the norm layers of a detector into convolutions, in place.
+
+    See :func:`ubn_mmdet.deploy.fold`. The detector is run on one image of noise, with all
+    its thresholds of scores at 0, so that heads behind detections are reached.
+
+    Args:
+        model: A detector of MMDetection, in evaluation mode.
+        size: Height and width of the image.
+
+    Returns:
+        What was done with which layer, to print.
+    """
+    like = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, *size, generator=generator).to(like)
+    sample = DetDataSample(
+        metainfo={
+            'img_id': 0,
+            'img_shape': size,
+            'ori_shape': size,
+            'pad_shape': size,
+            'batch_input_shape': size,
+            'scale_factor': (1.0, 1.0),
+        }
+    )
+
+    def run() -> object:
+        with _no_thresholds(model):
+            return model(image, [sample], mode='predict')
+
+    return fold(model, run, (*CONVOLUTIONS, Conv2d))
+
+
+def fold_checkpoint(
+    config: str | os.PathLike, checkpoint: dict[str, Any]
+) -> tuple[Config, dict[str, Any], FoldReport]:
+    """A checkpoint with folded norm layers, and a config that loads it.
+
+    Args:
+        config: Of the detector.
+        checkpoint: With its ``state_dict``.
+
+    Raises:
+        RuntimeError: If the weights are not those of the config's detector.
+    """
+    cfg = Config.fromfile(config)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(deepcopy(cfg.model))
+        model.load_state_dict(checkpoint['state_dict'])
+        model.eval()
+        report = fold_detector(model)
+    cfg.model = folded_settings(cfg.model.to_dict(), report.folds)
+    imports = cfg.get('custom_imports') or {}
+    names = imports.get('imports', [])
+    names = [names] if isinstance(names, str) else [*names]
+    if 'ubn_mmdet' not in names:
+        names.append('ubn_mmdet')
+    cfg.custom_imports = {'imports': names, 'allow_failed_imports': False}
+    folded = checkpoint | {'state_dict': model.state_dict()}
+    if 'meta' in checkpoint:  # where DetInferencer finds the config of lone weights
+        folded['meta'] = checkpoint['meta'] | {'cfg': cfg.pretty_text}
+    return cfg, folded, report
+
+
+@contextlib.contextmanager
+def _no_thresholds(model: nn.Module) -> Iterator[None]:
+    """Let every box through, whatever its score."""
+    found = []
+    for module in model.modules():
+        found += _with_threshold(getattr(module, 'test_cfg', None))
+    before = [cfg['score_thr'] for cfg in found]
+    try:
+        for cfg in found:
+            cfg['score_thr'] = 0.0
+        yield
+    finally:
+        for cfg, threshold in zip(found, before, strict=True):
+            cfg['score_thr'] = threshold
+
+
+def _with_threshold(settings: object) -> Iterator[dict[str, Any]]:
+    if isinstance(settings, dict):
+        if 'score_thr' in settings:
+            yield settings
+        for value in settings.values():
+            yield from _with_threshold(value)
+    elif isinstance(settings, list | tuple):  # of the stages of a cascade
+        for value in settings:
+            yield from _with_threshold(value)
