@@ -22,7 +22,7 @@ SIZE = 64, 96
 
 
 def config(kind: str, norm_cfg: dict | None = None) -> Config:
-    """That of the demo's ``kind``, ``'mask-rcnn'`` or ``'retinanet'``, with another norm."""
+    """That of the demo's ``kind``, ``mask-rcnn`` or ``retinanet``, with another norm."""
     path = ROOT / f'configs/demo/{kind}_r18-scratch_fpn_ubn_6e_shapes.py'
     cfg = Config.fromfile(path)
     cfg.model.backbone.base_channels = cfg.model.backbone.stem_channels = 16

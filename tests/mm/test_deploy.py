@@ -7,8 +7,8 @@ import torch
 from helpers import detectors
 from helpers.commands import ROOT, run
 from mmdet.apis import DetInferencer, init_detector
-from mmdet.registry import MODELS
 from mmdet.models import RetinaSepBNHead
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch.nn.modules.batchnorm import _BatchNorm
 
