@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from helpers.layers import STAGES
+from helpers.layers import OFF, STAGES
 from mmdet.models import ResNet
 from mmengine.analysis import FlopAnalyzer
+
+from ubn_mmdet import UBN
 
 FORMATS = pytest.mark.parametrize(
     'memory_format', [torch.contiguous_format, torch.channels_last], ids=str
@@ -52,15 +54,42 @@ def flops(norm_cfg):
     net.eval()
     counter = FlopAnalyzer(net, torch.zeros(1, 3, 224, 224))
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return counter.by_operator()['conv']
+    return counter.by_operator()
 
 
-def test_the_depthwise_kernels_are_counted():
-    convolutions = flops({'type': 'BN'})
+def test_the_operations_of_norms_are_counted():
+    plain = flops({'type': 'BN'})
     maps = 64 * 112**2  # elements behind each norm of a ResNet-50 at 224 pixels
     for blocks, width, size in [(3, 64, 56), (4, 128, 28), (6, 256, 14), (3, 512, 7)]:
         maps += blocks * (width + 4 * width) * size**2  # of conv2 and conv3
         maps += width * (2 * size) ** 2 if width > 64 else width * size**2  # conv1
         maps += (blocks - 1) * width * size**2 + 4 * width * size**2  # and downsample
-    assert flops({'type': 'UBN', 'kernel_size': 1}) == convolutions
-    assert flops({'type': 'UBN'}) == convolutions + 9 * maps
+    assert plain['batch_norm'] == 2 * maps and 'norm' not in plain
+    # Like BatchNorm, a scale and a shift; the mean of each map; the bias of a kernel.
+    for norm, kernel, more in [
+        (OFF, 0, 0),
+        ({'kernel_size': 1}, 0, 1),
+        ({}, 9, 2),
+        ({'centering': False, 'scaling': None}, 9, 1),
+    ]:
+        counted = flops({'type': 'UBN', **norm})
+        assert counted['conv'] == plain['conv'] + kernel * maps, norm
+        assert counted['norm'] == (2 + more) * maps, norm
+
+
+def test_the_operations_of_other_modules_are_counted_as_ever():
+    class Sums(torch.nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x):
+            return 2 * self.norm(x) + x.mean()
+
+    x = torch.zeros(2, 3, 4, 5)
+    counts = []
+    for norm in (torch.nn.BatchNorm2d(3), UBN(3, **OFF)):
+        counter = FlopAnalyzer(Sums(norm).eval(), x)
+        counts.append(counter.unsupported_ops_warnings(False).total())
+    assert counts == [2 * x.numel()] * 2
+    assert FlopAnalyzer(UBN(3, **OFF).eval(), x).by_operator()['norm'] == 2 * x.numel()

@@ -2,12 +2,14 @@
 
 :func:`install`, called when the package is imported, makes what would replace them refuse
 (``replacers.py``), and gives every runner the hook that looks at what arrived
-(``guard_hook.py``). :func:`uninstall` takes both back.
+(``guard_hook.py``). It also lets MMEngine's FLOP counter see the layers (``flops.py``).
+:func:`uninstall` takes all of it back.
 """
 
 import functools
 from collections.abc import Callable
 
+from .flops import COUNTER
 from .guard_hook import UBNGuardHook
 from .patching import Patch, Patches
 from .replacers import REPLACERS
@@ -28,6 +30,7 @@ _patches = Patches(
         *REPLACERS,
         Patch('mmengine.runner', 'Runner.register_hooks', _with_guard_hook),
         Patch('mmengine.runner', 'FlexibleRunner.register_hooks', _with_guard_hook),
+        COUNTER,
     )
 )
 
