@@ -2,13 +2,13 @@
 
 import torch
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from helpers.commands import ROOT
+from ubn_mmdet.mm.deploy import example
 
 # At rest, with a kernel: what folds.
 KERNEL = {
@@ -65,16 +65,8 @@ def image(seed: int = 0, size: tuple[int, int] = SIZE) -> Tensor:
     return nn.functional.interpolate(small, size=size, mode='bilinear')
 
 
-def sample(size: tuple[int, int] = SIZE) -> DetDataSample:
-    """What a detector wants to know of such an image."""
-    shapes = dict.fromkeys(
-        ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size
-    )
-    return DetDataSample(metainfo={'img_id': 0, 'scale_factor': (1.0, 1.0), **shapes})
-
-
 @torch.no_grad()
 def predictions(model: nn.Module, seed: int = 5) -> dict[str, Tensor]:
     """Boxes, scores, labels and masks for an image."""
-    [found] = model.predict(image(seed), [sample()])
+    [found] = model.predict(image(seed), [example(model, SIZE)[1]])
     return dict(found.pred_instances.items())

@@ -1,4 +1,4 @@
-"""Tracing, and the export that goes by it: no Python function may end up in a graph."""
+"""Tracing, and the exports by it and without it: a graph holds for all sizes."""
 
 import pytest
 import torch
@@ -28,6 +28,40 @@ def test_onnx_by_tracing(stages, opset, tmp_path):
         opset_version=opset,
         input_names=['x'],
         dynamic_axes={'x': {0: 'n', 2: 'h', 3: 'w'}},
+    )
+    x = torch.randn(3, 3, 24, 12)
+    session = onnxruntime.InferenceSession(tmp_path / 'net.onnx')
+    [y] = session.run(None, {'x': x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), net(x), rtol=1e-4, atol=1e-4)
+
+
+# The batch, height and width of an input may be any.
+ANY_SIZE = ({dim: torch.export.Dim(f'size_{dim}') for dim in (0, 2, 3)},)
+
+
+@pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
+def test_export(stages):
+    net = network(stages)
+    program = torch.export.export(
+        net, (torch.randn(2, 3, 16, 20),), dynamic_shapes=ANY_SIZE
+    )
+    x = torch.randn(3, 3, 24, 12)
+    torch.testing.assert_close(program.module()(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['all', 'k=1', 'kernel alone'])
+def test_onnx_without_tracing(name, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    net = network(STAGES[name])
+    torch.onnx.export(
+        net,
+        (torch.randn(2, 3, 16, 20),),
+        tmp_path / 'net.onnx',
+        dynamo=True,
+        input_names=['x'],
+        dynamic_shapes=ANY_SIZE,
     )
     x = torch.randn(3, 3, 24, 12)
     session = onnxruntime.InferenceSession(tmp_path / 'net.onnx')

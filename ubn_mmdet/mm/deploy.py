@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 from ..deploy import FoldReport, fold
 from ..deploy.fold import CONVOLUTIONS
@@ -34,25 +34,25 @@ def fold_detector(model: nn.Module, size: tuple[int, int] = SIZE) -> FoldReport:
     Returns:
         What was done with which layer, to print.
     """
-    like = next(model.parameters())
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, *size, generator=generator).to(like)
-    sample = DetDataSample(
-        metainfo={
-            'img_id': 0,
-            'img_shape': size,
-            'ori_shape': size,
-            'pad_shape': size,
-            'batch_input_shape': size,
-            'scale_factor': (1.0, 1.0),
-        }
-    )
+    image, sample = example(model, size)
 
     def run() -> object:
         with _no_thresholds(model):
             return model(image, [sample], mode='predict')
 
     return fold(model, run, (*CONVOLUTIONS, Conv2d))
+
+
+def example(
+    model: nn.Module, size: tuple[int, int] = SIZE
+) -> tuple[Tensor, DetDataSample]:
+    """One image of normalised noise, ``(1, 3, H, W)``, and what a detector asks of it."""
+    like = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, *size, generator=generator).to(like)
+    shapes = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    metainfo = {'img_id': 0, 'scale_factor': (1.0, 1.0), **dict.fromkeys(shapes, size)}
+    return image, DetDataSample(metainfo=metainfo)
 
 
 def fold_checkpoint(

@@ -46,20 +46,20 @@ def refusing(
     return wrap
 
 
-_INSTEAD = (
-    'For layers whose own stages do nothing, tools/convert_checkpoint.py --to bn gives a '
-    'BatchNorm model first'
-)
 _converting = refusing(
     'it would turn them into plain SyncBatchNorm. They merge their statistics over ranks '
     'by themselves: leave out sync_bn'
 )
 _folding = refusing(
     'it would fold them into convolutions as if they were BatchNorm, which in evaluation '
-    f'they are not. {_INSTEAD}',
+    'they are not. ubn_mmdet.deploy.fold folds those that do not depend on their input '
+    '(docs/deploy.md)',
     harmless=evaluates_as_batchnorm,
 )
-_tracing = refusing(f"it can trace PyTorch's own BatchNorm alone. {_INSTEAD}")
+_tracing = refusing(
+    "it can trace PyTorch's own BatchNorm alone. For layers whose own stages do nothing, "
+    'tools/convert_checkpoint.py --to bn gives a BatchNorm model first'
+)
 
 # Each function where it is defined, and where all its callers end: fuse_conv_bn looks up
 # _fuse_conv_bn, torch.ao.quantization looks up fuse_conv_bn_eval.
