@@ -1,9 +1,10 @@
 """What a norm layer does in evaluation, where that does not depend on its input."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers.pipeline import PipelineNorm
 
@@ -31,13 +32,13 @@ class Evaluation(NamedTuple):
         return 1 if self.kernel is None else self.kernel.shape[-1]
 
 
-def is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
     """Whether a module is of the family, or a BatchNorm of 4D input."""
     return isinstance(module, PipelineNorm) or type(module) in BATCHNORMS
 
 
 @torch.no_grad()
-def evaluation_of(norm: nn.Module) -> Evaluation:
+def evaluation_of(norm: _BatchNorm) -> Evaluation:
     """The evaluation of a norm layer, whatever its input is.
 
     Raises:

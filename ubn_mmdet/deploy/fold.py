@@ -1,10 +1,12 @@
 """Folds norm layers into convolutions, where evaluation stays what it was."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import CentralizedConv2d
 from .evaluation import BATCHNORMS, Evaluation, evaluation_of, is_norm
@@ -73,7 +75,7 @@ def fold(
     """
     norms = {module: name for name, module in model.named_modules() if is_norm(module)}
     _check(norms)
-    evaluations: dict[nn.Module, Evaluation] = {}
+    evaluations: dict[_BatchNorm, Evaluation] = {}
     left = {}
     for norm, name in norms.items():
         try:
@@ -101,7 +103,7 @@ def fold(
     return FoldReport(tuple(folds), left)
 
 
-def _check(norms: dict[nn.Module, str]) -> None:
+def _check(norms: Mapping[_BatchNorm, str]) -> None:
     for norm, name in norms.items():
         if not name:
             raise ValueError(
@@ -119,25 +121,29 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _scale(convolution: nn.Module, evaluation: Evaluation) -> None:
+    weight, bias = (
+        convolution.get_parameter('weight'),
+        convolution.get_parameter('bias'),
+    )
     scale, shift = evaluation.scale, evaluation.shift
-    weight = scale[:, None, None, None] * convolution.weight.double()
-    bias = scale * convolution.bias.double() + shift
-    convolution.weight = _parameter(weight, convolution.weight)
-    convolution.bias = _parameter(bias, convolution.bias)
+    scaled = scale[:, None, None, None] * weight.double()
+    convolution.weight = _parameter(scaled, weight)
+    convolution.bias = _parameter(scale * bias.double() + shift, bias)
 
 
 def _fill(new: nn.Module, evaluation: Evaluation) -> None:
     """Write the values of what stands in the place of a norm layer."""
     for module in new.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # With statistics of 0 and 1 - eps it divides by one.
-            module.running_mean.zero_()
-            module.running_var.fill_(1 - module.eps)
-            module.weight = _parameter(evaluation.scale, module.weight)
+            # Of statistics as they start, 0 and 1.
+            weight = evaluation.scale * math.sqrt(1 + module.eps)
+            module.weight = _parameter(weight, module.weight)
             module.bias = _parameter(evaluation.shift, module.bias)
         elif isinstance(module, nn.Conv2d):
-            module.weight = _parameter(evaluation.kernel[:, None], module.weight)
-            module.bias = _parameter(evaluation.bias, module.bias)
+            kernel, bias = module.get_parameter('weight'), module.get_parameter('bias')
+            assert evaluation.kernel is not None and evaluation.bias is not None
+            module.weight = _parameter(evaluation.kernel[:, None], kernel)
+            module.bias = _parameter(evaluation.bias, bias)
 
 
 def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 
@@ -62,31 +61,23 @@ def restructure(model: nn.Module, folds: Iterable[Fold]) -> list[nn.Module]:
 
 
 def _add_bias(convolution: nn.Module) -> None:
-    if convolution.bias is None:
-        weight = convolution.weight
-        bias = torch.zeros(len(weight), device=weight.device, dtype=weight.dtype)
-        convolution.bias = nn.Parameter(bias)
+    if convolution._parameters['bias'] is None:
+        weight = convolution.get_parameter('weight')
+        convolution.bias = nn.Parameter(weight.new_zeros(len(weight)))
 
 
 def _replacement(norm: nn.Module, is_folded: bool, kernel_size: int) -> nn.Module:
-    channels = norm.num_features
-    like = norm.running_var
-    factory = {'device': like.device, 'dtype': like.dtype}
+    like = norm.get_buffer('running_var')
+    channels = len(like)
     parts: list[nn.Module] = []
     if not is_folded:
-        parts.append(nn.BatchNorm2d(channels, **factory))
+        parts.append(nn.BatchNorm2d(channels))
     if kernel_size > 1:
+        padding = kernel_size // 2
         parts.append(
-            nn.Conv2d(
-                channels,
-                channels,
-                kernel_size,
-                padding=kernel_size // 2,
-                groups=channels,
-                **factory,
-            )
+            nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels)
         )
     if not parts:
         return nn.Identity()
     new = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
-    return new.eval()
+    return new.to(like.device, like.dtype).eval()
