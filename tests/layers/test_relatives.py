@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers import relatives
+from helpers.layers import images
 from helpers.norm_tester import NormTester
 
 from ubn_mmdet import BNET, IEBN, RBN, InitBN
@@ -80,3 +81,14 @@ def test_which_evaluate_as_batchnorm():
     """They alone may be folded into a convolution."""
     told = {norm: norm(4).evaluates_as_batchnorm for norm in (RBN, IEBN, BNET, InitBN)}
     assert told == {RBN: False, IEBN: False, BNET: False, InitBN: True}
+
+
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.parametrize('norm', [RBN, IEBN, BNET, InitBN])
+def test_a_layer_in_float64_takes_float32(norm, affine):
+    x = images(2, 4, 3, 5)
+    layer = norm(4, affine=affine, dtype=torch.float64)
+    y = layer(x.float().requires_grad_())
+    assert y.dtype == torch.float32
+    y.sum().backward()
+    torch.testing.assert_close(y.double(), layer(x), rtol=1e-5, atol=1e-5)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import passes
-from .algebra import over_positions
+from .algebra import compute_dtype, over_positions
 
 
 class FusedPasses:
@@ -77,7 +77,9 @@ class FusedPasses:
         self._is_applied = True
 
     def _per_map(self, *coefficients: Tensor) -> list[Tensor]:
-        return [c.expand(self.x.shape[:2]) for c in coefficients]
+        # Those of a layer in float64 may be wider than what is computed in.
+        dtype = compute_dtype(self.x)
+        return [c.to(dtype).expand(self.x.shape[:2]) for c in coefficients]
 
 
 class _HandOver:
