@@ -59,13 +59,15 @@ def steps_for(x: Tensor, kernel_size: int = 1) -> ModuleType | None:
 
 def implementation_for(x: Tensor, kernel_size: int = 1) -> str:
     """Its name, one of ``CHOICES``; arguments and errors as for :func:`passes_for`."""
+    # A compiler fuses the operations itself, and cannot read a context variable.
+    if torch.compiler.is_compiling():
+        return 'reference'
     choice = _choice.get() or _from_environment()
     if (
         choice == 'reference'
         # A trace records a hand-written backward as an opaque Python function.
         or torch.jit.is_tracing()
-        # A compiler fuses the operations itself, and torch.func has its own rules.
-        or torch.compiler.is_compiling()
+        # torch.func has its own rules.
         or torch._C._are_functorch_transforms_active()
         or type(x) not in (Tensor, nn.Parameter)  # and so have others' tensors
         or x.numel() == 0
