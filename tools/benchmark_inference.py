@@ -13,7 +13,7 @@ import torch
 
 from ubn_mmdet.bench.machine import describe_machine
 from ubn_mmdet.bench.results import Results
-from ubn_mmdet.bench.tables import describe, median_table, ratio_table
+from ubn_mmdet.bench.tables import inference_tables
 from ubn_mmdet.evidence.code_copy import describe_code
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.toolbox import require_toolbox
@@ -50,7 +50,7 @@ def main() -> None:
     """Measure what is missing, then report all."""
     args = parse_args()
     require_toolbox()
-    from ubn_mmdet.mm.inference import RATIOS, time_inference
+    from ubn_mmdet.mm.inference import time_inference
 
     try:
         results = Results(
@@ -69,14 +69,8 @@ def main() -> None:
                 time_inference, configs_dir() / config, size, args.device, args.repeats
             ),
         )
-    cases = results.content['inference']
-    parts = (
-        describe(results.content['machine']),
-        'Ratios are medians over turns (quartiles).',
-        ratio_table(cases, RATIOS),
-        median_table(cases),
-    )
-    report = '\n\n'.join(parts) + '\n'
+    parts = inference_tables(results.content)
+    report = '\n\n'.join(parts.values()) + '\n'
     write_whole(args.out.with_suffix('.md'), report.encode())
     print(report)
 

@@ -1,4 +1,4 @@
-"""Fill the tables of docs/performance.md and docs/distributed.md from docs/performance/."""
+"""Fill the tables of the pages in docs/ from docs/performance/."""
 
 from pathlib import Path
 

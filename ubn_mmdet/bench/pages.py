@@ -1,4 +1,4 @@
-"""The tables of ``docs/performance.md`` and ``docs/distributed.md``.
+"""The tables of ``docs/performance.md``, ``docs/distributed.md``, ``docs/deploy.md``.
 
 They come from the json files in ``docs/performance/``, as the tools wrote them, each with
 what it was measured on. A table is named by its file and its title.
@@ -13,10 +13,11 @@ from ..markdown import fill_tables
 from ..records import read_json
 from .growth import PREFIX, draw_growth
 from .sync_cost import model_table
-from .tables import sync_tables, tables
+from .tables import inference_tables, sync_tables, tables
 from .traffic import time_table
 
-PAGES = 'performance.md', 'distributed.md'
+PAGES = 'performance.md', 'distributed.md', 'deploy.md'
+MAKERS = {'layers': tables, 'sync': sync_tables, 'inference': inference_tables}
 
 
 def page_tables(folder: str | os.PathLike) -> dict[str, str]:
@@ -25,14 +26,14 @@ def page_tables(folder: str | os.PathLike) -> dict[str, str]:
     if find_spec('triton'):  # what its kernels move follows from their arguments
         named['traffic, predicted'] = time_table()
     for path in sorted(Path(folder).glob('*.json')):
-        make = sync_tables if path.stem.startswith('sync') else tables
+        make = MAKERS[path.stem.split('-')[0]]
         for title, table in make(read_json(path)).items():
             named[f'{path.stem}, {title}'] = table
     return named
 
 
 def write_pages(docs: str | os.PathLike) -> None:
-    """Fill the tables of both pages, and draw ``growth.png``.
+    """Fill the tables of the pages, and draw ``growth.png``.
 
     Args:
         docs: The folder of the documentation.

@@ -67,6 +67,32 @@ def sync_tables(content: Mapping) -> dict[str, str]:
     }
 
 
+FOLDED = ', folded'  # behind a norm's name
+
+
+def inference_tables(content: Mapping) -> dict[str, str]:
+    """All that a measurement of ``tools/benchmark_inference.py`` tells, by title.
+
+    Each norm over BatchNorm, as trained, and both of them folded.
+    """
+    cases = content['inference']
+    names = list(next(iter(cases.values())))
+    ratios = {
+        f'{name} / BN': (name, 'BN')
+        for name in names
+        if name != 'BN' and not name.endswith(FOLDED)
+    }
+    for name in names:
+        if name.endswith(FOLDED) and name != f'BN{FOLDED}':
+            title = f'{name.removesuffix(FOLDED)} / BN, both folded'
+            ratios[title] = name, f'BN{FOLDED}'
+    return {
+        'machine': describe(content['machine']),
+        'ratios': ratio_table(cases, ratios),
+        'ms': median_table(cases),
+    }
+
+
 def describe(machine: Mapping[str, object]) -> str:
     """What the figures were measured on, a sentence."""
     listed = ', '.join(f'{key} {value}' for key, value in machine.items())

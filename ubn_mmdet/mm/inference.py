@@ -10,6 +10,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
+from ..bench.tables import FOLDED
 from ..bench.timing import time_interleaved
 from .deploy import example, fold_detector
 
@@ -28,15 +29,6 @@ NORMS: dict[str, dict[str, Any]] = {
         'initial_spatial': 'kaiming',
         'centering': False,
         'scaling': None,
-    },
-}
-FOLDED = ', folded'
-RATIOS = {
-    **{f'{norm} / BN': (norm, 'BN') for norm in NORMS if norm != 'BN'},
-    **{
-        f'{norm} / BN, both folded': (norm + FOLDED, 'BN' + FOLDED)
-        for norm in NORMS
-        if norm not in ('BN', 'UBN')
     },
 }
 
