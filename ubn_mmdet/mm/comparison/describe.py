@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmdet.utils import register_all_modules
+from mmengine.config import Config
 
 from ...data.coco_folder import CocoFolderError
 from ...evidence.plan import Comparison, PlanError
@@ -25,6 +26,9 @@ def main(spec_file: str) -> None:
     check_code(spec)
     os.chdir(spec['directory'])
     register_all_modules()
+    # Runs print their configs by yapf, whose first use on a machine writes a cache, in
+    # place: of two runs at once, one would read half of it.
+    _ = Config().pretty_text
     try:
         plan = make_plan(
             Comparison.read(spec['comparison']), spec['data'], spec['work_dir']
