@@ -18,12 +18,13 @@ import mmcv.cnn, mmdet.models, mmengine.runner, torch
 import torch.fx.experimental.optimization
 import torch._inductor.fx_passes.pre_grad
 from torch import nn
+from mmengine.analysis.complexity_analysis import FlopAnalyzer
 from mmengine.runner import FlexibleRunner, Runner
 
 def world():
     spaces = {name: vars(module) for name, module in sys.modules.items()
               if name.split('.')[0] in ('torch', 'mmengine', 'mmcv', 'mmdet')}
-    for kind in (nn.SyncBatchNorm, FlexibleRunner, Runner):
+    for kind in (nn.SyncBatchNorm, FlexibleRunner, FlopAnalyzer, Runner):
         spaces[kind.__qualname__] = vars(kind)
     return {name: dict(space) for name, space in spaces.items()}
 
@@ -67,6 +68,7 @@ def test_uninstalling_leaves_everything_as_it_was(tmp_path):
         'mmcv.cnn.utils.fuse_conv_bn:_fuse_conv_bn',
         'Runner:register_hooks',
         'FlexibleRunner:register_hooks',
+        'FlopAnalyzer:__init__',
     }
     assert left == []
 
