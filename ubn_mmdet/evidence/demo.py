@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -77,6 +78,10 @@ def run_demo(
     if lines == before:
         say(f'{work_dir} holds the finished runs: delete it to train again')
     [group] = read_groups([driver.results_file])
+    # As they were asked for: which of two runs ends first says nothing.
+    order = comparison.norm_names()
+    runs = sorted(group.runs, key=lambda run: order.index(run.norm))
+    group = replace(group, runs=tuple(runs))
     text = write_summary(group, folder, work_dir) if group.runs else ''
     if group.broken:
         records = [run.record for run in group.broken]
