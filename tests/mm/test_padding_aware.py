@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from helpers.commands import ROOT, run
+from helpers.commands import ROOT
+from helpers.inference import train_and_infer
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.testing import demo_mm_inputs
@@ -140,40 +141,17 @@ def test_a_detector_without_our_norms_is_told_so(monkeypatch):
 CONFIG = f"""
 _base_ = '{ROOT}/configs/demo/mask-rcnn_r18-scratch_fpn_ubn_6e_shapes.py'
 model = dict(data_preprocessor=dict(type='PaddingAware'))
-loader = dict(num_workers=0, persistent_workers=False)
-train_dataloader = dict(batch_size=2, **loader)
-val_dataloader = dict(batch_size=2, **loader)
-train_cfg = dict(max_epochs=1)
 """
-INFER = """
-import sys
-import torch
-from mmdet.apis import DetInferencer, inference_detector, init_detector
+LOOK = """
 from ubn_mmdet.mm.padding_aware import PaddingAware
-
-config, checkpoint, picture = sys.argv[1:]
-model = init_detector(config, checkpoint, device='cpu')
 assert isinstance(model.data_preprocessor, PaddingAware)
-scores = inference_detector(model, picture).pred_instances.scores
-inferencer = DetInferencer(config, checkpoint, device='cpu', show_progress=False)
-again = inferencer(picture, return_datasamples=True)['predictions'][0]
-torch.testing.assert_close(again.pred_instances.scores, scores)
-print('inferred', len(scores))
 """
 
 
 @pytest.mark.slow
 def test_a_detector_trains_evaluates_and_infers_by_one_line_more(tmp_path):
-    make_shapes(tmp_path / 'data/shapes', num_train=4, num_val=2, image_size=64)
-    (tmp_path / 'config.py').write_text(CONFIG)
-    (tmp_path / 'infer.py').write_text(INFER)
-    output = run(
-        ROOT / 'tools/train.py', 'config.py', '--work-dir', 'work', cwd=tmp_path
-    )
-    assert 'coco/bbox_mAP' in output and 'no norm layer of ubn_mmdet' not in output
-    picture = next((tmp_path / 'data/shapes/val').glob('*.png'))
-    output = run('infer.py', 'config.py', 'work/epoch_1.pth', picture, cwd=tmp_path)
-    assert 'inferred' in output
+    trained = train_and_infer(tmp_path, CONFIG, LOOK)
+    assert 'no norm layer of ubn_mmdet' not in trained
 
 
 def test_the_comparison_pads_much_and_differs_in_that_alone(tmp_path):

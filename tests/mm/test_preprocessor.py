@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from helpers.commands import ROOT, run
+from helpers.commands import ROOT
+from helpers.inference import CHECKPOINT, train_and_infer
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS
 from torch import nn
 
 from ubn_mmdet import InitBN
-from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.preprocessor import InputBN
 
 SIZES = (5, 7), (8, 6), (3, 4)
@@ -180,45 +180,19 @@ _base_ = [
 ]
 custom_imports = _base_.input_bn_imports
 model = dict(data_preprocessor=_base_.input_bn)
-loader = dict(num_workers=0, persistent_workers=False)
-train_dataloader = dict(batch_size=2, **loader)
-val_dataloader = dict(batch_size=2, **loader)
-train_cfg = dict(max_epochs=1)
 """
-# Evaluation as the toolbox's users start it: from a config and a checkpoint.
-INFER = """
-import sys
-import torch
-from mmdet.apis import DetInferencer, inference_detector, init_detector
-
-config, checkpoint, picture = sys.argv[1:]
+LOOK = """
 saved = torch.load(checkpoint, weights_only=False)['state_dict']
-model = init_detector(config, checkpoint, device='cpu')
 norm = model.data_preprocessor.norm
 assert norm.running_mean.min() > 1
 for name, value in norm.state_dict().items():
     assert torch.equal(value, saved[f'data_preprocessor.norm.{name}']), name
-scores = inference_detector(model, picture).pred_instances.scores
-inferencer = DetInferencer(config, checkpoint, device='cpu', show_progress=False)
-again = inferencer(picture, return_datasamples=True)['predictions'][0]
-torch.testing.assert_close(again.pred_instances.scores, scores)
-print('inferred', len(scores))
 """
 
 
 @pytest.mark.slow
 def test_a_detector_trains_evaluates_and_infers(tmp_path):
-    make_shapes(tmp_path / 'data/shapes', num_train=4, num_val=2, image_size=64)
-    (tmp_path / 'config.py').write_text(CONFIG)
-    (tmp_path / 'infer.py').write_text(INFER)
-    output = run(
-        ROOT / 'tools/train.py', 'config.py', '--work-dir', 'work', cwd=tmp_path
-    )
-    assert 'coco/bbox_mAP' in output
-    picture = next((tmp_path / 'data/shapes/val').glob('*.png'))
-    checkpoint = 'work/epoch_1.pth'
-    output = run('infer.py', 'config.py', checkpoint, picture, cwd=tmp_path)
-    assert 'inferred' in output
-    state = torch.load(tmp_path / checkpoint, weights_only=False)['state_dict']
+    train_and_infer(tmp_path, CONFIG, LOOK)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=False)['state_dict']
     weight = state['data_preprocessor.norm.weight']
     assert not torch.equal(weight, nn.init.constant_(weight.clone(), WEIGHT))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from ..layers.replace import replace_submodule
+
 
 class Fold(NamedTuple):
     """What becomes of one norm layer.
@@ -53,9 +55,7 @@ def restructure(model: nn.Module, folds: Iterable[Fold]) -> list[nn.Module]:
         replacement = _replacement(norm, bool(fold.convolutions), fold.kernel_size)
         for name, module in modules.items():
             if module is norm:
-                parent, _, attribute = name.rpartition('.')
-                # By item: a container's children have names that are no attributes.
-                modules[parent]._modules[attribute] = replacement
+                replace_submodule(model, name, replacement)
         replacements.append(replacement)
     return replacements
 

@@ -14,7 +14,7 @@ from . import results
 from .plan import Comparison, Run
 from .processes import end, start_python, termination_as_interrupt
 from .progress import Progress
-from .workplace import Planned, Workplace, read_json
+from .workplace import Planned, Workplace, json_if_there
 
 POLL_SECONDS = 0.5
 QUIET_SECONDS = 60  # after which the progress is told although nothing has happened
@@ -201,7 +201,7 @@ class Driver:
         return _Job(planned, process)
 
     def _watch(self, job: _Job, progress: Progress) -> None:
-        state = read_json(job.planned.folder / 'progress.json')
+        state = json_if_there(job.planned.folder / 'progress.json')
         if not state:
             return
         progress.note(str(job.planned.run), state['step'] / max(1, state['steps']))

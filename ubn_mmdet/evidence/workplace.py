@@ -36,11 +36,11 @@ class Planned:
 
     def specification(self) -> dict | None:
         """What its process was started with."""
-        return read_json(self.folder / 'run.json')
+        return json_if_there(self.folder / 'run.json')
 
     def result(self) -> dict | None:
         """What its process left at its end."""
-        return read_json(self.folder / 'result.json')
+        return json_if_there(self.folder / 'result.json')
 
 
 class Workplace:
@@ -96,7 +96,7 @@ class Workplace:
     def _claim(self, comparison: Comparison, revision: str | None) -> str:
         """The commit of this folder, which stays the same over its life."""
         record = self.folder / 'comparison.json'
-        known = read_json(record)
+        known = json_if_there(record)
         if known is None:
             others = {p.name for p in self.folder.iterdir()} - {'.lock'}
             if others:
@@ -172,7 +172,7 @@ class Workplace:
                 )
 
 
-def read_json(path: Path) -> dict | None:
+def json_if_there(path: Path) -> dict | None:
     """The content of a file; None if there is no such file."""
     try:
         return json.loads(path.read_text())

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import check_choice
 from .pipeline import PipelineNorm
+from .replace import replace_submodule
 
 CONVERTED = nn.BatchNorm2d, nn.SyncBatchNorm
 NOT_4D = nn.BatchNorm1d, nn.BatchNorm3d
@@ -67,9 +68,7 @@ def convert_batchnorm(
     for name, layer in found:
         if not name:
             return converted[id(layer)]
-        parent, _, attribute = name.rpartition('.')
-        # By item: a container's children have names that are no attributes.
-        module.get_submodule(parent)._modules[attribute] = converted[id(layer)]
+        replace_submodule(module, name, converted[id(layer)])
     return module
 
 

@@ -285,12 +285,12 @@ class PipelineNorm(Base):
                 )
         with full_precision(x.device.type):
             kernel_size = stages.affine.kernel_size
-            steps = steps_for(x, kernel_size)
             if valid is not None:
                 passes = PaddedPasses(x, valid)
-            elif steps is not None and stages.have_closed_form:
-                return self._closed_form(x, of_batch, group, steps)
             else:
+                # No steps for a compiler, which could not read the cached property.
+                if (steps := steps_for(x, kernel_size)) and stages.have_closed_form:
+                    return self._closed_form(x, of_batch, group, steps)
                 passes = passes_for(x, kernel_size)
             if not of_batch and stages.centering is None and stages.scaling is None:
                 dtype = algebra.compute_dtype(x)

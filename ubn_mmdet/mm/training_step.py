@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..bench.timing import time_interleaved
 from ..layers import convert_batchnorm
+from ..layers.replace import replace_submodule
 from .quiet import hide_initialisation
 
 PROPOSALS = 1000  # an image, as in training on COCO
@@ -98,8 +99,7 @@ def _replace(
 ) -> nn.Module:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, kind):
-            parent, _, attribute = name.rpartition('.')
-            model.get_submodule(parent).register_module(attribute, by(layer))
+            replace_submodule(model, name, by(layer))
     return model
 
 

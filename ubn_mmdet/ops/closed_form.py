@@ -22,7 +22,7 @@ from .coefficients import (
     backward_to_statistics,
     coefficients,
 )
-from .fused import first_order
+from .first_order import first_order
 
 
 class Normalizer(NamedTuple):

@@ -127,7 +127,7 @@ def _is_interpreted() -> bool:
 
 def _is_for_kernels(x: Tensor) -> bool:
     return (
-        x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        x.dtype in first_use.DTYPES
         # They count a sample's elements in 32 bits.
         and x.numel() // len(x) < 2**31
     )

@@ -17,6 +17,7 @@ from .memory import memory_format
 # Several tiles of positions, the last one not full, in either memory format.
 SHAPE = (2, 3, 40, 60)
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+DTYPES = tuple(TOLERANCES)  # that the kernels take
 
 _known: dict['Use', bool] = {}
 _is_off = False

@@ -14,14 +14,12 @@ hands over ``u`` itself, as the gradient of the ``x`` that came out of moments, 
 ``scale`` in the :class:`_HandOver` of the call.
 """
 
-from collections.abc import Callable
-from functools import wraps
-
 import torch
 from torch import Tensor
 
 from . import passes
 from .algebra import compute_dtype, over_positions
+from .first_order import first_order
 
 
 class FusedPasses:
@@ -86,25 +84,7 @@ class _HandOver:
     """What the backward of a reduction needs to know of the apply after it."""
 
     scale: Tensor | None = None
-
-
-def first_order(backward: Callable) -> Callable:
-    """Refuse to be differentiated: what a backward here does, autograd does not see.
-
-    ``once_differentiable`` refuses only if a gradient that comes in needs one itself;
-    otherwise a second derivative would silently lack what goes through here.
-    """
-
-    @wraps(backward)
-    def checked(ctx, *gradients):
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                'the hand-written backward of ubn_mmdet cannot be differentiated '
-                '(create_graph=True); run the layer within ubn_mmdet.reference_passes()'
-            )
-        return backward(ctx, *gradients)
-
-    return checked
+    kernel: Tensor | None = None  # where the last pass makes ``u`` of ``dy`` again
 
 
 class _Mean(torch.autograd.Function):

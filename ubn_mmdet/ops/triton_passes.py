@@ -14,18 +14,17 @@ import torch
 from torch import Tensor
 
 from . import triton_kernels
-from .fused import FusedPasses, first_order
+from .first_order import first_order
+from .fused import FusedPasses
 from .memory import memory_format
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class TritonPasses(FusedPasses):
     """The passes of one call, as in :class:`~ubn_mmdet.ops.fused.FusedPasses`.
 
     Args:
-        x: ``(N, C, H, W)`` of one of ``DTYPES``, not empty. One that is dense in neither
-            memory format is copied.
+        x: ``(N, C, H, W)`` of a dtype in ``first_use.DTYPES``, not empty. One that is
+            dense in neither memory format is copied.
     """
 
     def __init__(self, x: Tensor) -> None:
