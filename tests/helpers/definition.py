@@ -111,7 +111,7 @@ def condensation(xs: list[Tensor], feature: str) -> Tensor:
         for j, b in enumerate(rank)
         if i != j
     ]
-    return torch.stack(cosines).mean() if cosines else torch.ones(()).double()
+    return torch.stack(cosines).mean() if cosines else torch.ones((), dtype=xs[0].dtype)
 
 
 def depthwise(x: Tensor, kernel: Tensor) -> Tensor:

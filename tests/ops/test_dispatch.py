@@ -7,7 +7,7 @@ import torch
 from helpers.commands import run
 
 from ubn_mmdet import UBN, choose_passes, reference_passes
-from ubn_mmdet.ops import dispatch, first_use
+from ubn_mmdet.ops import dispatch, first_use, trials
 from ubn_mmdet.ops.dispatch import passes_for
 from ubn_mmdet.ops.fused import FusedPasses
 from ubn_mmdet.ops.reference import ReferencePasses
@@ -22,7 +22,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(dispatch, '_is_on_nvidia', lambda x: True)
     monkeypatch.setattr(first_use, '_known', {})
     monkeypatch.setattr(first_use, '_is_off', False)
-    monkeypatch.setattr(first_use, 'SHAPE', (2, 2, 3, 5))  # the interpreter is slow
+    monkeypatch.setattr(trials, 'SHAPE', (2, 2, 3, 5))  # the interpreter is slow
     from ubn_mmdet.ops import triton_kernels
 
     return triton_kernels
@@ -112,7 +112,13 @@ def test_a_use_is_compared_once(gpu, monkeypatch):
     assert len(compared) == 4
 
 
-@pytest.mark.parametrize('name', ['moments', 'apply', 'gradient', 'reduce'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('moments', 'apply', 'gradient', 'reduce', 'coefficients', 'gradients'),
+        *('pack', 'to_statistics', 'to_maps'),
+    ],
+)
 def test_a_wrong_kernel_is_not_taken(gpu, monkeypatch, name):
     right = getattr(gpu, name)
 

@@ -9,12 +9,15 @@ are a lower bound of the time, **a prediction**.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ..markdown import markdown_table
+from ..ops.closed_form import closed_form
+from ..ops.coefficients import Form, Learnt
+from ..ops.normalizer import Averages, OfBatch
 from .layers import R50_FPN
 
 BANDWIDTHS = {  # bytes a second, by the makers' data sheets
@@ -22,6 +25,8 @@ BANDWIDTHS = {  # bytes a second, by the makers' data sheets
     'A100 80 GB': 2.04e12,
     'A100 40 GB': 1.56e12,
 }
+# Tensors that a kernel changes: it reads them and writes them.
+MOVED = ('running_mean', 'running_var', 'batches', 'condensation')
 # Where a kernel's results go; all other tensors that it is given it reads.
 RESULTS = {
     '_moments_of_parts': ('parts', 'products'),
@@ -31,6 +36,23 @@ RESULTS = {
     '_sums_of_parts_with_kernel': ('parts',),
     '_sums_of_maps': ('of_maps', 'of_kernel'),
     '_gradient': ('dx',),
+    '_coefficients': (
+        *(
+            'mu_',
+            'var_',
+            'is_open_',
+            'pivot_',
+            'weight_',
+            'bias_',
+            'sigmoid_',
+            'kernel_',
+        ),
+        *MOVED,
+    ),
+    '_gradients': (
+        *('weight_', 'bias_', 'centering_', 'scaling_', 'level_'),
+        *('scale_', 'slope_', 'offset_'),
+    ),
 }
 DIRECTIONS = 'forward', 'backward'
 
@@ -41,7 +63,7 @@ def layer_traffic(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Bytes of each launch of a UBN layer in training, its passes over ``x`` alone.
+    """Bytes of each launch of a UBN layer in training.
 
     Args:
         shape: Of the input, ``(N, C, H, W)``.
@@ -55,51 +77,65 @@ def layer_traffic(
 
     Raises:
         ImportError: Without Triton.
+        ValueError: For more samples or channels than the kernels take.
     """
     from ..ops import triton_steps
     from ..ops.triton_kernels.launch import noting
 
-    n, c = shape[:2]
+    c = shape[1]
     x = torch.empty(shape, dtype=dtype, device='meta', memory_format=memory_format)
     dy = torch.empty_like(x)
-    of_map, of_channel = x.new_empty(n, c).float(), x.new_empty(c).float()
-    pivot, weight = of_map, of_map.clone()
-    bias: Tensor | None = of_map.clone()
-    kernel = behind = None
-    if kernel_size > 1:  # the bias comes behind the kernel
-        kernel = of_channel.new_empty(c, kernel_size, kernel_size)
-        behind, bias = bias, None
-    var = of_channel.expand(n, c)
+    of_channel = {name: torch.empty(c, device='meta') for name in Learnt._fields}
+    learnt = Learnt(**of_channel)._replace(spatial_weight=None)
+    if kernel_size > 1:
+        spatial = torch.empty(c, kernel_size, kernel_size, device='meta')
+        learnt = learnt._replace(spatial_weight=spatial)
+    averages = Averages(
+        mean=torch.empty(c, device='meta'),
+        var=torch.empty(c, device='meta'),
+        batches=torch.empty((), dtype=torch.long, device='meta'),
+        momentum=0.1,
+        moves=True,
+        condensation=torch.empty((), device='meta'),
+    )
+    of_batch = OfBatch(_without_kernel, x.numel() // c, averages=averages)
+    form = Form(1e-5, needs_gram=True)
     with noting() as forward:
-        triton_steps.moments(x, gram=True)
-        triton_steps.apply(x, pivot, weight, bias, var, 1e-5, kernel, behind)
+        y = closed_form(x.requires_grad_(), of_batch, learnt, form, triton_steps)
     with noting() as backward:
-        triton_steps.reduce(dy, x, pivot, weight, var, 1e-5, kernel)
-        coefficients = (torch.empty_like(of_map) for _ in range(4))
-        triton_steps.gradient(dy, kernel, next(coefficients), x, *coefficients)
+        y.backward(dy)
     return {
         direction: [launch_traffic(launch) for launch in launches]
         for direction, launches in zip(DIRECTIONS, (forward, backward), strict=True)
     }
 
 
+def _without_kernel(*_: Any) -> NoReturn:
+    raise ValueError('no kernel takes the (N, C) tensors of that shape')
+
+
 def launch_traffic(launch: Any) -> dict[str, Any]:
     """Bytes of one launch, as ``noting`` notes it; each of its tensors counts once."""
-    moved: tuple[dict[str, int], dict[str, int]] = {}, {}
+    reads: dict[str, int] = {}
+    writes: dict[str, int] = {}
     seen: set[int] = set()
-    for is_result, sizes in enumerate(moved):
-        for name, tensor in launch.arguments.items():
-            # A tensor that is there stands for what is absent, and is moved once.
-            if not isinstance(tensor, Tensor) or id(tensor) in seen:
-                continue
-            if (name in RESULTS[launch.kernel]) == is_result:
-                seen.add(id(tensor))
-                sizes[name] = distinct_bytes(tensor)
+    # A tensor that is there stands for what is absent, and is moved once: those that are
+    # read come first.
+    arguments = launch.arguments.items()
+    results = RESULTS[launch.kernel]
+    for name, tensor in sorted(arguments, key=lambda item: item[0] in results):
+        if not isinstance(tensor, Tensor) or id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        if name in results:
+            writes[name] = distinct_bytes(tensor)
+        if name not in results or name in MOVED:
+            reads[name] = distinct_bytes(tensor)
     return {
         'kernel': launch.kernel,
         'programs': launch.programs,
-        'reads': moved[0],
-        'writes': moved[1],
+        'reads': reads,
+        'writes': writes,
     }
 
 

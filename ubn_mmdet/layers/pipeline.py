@@ -19,10 +19,11 @@ from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import algebra
-from ..ops.closed_form import Normalizer, closed_form
+from ..ops.closed_form import closed_form
 from ..ops.coefficients import Form, Learnt
 from ..ops.dispatch import passes_for, steps_for
 from ..ops.distributed import merge_statistics, sync_group
+from ..ops.normalizer import Normalizer, OfBatch
 from ..ops.padding import PaddedPasses, ValidPart, images_for, valid_part
 from ..ops.precision import full_precision
 from ..ops.recompute import is_recomputation
@@ -396,14 +397,16 @@ class PipelineNorm(Base):
             batch = self._batch(x, mean, var, centred, group, gram=gram)
             is_open = None
             if self._tracks:
-                moves = not is_recomputation()
                 is_open = stages.statistics.advance(self, batch, moves)
             chosen = choose(self, batch, is_open)
             return Normalizer(*chosen, is_open, batch.count, group)
 
+        moves, averages = not is_recomputation(), None
         if self._tracks:
+            averages = stages.statistics.averages(self, moves)
             form = form._replace(needs_gram=stages.statistics.wants_gram(self))
-        return closed_form(x, normalizer_of, learnt, form, steps)
+        normalizer = OfBatch(normalizer_of, _elements(x, None), group, averages)
+        return closed_form(x, normalizer, learnt, form, steps)
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):

@@ -58,7 +58,7 @@ def flat_summary(
         x, mean, var = x[:n], mean[:n], var[:n]
         rows = _rows(x)
         if n <= GRAM_SAMPLES or n * x.numel() <= GRAM_PRODUCTS:
-            cosines = _cosines_of_gram(_gram(rows, mean.dtype))
+            cosines = _cosines_of_gram(_products(rows, mean.dtype))
         else:
             squares = x.shape[2] * x.shape[3] * (var + mean.square()).sum(dim=1)
             total = _squared_norm_of_sum(rows, _inverse_norm(squares))
@@ -73,7 +73,12 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-def _gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
+def gram(x: Tensor) -> Tensor:
+    """``(n, n)``, the scalar products of all pairs among the first ``n <= 16`` samples."""
+    return _products(_rows(x[:CONDENSATION_SAMPLES]), compute_dtype(x))
+
+
+def _products(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """``(N, N)``, the products of all pairs of rows."""
     products = []
     for part in blocks(rows, dim=1):

@@ -1,37 +1,21 @@
 """What ``closed_form.py`` does with ``x``, in the passes of ``passes.py``.
 
-``triton_steps.py`` has the same functions. What they share: coefficients are ``(N, C)`` or
-``(C,)`` and may be None for 1 (weights) and 0 (all else); ``u`` is the gradient of
-``z = weight * (x - pivot) / sqrt(var + eps) + bias``, and ``z`` is the result or, with a
-kernel, what it is applied to.
+``triton_steps.py`` has the same functions, and an ``algebra`` for what is in between. What
+they share: coefficients are ``(N, C)`` or ``(C,)`` and may be None for 1 (weights) and 0
+(all else); ``u`` is the gradient of ``z = weight * (x - pivot) / sqrt(var + eps) + bias``,
+and ``z`` is the result or, with a kernel, what it is applied to.
 """
-
-from typing import NamedTuple
 
 from torch import Tensor
 
+from . import eager_algebra as algebra
 from . import passes
 from .algebra import over_positions
+from .eager_algebra import Sums
+
+__all__ = ['algebra', 'apply', 'gradient', 'mean', 'moments', 'per_map', 'reduce']
 
 mean = passes.mean
-
-
-class Sums(NamedTuple):
-    """What the backward's reduction leaves.
-
-    Attributes:
-        handed: For :func:`gradient`: all that is needed of ``dy``.
-        weight: ``sum u * (x - pivot) / sqrt(var + eps)``, ``(N, C)`` or ``(C,)``.
-        bias: ``sum u``, likewise.
-        kernel: The gradient of the kernel, ``(C, k, k)``; None without one.
-        behind: ``sum dy``, ``(N, C)``; None without a kernel.
-    """
-
-    handed: Tensor
-    weight: Tensor
-    bias: Tensor
-    kernel: Tensor | None = None
-    behind: Tensor | None = None
 
 
 def moments(x: Tensor, gram: bool) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""The Triton kernels' first use: they are compared with plain formulas in float64.
+"""The Triton kernels' first use: they are compared with formulas (``trials.py``).
 
 A kernel can be compiled wrongly, or not at all, by versions of Triton or for devices that
 nobody has tried. A layer that trains on wrong gradients would not say so.
@@ -8,16 +8,12 @@ import warnings
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .algebra import over_positions
+from . import trials
 from .memory import memory_format
 
-# Several tiles of positions, the last one not full, in either memory format.
-SHAPE = (2, 3, 40, 60)
-TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-DTYPES = tuple(TOLERANCES)  # that the kernels take
+DTYPES = tuple(trials.TOLERANCES)  # that the kernels take
 
 _known: dict['Use', bool] = {}
 _is_off = False
@@ -67,73 +63,5 @@ def compare(use: Use) -> bool:
 
 
 def _compare(use: Use) -> None:
-    from . import triton_kernels
-
-    n, c, _, _ = SHAPE
-    generator = torch.Generator().manual_seed(0)  # the caller's stays as it is
-
-    def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(use.device, dtype)
-
-    x = (3 + random(*SHAPE)).to(use.dtype, memory_format=use.memory_format)
-    dy = random(*SHAPE).to(use.dtype, memory_format=use.memory_format)
-    pivot, scale, shift, bias, slope, offset = random(6, n, c)
-    var, eps = random(1, c).square().expand(n, c), 0.1
-    kernel = random(c, use.kernel_size, use.kernel_size)
-    if use.kernel_size == 1:
-        kernel = bias = None
-
-    # In the same order and form as the formulas below.
-    mean, var, gram = triton_kernels.moments(x, gram=True)
-    got = {
-        'moments': torch.stack([mean, var]),
-        'moments alone': torch.stack(triton_kernels.moments(x)[:2]),
-        'Gram matrix': gram,
-        'apply': triton_kernels.apply(x, pivot, scale, shift, kernel, bias, var, eps),
-        'gradient': triton_kernels.gradient(dy, scale, kernel, x, pivot, slope, offset),
-    }
-    sums = triton_kernels.reduce(dy, x, pivot, scale, shift, kernel, var, eps)
-    got |= {f'sums of {name}': value for name, value in sums._asdict().items()}
-    plain = triton_kernels.reduce(dy, x, pivot, scale, shift, kernel)
-    got['sums of pivot'] = plain.pivot
-
-    x, dy, pivot, scale, shift, slope, offset, var = (
-        t.cpu().double() for t in (x, dy, pivot, scale, shift, slope, offset, var)
-    )
-    xhat = (x - over_positions(pivot)) * over_positions(torch.rsqrt(var + eps))
-    z = over_positions(scale) * xhat + over_positions(shift)
-    y, u, of_kernel, of_bias = z, dy, None, None
-    if kernel is not None:
-        weight = kernel.cpu().double().unsqueeze(1)
-        like = {'padding': use.kernel_size // 2, 'groups': c}
-        y = F.conv2d(z, weight, **like) + over_positions(bias.cpu().double())
-        u = F.conv_transpose2d(dy, weight, **like)
-        of_kernel = torch.nn.grad.conv2d_weight(z, weight.shape, dy, **like)[:, 0]
-        of_bias = dy.sum(dim=(2, 3))
-    dx = over_positions(slope) * (x - over_positions(pivot)) + over_positions(offset)
-    dx = dx + over_positions(scale) * u
-    var, mean = torch.var_mean(x, dim=(2, 3), correction=0)
-    want = {
-        'moments': torch.stack([mean, var]),
-        'moments alone': torch.stack([mean, var]),
-        'Gram matrix': x.flatten(1) @ x.flatten(1).T,
-        'apply': y,
-        'gradient': dx,
-        'sums of scale': (u * xhat).sum(dim=(2, 3)),
-        'sums of pivot': -scale * u.sum(dim=(2, 3)),
-        'sums of shift': u.sum(dim=(2, 3)),
-        'sums of kernel': of_kernel,
-        'sums of bias': of_bias,
-    }
-    for name, expected in want.items():
-        if expected is not None:
-            _assert_close(name, got[name].cpu().double(), expected, use.dtype)
-
-
-def _assert_close(name: str, got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
-    difference = (got - want).abs().max().item()
-    allowed = TOLERANCES[dtype] * want.abs().max().item()
-    if not difference <= allowed:  # nan is none
-        raise ArithmeticError(
-            f'{name} differ by {difference:.3g} from the reference, {allowed:.3g} allowed'
-        )
+    trials.compare_passes(use.device, use.dtype, use.memory_format, use.kernel_size)
+    trials.compare_algebra(use.device, use.kernel_size)

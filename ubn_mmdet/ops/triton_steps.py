@@ -6,9 +6,13 @@ be another write and two reads, is never in memory. Importing this imports Trito
 
 from torch import Tensor
 
+from . import triton_algebra as algebra
 from . import triton_kernels
-from .eager_steps import Sums
+from .algebra import gram as gram_of
+from .eager_algebra import Sums
 from .memory import memory_format
+
+__all__ = ['algebra', 'apply', 'gradient', 'mean', 'moments', 'per_map', 'reduce']
 
 
 def mean(x: Tensor) -> Tensor:
@@ -17,9 +21,15 @@ def mean(x: Tensor) -> Tensor:
 
 
 def moments(x: Tensor, gram: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """``K, V``, ``(N, C)`` each; for few samples the Gram matrix, if it is wanted."""
-    gram = gram and len(x) <= triton_kernels.GRAM_SAMPLES
-    return triton_kernels.moments(_dense(x), gram)
+    """``K, V``, ``(N, C)`` each, and the Gram matrix of the samples that are compared.
+
+    For more samples than a kernel takes it costs another read of ``x``.
+    """
+    comes_along = gram and len(x) <= triton_kernels.GRAM_SAMPLES
+    mean, var, products = triton_kernels.moments(_dense(x), comes_along)
+    if gram and not comes_along:
+        products = gram_of(x)
+    return mean, var, products
 
 
 def per_map(x: Tensor, *coefficients: Tensor | None) -> list[Tensor | None]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import algebra
+from ...ops.normalizer import Averages
 from ..checks import check_choice, check_number
 from .stage import Entry
 from .statistics import (
@@ -98,6 +99,20 @@ class GatedStatistics(BatchStatistics):
         if moves:
             move_mean_and_var(layer, mean, var, is_valid & is_open)
         return is_open
+
+    def averages(self, layer: nn.Module, moves: bool) -> Averages | None:
+        """What moves; None where samples are compared by anything but whole maps."""
+        averages = super().averages(layer, moves)
+        if not self._is_on(layer):
+            return averages
+        if self.feature != 'flat':
+            return None
+        return averages._replace(
+            condensation=layer.condensation,
+            condensation_momentum=CONDENSATION_MOMENTUM,
+            threshold=self.threshold,
+            opens_above=self.opens == 'similar',
+        )
 
     def _is_on(self, layer: nn.Module) -> bool:
         return layer.condensation is not None and self.threshold is not None

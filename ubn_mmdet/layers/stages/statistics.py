@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from ...ops.normalizer import Averages
 from .stage import Stage
 
 # ``(S,)``, and a number or ``()``: what else there is to know of a batch.
@@ -116,6 +117,21 @@ class BatchStatistics(Statistics):
         if moves:
             move_running_statistics(layer, batch, batch.exists)
         return batch.exists
+
+    def averages(self, layer: nn.Module, moves: bool) -> Averages | None:
+        """All that :meth:`advance` moves, in numbers; None if they do not say it all.
+
+        Args:
+            layer: The layer that has the state.
+            moves: Whether the state moves.
+        """
+        return Averages(
+            layer.running_mean,
+            layer.running_var,
+            layer.num_batches_tracked,
+            layer.momentum,
+            moves,
+        )
 
 
 def choose(

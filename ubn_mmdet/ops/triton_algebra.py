@@ -1,0 +1,104 @@
+"""What ``closed_form.py`` does between the passes, in one launch each way.
+
+Two where ranks merge, with the collective between them. What the kernels do not know,
+``eager_algebra.py`` does, which has the same two functions.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import eager_algebra, triton_kernels
+from .coefficients import Coefficients, Form, Learnt
+from .eager_algebra import Backward, Forward, Saved, Sums
+from .normalizer import Averages, Normalizer, OfBatch
+
+
+def forward(
+    mean: Tensor | None,
+    var: Tensor | None,
+    gram: Tensor | None,
+    normalizer: Normalizer | OfBatch,
+    learnt: Learnt,
+    form: Form,
+) -> Forward:
+    """From the moments to the coefficients; arguments as in ``eager_algebra.forward``."""
+    if not _has_kernel(mean, gram, normalizer, learnt):
+        return eager_algebra.forward(mean, var, gram, normalizer, learnt, form)
+    _, count, group, averages = normalizer
+    merged = None
+    if group is not None:
+        gates = averages.condensation is not None
+        merged = triton_kernels.pack(
+            mean, var, gram if gates else None, learnt.centering_weight, count
+        )
+        dist.all_reduce(merged, group=group)
+        count = merged[-1]
+    c = triton_kernels.coefficients(
+        mean, var, gram, learnt, form, averages, normalizer.count, merged
+    )
+    if averages.moves:
+        _note_change(averages)
+    given = Coefficients(
+        pivot=c.mean if c.pivot is None else c.pivot,
+        weight=c.weight
+        if c.weight is not None or c.kernel is not None
+        else learnt.weight,
+        bias=None,
+        kernel=c.kernel,
+        sigmoid=c.sigmoid,
+    )
+    bias = learnt.bias if c.bias is None else c.bias
+    given = given._replace(**{'bias' if c.kernel is None else 'behind': bias})
+    normalized = Normalizer(c.mean, c.var, c.is_open, count, group)
+    return Forward(mean if learnt.differs_by_sample else None, normalized, given)
+
+
+def backward(
+    sums: Sums, saved: Saved, learnt: Learnt, form: Form, to_maps: bool
+) -> Backward:
+    """From the sums to the gradients; arguments as in ``eager_algebra.backward``."""
+    # Where nobody wants the gradient of ``x``, ranks have nothing to add up.
+    if saved.group is None or not to_maps:
+        return triton_kernels.gradients(sums, saved, learnt, form, to_maps)
+    gradients, statistics = triton_kernels.to_statistics(sums, saved, learnt, form)
+    dist.all_reduce(statistics, group=saved.group)
+    rest = triton_kernels.to_maps(sums, saved, learnt, form, statistics)
+    of_centering = rest.learnt.centering_weight
+    return rest._replace(learnt=gradients._replace(centering_weight=of_centering))
+
+
+def _has_kernel(
+    mean: Tensor | None,
+    gram: Tensor | None,
+    normalizer: Normalizer | OfBatch,
+    learnt: Learnt,
+) -> bool:
+    if not isinstance(normalizer, OfBatch) or normalizer.averages is None:
+        return False
+    averages = normalizer.averages
+    samples, channels = mean.shape
+    return (
+        (averages.condensation is None or gram is not None)
+        and samples <= triton_kernels.SAMPLES
+        and channels <= triton_kernels.CHANNELS
+        and all(t.dtype == torch.float32 for t in _moved(averages))
+        and all(t.is_contiguous() for t in _tensors((*_moved(averages), *learnt)))
+    )
+
+
+def _moved(averages: Averages) -> list[Tensor]:
+    return list(_tensors((averages.mean, averages.var, averages.condensation)))
+
+
+def _tensors(tensors: Iterable[Tensor | None]) -> Iterable[Tensor]:
+    return (tensor for tensor in tensors if tensor is not None)
+
+
+def _note_change(averages: Averages) -> None:
+    """Tell autograd that tensors are not what they were, as in-place operations do."""
+    for tensor in (*_moved(averages), averages.batches):
+        if not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
