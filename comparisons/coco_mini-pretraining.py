@@ -4,6 +4,6 @@
 data = 'data/coco_mini-crops'
 detector = 'pretrain/resnet18_bn_1xb64_crops.py'
 image_size = 64
-epochs = 7
+epochs = 20
 batch_size = 64
 groups = [dict(norms=['BN', 'UBN', 'BNET'], seeds=[0])]
