@@ -29,6 +29,8 @@ BOUNDS = {
     'MABN': (55, 48, 14),
     'PowerNorm': (35, 51, 14),
 }
+# Of a channels_last input, of which PyTorch's BatchNorm kernels take no map as a channel.
+LAST = {'UBN k=1': (40, 44, 13), 'UBN k=3': (44, 51, 17), 'BNET': (18, 15, 4)}
 
 
 def test_every_layer_has_a_bound():
@@ -42,6 +44,13 @@ def test_no_layer_dispatches_more_than(name):
     found = operations(layer)
     for phase, bound in zip(PHASES, BOUNDS[name], strict=True):
         assert counts[phase] <= bound, found[phase]
+
+
+@pytest.mark.parametrize('name', LAST)
+def test_no_layer_dispatches_more_for_channels_last_than(name):
+    found = operations(family()[name], memory_format=torch.channels_last)
+    for phase, bound in zip(PHASES, LAST[name], strict=True):
+        assert len(found[phase]) <= bound, found[phase]
 
 
 def test_counts_are_of_what_is_no_view():
