@@ -49,18 +49,23 @@ def flat_summary(
 
     One read of ``x``. Few samples: from the products of all pairs, the Gram matrix. For
     many that is more arithmetic than reading them: with ``u = sum_n x_n / |x_n|`` the sum
-    is ``|u|^2 - n``, and ``|x_n|^2`` is ``H*W * sum_c (V + K^2)``.
+    is ``|u|^2 - n``, and ``|x_n|^2`` is ``H*W * sum_c (V + K^2)``. Two samples, the usual
+    number on a GPU's share of a detector's batch, have one product: a matrix of that shape
+    takes a CPU five times as long.
     """
     n = _samples(x)
     with torch.no_grad():
         if gram is not None:
             return _cosines_of_gram(gram).view(1), n * (n - 1)
         x, mean, var = x[:n], mean[:n], var[:n]
-        rows = _rows(x)
-        if n <= GRAM_SAMPLES or n * x.numel() <= GRAM_PRODUCTS:
-            cosines = _cosines_of_gram(_products(rows, mean.dtype))
+        rows, dtype, positions = _rows(x), mean.dtype, x.shape[2] * x.shape[3]
+        if n == 2 and x.device.type == 'cpu':
+            inverse = _inverse_norm(_mean_squares(mean, var))
+            cosines = _product(rows, dtype) * inverse.prod() * (2 / positions)
+        elif n <= GRAM_SAMPLES or n * x.numel() <= GRAM_PRODUCTS:
+            cosines = _cosines_of_gram(_products(rows, dtype))
         else:
-            squares = x.shape[2] * x.shape[3] * (var + mean.square()).sum(dim=1)
+            squares = positions * _mean_squares(mean, var)
             total = _squared_norm_of_sum(rows, _inverse_norm(squares))
             cosines = total - squares.count_nonzero()
         return cosines.view(1), n * (n - 1)
@@ -76,6 +81,19 @@ def _rows(x: Tensor) -> Tensor:
 def gram(x: Tensor) -> Tensor:
     """``(n, n)``, the scalar products of all pairs among the first ``n <= 16`` samples."""
     return _products(_rows(x[:CONDENSATION_SAMPLES]), compute_dtype(x))
+
+
+def _mean_squares(mean: Tensor, var: Tensor) -> Tensor:
+    """``(N,)``, the sum over channels of the mean square over positions."""
+    return torch.addcmul(var, mean, mean).sum(dim=1)
+
+
+def _product(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """``()``, the scalar product of two rows."""
+    # A part at a time where a wider copy is needed.
+    parts = [rows] if rows.dtype == dtype else blocks(rows, dim=1)
+    products = [torch.dot(*part.to(dtype)) for part in parts]
+    return sum(products[1:], products[0])
 
 
 def _products(rows: Tensor, dtype: torch.dtype) -> Tensor:
