@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
-MAX_JOBS=${MAX_JOBS:-$(nproc)}
+# A limit on the threads of a training, which nproc heeds, is none on compilers.
+MAX_JOBS=${MAX_JOBS:-$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)}
 TOOLBOX=${TOOLBOX:-onedl}
 requirements=.ci/requirements.txt
 pretraining=.ci/pretraining.txt
