@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.layers import OFF, STAGES, compare, images, trained
 from helpers.one_process import assert_equals_one_process
+from helpers.passes import gradients
 from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip('triton', reason='Triton is not installed')
@@ -77,6 +78,18 @@ def test_the_gate_the_other_way_round():
     layer.stages.statistics.opens = 'dissimilar'
     for alike in (True, False):
         compare(layer, maps(2, 4, 3, 2, alike=alike), **FLOAT32)
+
+
+@pytest.mark.usefixtures('_in_kernels')
+def test_parameters_with_gaps():
+    layer, dense = layer_of(), layer_of()
+    for name, parameter in list(layer.named_parameters()):
+        gaps = torch.stack([parameter.detach()] * 2, dim=-1)[..., 0]
+        assert not gaps.is_contiguous()
+        setattr(layer, name, torch.nn.Parameter(gaps))
+    x = maps(2, 4, 3, 2)
+    ours, theirs = gradients(layer, x, x), gradients(dense, x, x)
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.usefixtures('_in_kernels')

@@ -4,8 +4,6 @@ Two where ranks merge, with the collective between them. What the kernels do not
 ``eager_algebra.py`` does, which has the same two functions.
 """
 
-from collections.abc import Iterable
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -25,8 +23,9 @@ def forward(
     form: Form,
 ) -> Forward:
     """From the moments to the coefficients; arguments as in ``eager_algebra.forward``."""
-    if not _has_kernel(mean, gram, normalizer, learnt):
+    if not _has_kernel(mean, gram, normalizer):
         return eager_algebra.forward(mean, var, gram, normalizer, learnt, form)
+    learnt = _dense(learnt)
     _, count, group, averages = normalizer
     merged = None
     if group is not None:
@@ -60,6 +59,7 @@ def backward(
     sums: Sums, saved: Saved, learnt: Learnt, form: Form, to_maps: bool
 ) -> Backward:
     """From the sums to the gradients; arguments as in ``eager_algebra.backward``."""
+    learnt, saved = _dense(learnt), saved._replace(var=saved.var.contiguous())
     # Where nobody wants the gradient of ``x``, ranks have nothing to add up.
     if saved.group is None or not to_maps:
         return triton_kernels.gradients(sums, saved, learnt, form, to_maps)
@@ -71,10 +71,7 @@ def backward(
 
 
 def _has_kernel(
-    mean: Tensor | None,
-    gram: Tensor | None,
-    normalizer: Normalizer | OfBatch,
-    learnt: Learnt,
+    mean: Tensor | None, gram: Tensor | None, normalizer: Normalizer | OfBatch
 ) -> bool:
     if not isinstance(normalizer, OfBatch) or normalizer.averages is None:
         return False
@@ -85,16 +82,17 @@ def _has_kernel(
         and samples <= triton_kernels.SAMPLES
         and channels <= triton_kernels.CHANNELS
         and all(t.dtype == torch.float32 for t in _moved(averages))
-        and all(t.is_contiguous() for t in _tensors((*_moved(averages), *learnt)))
+        and all(t.is_contiguous() for t in _moved(averages))
     )
 
 
 def _moved(averages: Averages) -> list[Tensor]:
-    return list(_tensors((averages.mean, averages.var, averages.condensation)))
+    moved = averages.mean, averages.var, averages.condensation
+    return [tensor for tensor in moved if tensor is not None]
 
 
-def _tensors(tensors: Iterable[Tensor | None]) -> Iterable[Tensor]:
-    return (tensor for tensor in tensors if tensor is not None)
+def _dense(learnt: Learnt) -> Learnt:
+    return Learnt(*(t if t is None else t.contiguous() for t in learnt))
 
 
 def _note_change(averages: Averages) -> None:
