@@ -29,10 +29,7 @@ def forward(
     _, count, group, averages = normalizer
     merged = None
     if group is not None:
-        gates = averages.condensation is not None
-        merged = triton_kernels.pack(
-            mean, var, gram if gates else None, learnt.centering_weight, count
-        )
+        merged = triton_kernels.pack(mean, var, gram, learnt.centering_weight, count)
         dist.all_reduce(merged, group=group)
         count = merged[-1]
     c = triton_kernels.coefficients(
@@ -40,17 +37,17 @@ def forward(
     )
     if averages.moves:
         _note_change(averages)
+    has_kernel = c.kernel is not None  # which the weight is in, and the bias behind
+    weight = learnt.weight if c.weight is None and not has_kernel else c.weight
+    bias = learnt.bias if c.bias is None else c.bias
     given = Coefficients(
         pivot=c.mean if c.pivot is None else c.pivot,
-        weight=c.weight
-        if c.weight is not None or c.kernel is not None
-        else learnt.weight,
-        bias=None,
+        weight=weight,
+        bias=None if has_kernel else bias,
         kernel=c.kernel,
+        behind=bias if has_kernel else None,
         sigmoid=c.sigmoid,
     )
-    bias = learnt.bias if c.bias is None else c.bias
-    given = given._replace(**{'bias' if c.kernel is None else 'behind': bias})
     normalized = Normalizer(c.mean, c.var, c.is_open, count, group)
     return Forward(mean if learnt.differs_by_sample else None, normalized, given)
 
