@@ -1,5 +1,6 @@
 """The demo shows UBN beside BatchNorm."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -117,11 +118,11 @@ def test_broken_data_end_the_demo_before_training(tmp_path):
 @pytest.mark.skipif(shutil.which('make') is None, reason='needs make')
 def test_make_passes_its_settings_on():
     def command(*settings):
-        # These tests may be make's own: it would tell the directory, too.
-        quiet = ['make', '--no-print-directory', '-n']
-        line = [*quiet, 'demo', f'PY={sys.executable}', *settings]
+        line = ['make', '-n', 'demo', f'PY={sys.executable}', *settings]
+        # Where make runs these tests, its settings are not those of this one.
+        path = {'PATH': os.environ['PATH']}
         done = subprocess.run(
-            line, cwd=ROOT, check=True, capture_output=True, text=True
+            line, cwd=ROOT, check=True, capture_output=True, text=True, env=path
         )
         return done.stdout.splitlines()[-1].split()[1:]
 
