@@ -49,6 +49,16 @@ def test_dicts_go_there_and_back(size):
     assert Comparison.read(told) == comparison
 
 
+def test_tuples_in_options_arrive_as_tuples():
+    options = {'a': [{'scale': (8, 4), 'sides': [(1, 2), 3]}], 'b.c': ()}
+    norm = {'name': 'UBN', 'options': {'d': (5,)}}
+    fields = FIELDS | {'options': options, 'groups': [{'norms': [norm], 'seeds': [0]}]}
+    told = json.loads(json.dumps(Comparison.read(fields).to_dict()))
+    comparison = Comparison.read(told)
+    assert comparison.options == options
+    assert comparison.groups[0].norms[0].options == {'d': (5,)}
+
+
 def test_a_file_is_read_by_its_public_variables(tmp_path):
     path = tmp_path / 'mine.py'
     lines = [f'{k} = {v!r}' for k, v in FIELDS.items() if k != 'name']

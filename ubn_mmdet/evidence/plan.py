@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+_TUPLE = '__tuple__'  # the key of a tuple in json
+
 
 class PlanError(ValueError):
     """A comparison that cannot be run; the message says what is wrong."""
@@ -39,7 +41,8 @@ class Norm:
             value = {'name': value}
         entries: dict[str, Any] = {'preset': str(value.get('name')).lower(), **value}
         _check_keys('a norm', entries, cls, needed=('name',))
-        norm = cls(**entries)
+        options = _tuples_again(entries.pop('options', {}))
+        norm = cls(options=options, **entries)
         if not isinstance(norm.name, str) or not re.fullmatch(r'[\w.+-]+', norm.name):
             raise PlanError(
                 'the name of a norm is made of letters, digits and ._+-, got '
@@ -128,7 +131,9 @@ class Comparison:
             if len(size) != 2:
                 raise PlanError(f'image_size must be one number or two, got {size!r}')
             size = tuple(size)
-        comparison = cls(**{**value, 'groups': groups, 'image_size': size})
+        options = _tuples_again(value.get('options', {}))
+        read = {'groups': groups, 'image_size': size, 'options': options}
+        comparison = cls(**{**value, **read})
         for side in size if isinstance(size, tuple) else [size]:
             _check_count('image_size', side)
         for name in ('epochs', 'batch_size', 'processes'):
@@ -169,7 +174,11 @@ class Comparison:
 
     def to_dict(self) -> dict:
         """For :meth:`read`; also what json can hold."""
-        return asdict(self)
+        value = asdict(self)
+        norms = (norm for group in value['groups'] for norm in group['norms'])
+        for holder in (value, *norms):
+            holder['options'] = _mark_tuples(holder['options'])
+        return value
 
     def runs(
         self, only: Sequence[str] = (), seeds: Sequence[int] = ()
@@ -198,6 +207,27 @@ class Comparison:
         stem = Path(self.detector).stem
         stem = re.sub(r'_\d+[ex]_\w+$', '', stem)
         return re.sub(r'_(u|sync)?bn(?=-|_|$)', '', stem)
+
+
+def _mark_tuples(value: object) -> object:
+    """What json can hold, with tuples as such: parts of the toolbox take no list."""
+    if isinstance(value, Mapping):
+        return {key: _mark_tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_mark_tuples(item) for item in value]
+        return {_TUPLE: items} if isinstance(value, tuple) else items
+    return value
+
+
+def _tuples_again(value: Any) -> Any:
+    """What :func:`_mark_tuples` was given."""
+    if isinstance(value, Mapping):
+        if set(value) == {_TUPLE}:
+            return tuple(_tuples_again(item) for item in value[_TUPLE])
+        return {key: _tuples_again(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_tuples_again(item) for item in value]
+    return value
 
 
 def fingerprint(value: object) -> str:
