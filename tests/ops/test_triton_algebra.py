@@ -103,8 +103,8 @@ def test_channels_that_are_no_power_of_two():
 @pytest.mark.parametrize(
     ('settings', 'most'),
     [
-        ({}, {'SAMPLES': 2}),
-        ({}, {'CHANNELS': 1}),
+        ({}, {'MAX_SAMPLES': 2}),
+        ({}, {'MAX_CHANNELS': 1}),
         ({'condensation_feature': 'pooled'}, {}),
         ({'track_running_stats': False}, {}),
     ],
@@ -214,4 +214,4 @@ def test_ranks_take_one_launch_on_each_side_of_a_collective(two_ranks):
 
 
 def test_the_largest_layers_fit():
-    assert triton_kernels.CHANNELS >= 2048 and triton_kernels.SAMPLES >= 16
+    assert triton_kernels.MAX_CHANNELS >= 2048 and triton_kernels.MAX_SAMPLES >= 16

@@ -76,8 +76,8 @@ def _has_kernel(
     samples, channels = mean.shape
     return (
         (averages.condensation is None or gram is not None)
-        and samples <= triton_kernels.SAMPLES
-        and channels <= triton_kernels.CHANNELS
+        and samples <= triton_kernels.MAX_SAMPLES
+        and channels <= triton_kernels.MAX_CHANNELS
         and all(t.dtype == torch.float32 for t in _moved(averages))
         and all(t.is_contiguous() for t in _moved(averages))
     )

@@ -1,4 +1,4 @@
-"""The passes over ``x`` as Triton kernels. Importing this imports Triton.
+"""A layer's passes and algebra as Triton kernels. Importing this imports Triton.
 
 Each file holds the kernels of one pass and the function that launches them, on tensors
 and without autograd:
@@ -19,16 +19,16 @@ the order in which programs run: nothing is added up atomically.
 """
 
 from .apply import apply
-from .coefficients import CHANNELS, SAMPLES, coefficients, pack
+from .coefficients import MAX_CHANNELS, MAX_SAMPLES, coefficients, pack
 from .coefficients_backward import gradients, to_maps, to_statistics
 from .gradient import gradient
 from .moments import GRAM_SAMPLES, moments
 from .reduce import reduce
 
 __all__ = [
-    'CHANNELS',
     'GRAM_SAMPLES',
-    'SAMPLES',
+    'MAX_CHANNELS',
+    'MAX_SAMPLES',
     'apply',
     'coefficients',
     'gradient',

@@ -17,8 +17,8 @@ from .launch import launch
 
 # One program does all of it: whether a batch moves the averages is a question to all
 # channels at once.
-CHANNELS = 4096
-SAMPLES = 64
+MAX_CHANNELS = 4096
+MAX_SAMPLES = 64
 WARPS = 8
 
 
@@ -94,7 +94,8 @@ def coefficients(
     """The statistics of a batch and all that follows from them; moves the averages.
 
     Args:
-        mean: ``K``, ``(N, C)`` float32, as is ``var``; at most ``SAMPLES, CHANNELS``.
+        mean: ``K``, ``(N, C)`` float32, as is ``var``; no more than
+            ``MAX_SAMPLES, MAX_CHANNELS``.
         var: ``V``.
         gram: As for :func:`pack`; read for a gate alone.
         learnt: Parameters, float32 each.
