@@ -30,6 +30,9 @@ LAUNCHING = [
     )
 ]
 KERNELS = pytest.mark.parametrize('kernel_size', STEP)
+INTERPRETED = pytest.mark.skipif(
+    torch.cuda.is_available(), reason='kernels are not interpreted'
+)
 
 
 class Touched:
@@ -78,8 +81,8 @@ def size_of(addresses, tensors):
     return total
 
 
+@INTERPRETED
 @KERNELS
-@pytest.mark.skipif(torch.cuda.is_available(), reason='kernels are not interpreted')
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_a_layer_touches_what_is_counted(kernel_size, layout, monkeypatch):
     shape = 2, 3, 6, 7
@@ -101,6 +104,7 @@ def test_a_layer_touches_what_is_counted(kernel_size, layout, monkeypatch):
         assert size_loaded == pytest.approx(sum(expected['reads'].values()), rel=0.1)
 
 
+@INTERPRETED
 @pytest.mark.parametrize('samples', [2, 12])
 @KERNELS
 def test_launches_of_a_step(kernel_size, samples):

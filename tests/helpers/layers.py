@@ -99,7 +99,7 @@ def compare(
         y = layer(ours)
         [expected], state = define(layer, [theirs], state)
         torch.testing.assert_close(y, expected, **tolerance)
-        gradient = images(*x.shape, seed=100 + step)
+        gradient = images(*x.shape, seed=100 + step).to(x)
         layer.zero_grad()
         y.backward(gradient)
         parameters = [state[name] for name, _ in layer.named_parameters()]

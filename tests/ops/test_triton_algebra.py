@@ -166,6 +166,12 @@ def test_autograd_learns_that_averages_have_moved():
         y.sum().backward()
 
 
+# What follows is on CPU processes.
+INTERPRETED = pytest.mark.skipif(
+    torch.cuda.is_available(), reason='kernels are not interpreted'
+)
+
+
 def on_triton(task):
     function, argument = task
     with choose_passes('triton'):
@@ -182,6 +188,7 @@ class OnTriton:
         return self.ranks.run(on_triton, [(function, one) for one in each])
 
 
+@INTERPRETED
 @pytest.mark.parametrize(
     'shapes',
     [[(2, 4, 3, 2), (3, 4, 5, 4)], [(2, 4, 3, 2), (0, 4, 3, 2)]],
@@ -205,6 +212,7 @@ def kernels_of(task):
     return [launch.kernel for launch in launches]
 
 
+@INTERPRETED
 def test_ranks_take_one_launch_on_each_side_of_a_collective(two_ranks):
     each = [(UBN(4), images(2, 4, 3, 2).float().requires_grad_())] * 2
     for kernels in OnTriton(two_ranks).run(kernels_of, each):
