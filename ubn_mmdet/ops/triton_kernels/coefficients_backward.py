@@ -166,20 +166,13 @@ def _gradients(
         sum_e, sum_t, sum_b, sum_z, sum_zP = none, none, none, none, none
         for n in range(N):
             at = n * C + c
-            se = tl.load(e + at, is_channel, other=0)
-            st = tl.load(t + at, is_channel, other=0)
-            of_b = st
-            if SIZE > 1:
-                of_b = tl.load(behind + at, is_channel, other=0)
+            se, st, of_b, z = _of_map(
+                e, t, behind, sigmoid, w, b, gate_factor, at, is_channel,
+                SCALING, BIAS_IS_SCALED, SIZE,
+            )  # fmt: skip
             if SCALING:
-                sig = tl.load(sigmoid + at, is_channel, other=0)
-                se *= gate_factor * sig
-                st *= gate_factor * sig
-                if BIAS_IS_SCALED:
-                    of_b *= gate_factor * sig
                 K = tl.load(mean + at, is_channel, other=0)
                 P = r * (K - tl.load(pivot + n * of_pivot + c, is_channel, other=0))
-                z = (w * se + b * of_b) * (1 - sig)
                 sum_z += z
                 sum_zP += z * P
             sum_e += se
@@ -224,19 +217,11 @@ def _gradients(
                 at = n * C + c
                 K = tl.load(mean + at, is_channel, other=0)
                 deviation = K - tl.load(pivot + n * of_pivot + c, is_channel, other=0)
-                st = tl.load(t + at, is_channel, other=0)
-                of_pooled = none
-                if SCALING:
-                    sig = tl.load(sigmoid + at, is_channel, other=0)
-                    se = gate_factor * sig * tl.load(e + at, is_channel, other=0)
-                    st *= gate_factor * sig
-                    of_b = st
-                    if SIZE > 1:
-                        of_b = tl.load(behind + at, is_channel, other=0)
-                        if BIAS_IS_SCALED:
-                            of_b *= gate_factor * sig
-                    of_pooled = w_v * (w * se + b * of_b) * (1 - sig)
-                of_centred = r * (w * st + of_pooled)
+                _, st, _, z = _of_map(
+                    e, t, behind, sigmoid, w, b, gate_factor, at, is_channel,
+                    SCALING, BIAS_IS_SCALED, SIZE,
+                )  # fmt: skip
+                of_centred = r * (w * st + w_v * z)
                 if OF_BATCH:
                     of_centred += share * (of_mu + 2 * of_var * deviation)
                 sum_m += K * of_centred
@@ -257,3 +242,25 @@ def _gradients(
             tl.store(scale_ + c, scale, is_channel)
             if OF_BATCH:
                 tl.store(offset_ + c, of_mu / total, is_channel)
+
+
+@triton.jit
+def _of_map(
+    e, t, behind, sigmoid, w, b, gate_factor, at, is_channel,
+    SCALING: tl.constexpr, BIAS_IS_SCALED: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """``s*e``, ``s*t``, what the bias gets, and ``dz``, of one map of each channel."""
+    se = tl.load(e + at, is_channel, other=0)
+    st = tl.load(t + at, is_channel, other=0)
+    of_b = st
+    if SIZE > 1:
+        of_b = tl.load(behind + at, is_channel, other=0)
+    z = tl.zeros_like(se)
+    if SCALING:
+        sig = tl.load(sigmoid + at, is_channel, other=0)
+        se *= gate_factor * sig
+        st *= gate_factor * sig
+        if BIAS_IS_SCALED:
+            of_b *= gate_factor * sig
+        z = (w * se + b * of_b) * (1 - sig)
+    return se, st, of_b, z
