@@ -22,7 +22,7 @@ from ubn_mmdet.files import write_whole
 from ubn_mmdet.paths import configs_dir
 from ubn_mmdet.records import RecordError
 
-PARTS = ('layers', 'memory', 'operations', 'growth', 'detectors')
+PARTS = ('layers', 'compiled', 'memory', 'operations', 'growth', 'detectors')
 PROFILED = 'layer3'
 DETECTORS = {
     'Mask R-CNN R18, demo': (
@@ -74,6 +74,20 @@ def main() -> None:
                     f'{name} {shape}',
                     partial(benchmark.time_layers, shape, mode, device, args.repeats),
                 )
+    if 'compiled' in args.parts:
+        for name in benchmark.SMALL:
+            shape = (benchmark.R50_FPN | benchmark.DEMO)[name]
+            print(f'compiled: {name} {shape}', flush=True)
+            results.case(
+                'compiled',
+                f'{name} {shape}',
+                partial(benchmark.time_compiled, shape, device, args.repeats),
+            )
+            results.case(
+                'first call',
+                f'{name} {shape}',
+                partial(benchmark.first_calls, shape, device),
+            )
     if 'memory' in args.parts:
         for name, shape in benchmark.DEMO.items():
             results.case(

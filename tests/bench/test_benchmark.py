@@ -55,6 +55,18 @@ def test_every_layer_is_timed_in_every_mode(mode):
     assert all(second > 0 for seconds in times.values() for second in seconds)
 
 
+@pytest.mark.slow
+def test_compiled_layers_take_their_turns_with_plain_ones():
+    shape, names = (2, 4, 8, 8), set(benchmark.layers(4, CPU)) - {'definition'}
+    times = benchmark.time_compiled(shape, CPU, repeats=2)
+    assert set(times) == names | {f'{name}, compiled' for name in names}
+    first = benchmark.first_calls(shape, CPU)
+    assert set(first) == names
+    content = {'compiled': {'x': times}, 'first call': {'x': first}}
+    written = tables({'machine': {}, **content})
+    assert '| x |' in written['compiled'] and '| x |' in written['first call, ms']
+
+
 def test_operations_are_profiled():
     case = benchmark.profile_operations((2, 4, 8, 8), 'evaluation', CPU, repeats=2)
     assert case['BatchNorm']['aten::native_batch_norm'] > 0

@@ -4,10 +4,12 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.layers import OFF, images, trained
 from helpers.passes import gradients
 
 from ubn_mmdet import reference_passes
+from ubn_mmdet.ops import passes
 from ubn_mmdet.ops.fused import FusedPasses
 from ubn_mmdet.ops.reference import ReferencePasses
 
@@ -43,6 +45,38 @@ def test_it_equals_the_reference(
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(scale, 1))
     for tensor in ours[:2]:
         assert tensor.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize('samples', [1, 3])
+@pytest.mark.parametrize('of_samples', [True, False])
+def test_the_convolution_adds_the_bias(samples, of_samples, monkeypatch):
+    x, kernel = images(samples, 4, 64, 64).float(), images(1, 4, 3, 3)[0].float()
+    bias = images(1, 1, samples if of_samples else 1, 4)[0, 0].float()
+    wide = bias.double()[:, :, None, None]
+    want = wide + F.conv2d(x.double(), kernel.double()[:, None], padding=1, groups=4)
+    monkeypatch.setattr(passes, 'over_positions', None)  # a pass of its own fails
+    y = passes.depthwise(x, kernel, bias if of_samples else bias[0])
+    torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-5)
+    assert not y._is_view()
+
+
+@MODES
+@pytest.mark.parametrize('samples', [1, 2, 3])
+@pytest.mark.parametrize('stages', [{}, {'centering': False, 'scaling': None}])
+def test_large_maps(training, samples, stages):
+    layer = trained(4, **stages).float().train(training)
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    net = torch.nn.Sequential(layer, torch.nn.ReLU(inplace=True))
+    x = images(samples, 4, 64, 64).float()
+    assert x[0, 0].numel() >= passes.LARGE_MAP
+    upstream = images(samples, 4, 64, 64, seed=1).float()
+    ours = gradients(net, x, upstream)
+    layer.load_state_dict(state)
+    with reference_passes():
+        theirs = gradients(net, x, upstream)
+    # The centring's gradient is a small difference of large sums.
+    largest = max(value.abs().max().item() for value in theirs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * largest)
 
 
 @KERNELS

@@ -3,7 +3,8 @@
 Absolute times wander with the machine's load; ratios of what runs in turns hold.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from itertools import combinations
 
 import torch
@@ -32,6 +33,8 @@ DEMO = {  # eight images of 160x160
     'demo layer3': (8, 256, 10, 10),
     'demo layer4': (8, 512, 5, 5),
 }
+SMALL = ('layer3', 'box head', 'demo layer4')  # where small operations are felt most
+COMPILED = ', compiled'  # behind a layer's name
 GROWTH_BASE = (2, 32, 16, 16)  # the smallest
 MODES = ('forward', 'forward + backward', 'evaluation')
 
@@ -85,6 +88,14 @@ STAGES = {  # what UBN adds, but for the kernel
     'UBN k=3 / BatchNorm + depthwise 3x3': ('UBN k=3', 'BatchNorm + depthwise 3x3'),
 }
 RATIOS = {**STAGES, 'definition / UBN k=3': ('definition', 'UBN k=3')}
+COMPILED_RATIOS = {  # compiled over plain
+    f'{over}{COMPILED} / {under}': (f'{over}{COMPILED}', under)
+    for over, under in (
+        *STAGES.values(),
+        ('BatchNorm', 'BatchNorm'),
+        ('BatchNorm + depthwise 3x3', 'BatchNorm + depthwise 3x3'),
+    )
+}
 STEP_RATIOS = {
     **STAGES,
     'the kernel: BatchNorm + depthwise 3x3 / BatchNorm': (
@@ -102,10 +113,59 @@ def time_layers(
     return time_interleaved(layer_runs(shape, mode, device), repeats)
 
 
+def time_compiled(
+    shape: tuple[int, ...], device: torch.device, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of a training step of each layer, plain and by ``torch.compile``."""
+    compared = _but_the_definition(shape[1], device)
+    for name, layer in _but_the_definition(shape[1], device).items():
+        layer.compile()
+        compared[f'{name}{COMPILED}'] = layer
+    return time_interleaved(
+        layer_runs(shape, 'forward + backward', device, compared), repeats
+    )
+
+
+def first_calls(shape: tuple[int, ...], device: torch.device) -> dict[str, list[float]]:
+    """Seconds that ``torch.compile`` takes for a layer's first training step.
+
+    Nothing is taken from earlier compilations.
+    """
+    times = {}
+    config = torch.compiler.config
+    with config.patch(force_disable_caches=True):  # type: ignore[attr-defined]
+        for name, layer in _but_the_definition(shape[1], device).items():
+            torch.compiler.reset()
+            layer.compile()
+            runs = layer_runs(shape, 'forward + backward', device, {name: layer})
+            start = time.perf_counter()
+            runs[name]()
+            times[name] = [time.perf_counter() - start]
+    return times
+
+
+def _but_the_definition(channels: int, device: torch.device) -> dict[str, nn.Module]:
+    compared = layers(channels, device)
+    del compared['definition']
+    return compared
+
+
 def layer_runs(
-    shape: tuple[int, ...], mode: str, device: torch.device
+    shape: tuple[int, ...],
+    mode: str,
+    device: torch.device,
+    compared: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, Callable[[], None]]:
-    """A step of each layer at an input shape, in one of ``MODES``."""
+    """A step of each layer at an input shape, in one of ``MODES``.
+
+    Args:
+        shape: ``(N, C, H, W)``.
+        mode: One of ``MODES``.
+        device: Where.
+        compared: The layers; None for those of :func:`layers`.
+    """
+    if compared is None:
+        compared = layers(shape[1], device)
     synchronize = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
     x = torch.randn(shape, device=device) + 1
     upstream = torch.randn(shape, device=device)
@@ -125,7 +185,7 @@ def layer_runs(
 
         return run
 
-    return {name: runner(layer) for name, layer in layers(shape[1], device).items()}
+    return {name: runner(layer) for name, layer in compared.items()}
 
 
 def profile_operations(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ..markdown import markdown_table
-from .layers import MODES, R50_FPN, RATIOS, STEP_RATIOS
+from .layers import COMPILED_RATIOS, MODES, R50_FPN, RATIOS, STEP_RATIOS
 from .operations import PHASES
 from .timing import interval, ratio, total_times
 
@@ -157,6 +157,10 @@ def _layer_tables(content: Mapping) -> Iterator[tuple[str, str]]:
         if cases := content.get(mode):
             yield mode, ratio_table(_with_total(cases), RATIOS)
             yield f'{mode}, ms', median_table(cases)
+    if cases := content.get('compiled'):
+        yield 'compiled', ratio_table(cases, COMPILED_RATIOS)
+    if cases := content.get('first call'):
+        yield 'first call, ms', median_table(cases)
     if cases := content.get('saved bytes'):
         yield 'saved for backward', _bytes_table(cases)
     for name, counts in content.get('operations dispatched', {}).items():

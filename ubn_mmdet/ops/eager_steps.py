@@ -10,7 +10,6 @@ from torch import Tensor
 
 from . import eager_algebra as algebra
 from . import passes
-from .algebra import over_positions
 from .eager_algebra import Sums
 
 __all__ = ['algebra', 'apply', 'gradient', 'mean', 'moments', 'per_map', 'reduce']
@@ -47,12 +46,7 @@ def apply(
 ) -> Tensor:
     """``z``, or ``depthwise(z; kernel) + behind``, in the dtype of ``x``."""
     y = passes.normalize(x, pivot, weight, bias, var, eps).to(x.dtype)
-    if kernel is not None:
-        y = passes.depthwise(y, kernel)
-        if behind is not None:
-            # Not in place: checkpointing may keep what the convolution gave.
-            y = (y + over_positions(behind)).to(x.dtype)
-    return y
+    return y if kernel is None else passes.depthwise(y, kernel, behind)
 
 
 def reduce(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import passes
-from .algebra import compute_dtype, over_positions
+from .algebra import compute_dtype
 from .first_order import first_order
 
 
@@ -139,9 +139,7 @@ class _Depthwise(torch.autograd.Function):
         _leave(ctx, hand_over, scale)
         ctx.save_for_backward(x, pivot, scale, shift, kernel)
         normalized = passes.normalize(x, pivot, scale, shift).to(x.dtype)
-        y = passes.depthwise(normalized, kernel)
-        # Not in place: checkpointing may keep what the convolution gave.
-        return (y + over_positions(bias)).to(x.dtype)
+        return passes.depthwise(normalized, kernel, bias)
 
     @staticmethod
     @first_order

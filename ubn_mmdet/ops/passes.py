@@ -11,9 +11,12 @@ and take each map of a contiguous ``x`` as a channel of one sample.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import constants
 from .algebra import blocks, compute_dtype, over_positions
+
+LARGE_MAP = 4096  # positions: the kernel is repeated sample by sample, which takes time
 
 
 def mean(x: Tensor) -> Tensor:
@@ -150,10 +153,37 @@ def _batch_norm_sums(
     return moment, total
 
 
-def depthwise(x: Tensor, kernel: Tensor) -> Tensor:
-    """The convolution of ``(N, C, H, W)`` with ``(C, k, k)``, padded with zeros."""
-    weight = kernel.unsqueeze(1).to(x.dtype)
-    return F.conv2d(x, weight, padding=kernel.shape[-1] // 2, groups=len(kernel))
+def depthwise(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The convolution of ``(N, C, H, W)`` with ``(C, k, k)``, padded with zeros.
+
+    Plus ``bias``, ``(N, C)`` or ``(C,)``; None for 0. In the dtype of ``x``.
+    """
+    weight, padding = kernel.unsqueeze(1).to(x.dtype), kernel.shape[-1] // 2
+    if bias is None or not _convolution_adds(bias, x):
+        y = F.conv2d(x, weight, padding=padding, groups=len(kernel))
+        return y if bias is None else (y + over_positions(bias)).to(x.dtype)
+    if bias.dim() == 1:
+        return F.conv2d(x, weight, bias, padding=padding, groups=len(kernel))
+    # Each map is a channel of one sample, and so has a bias of its own.
+    maps, bias = x.view(_flat(x)), bias.flatten()
+    y = F.conv2d(
+        maps, weight.repeat(len(x), 1, 1, 1), bias, padding=padding, groups=len(bias)
+    )
+    return torch.ops.aten._unsafe_view(y, x.shape)  # no view for autograd
+
+
+def _convolution_adds(bias: Tensor, x: Tensor) -> bool:
+    """Whether ``depthwise`` has the convolution add a bias, not another pass.
+
+    Not where someone watches: checkpointing may keep what the convolution gave, and what
+    is behind the layer may change it in place.
+    """
+    if bias.dtype != x.dtype or _get_current_dispatch_mode() is not None:
+        return False
+    if bias.dim() == 1:
+        return True
+    is_large = x.shape[2] * x.shape[3] >= LARGE_MAP
+    return is_large and has_flat_maps(x) and x.dtype == torch.float32
 
 
 def depthwise_backward(
