@@ -82,5 +82,5 @@ class _ClosedForm(torch.autograd.Function):
         )
         of_x = None
         if needs_x:
-            of_x = steps.gradient(sums.handed, kernel, back.scale, x, *back[2:])
+            of_x = steps.gradient(sums, kernel, back.scale, x, *back[2:])
         return of_x, None, None, None, *back.learnt

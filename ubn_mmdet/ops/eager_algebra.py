@@ -30,6 +30,7 @@ class Sums(NamedTuple):
         bias: ``sum u``, likewise.
         kernel: The gradient of the kernel, ``(C, k, k)``; None without one.
         behind: ``sum dy``, ``(N, C)``; None without a kernel.
+        spare: Like ``x``, and nobody's: the last pass may write to it.
     """
 
     handed: Tensor
@@ -37,6 +38,7 @@ class Sums(NamedTuple):
     bias: Tensor
     kernel: Tensor | None = None
     behind: Tensor | None = None
+    spare: Tensor | None = None
 
 
 class Forward(NamedTuple):

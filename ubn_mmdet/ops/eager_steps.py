@@ -64,11 +64,11 @@ def reduce(
     z = passes.normalize(x, pivot, weight, None, var, eps).to(x.dtype)
     u, of_kernel = passes.depthwise_backward(dy, z, kernel)
     of_behind = dy.sum(dim=(2, 3), dtype=pivot.dtype)
-    return Sums(u, *passes.sums(u, x, pivot, var, eps), of_kernel, of_behind)
+    return Sums(u, *passes.sums(u, x, pivot, var, eps), of_kernel, of_behind, spare=z)
 
 
 def gradient(
-    handed: Tensor,
+    sums: Sums,
     kernel: Tensor | None,
     scale: Tensor,
     x: Tensor,
@@ -77,4 +77,5 @@ def gradient(
     offset: Tensor | None,
 ) -> Tensor:
     """``scale * u + slope * (x - pivot) + offset`` in the dtype of ``x``."""
-    return passes.combine(handed, scale, x, pivot, slope, offset).to(x.dtype)
+    given = scale, x, pivot, slope, offset
+    return passes.combine(sums.handed, *given, sums.spare).to(x.dtype)

@@ -55,6 +55,7 @@ def normalize(
     bias: Tensor | None,
     var: Tensor | None = None,
     eps: float = 0.0,
+    spare: Tensor | None = None,
 ) -> Tensor:
     """``weight * (x - pivot) / sqrt(var + eps) + bias``.
 
@@ -68,13 +69,17 @@ def normalize(
         bias: None for 0.
         var: None for 1, with ``eps`` 0.
         eps: Added to it.
+        spare: Of the shape and layout of ``x``; may be written to, for new memory costs
+            more than the arithmetic. None for a new tensor.
     """
     if pivot.dim() == 1:
         var = constants.ones(len(pivot), pivot) if var is None else var
         y, _, _ = torch.native_batch_norm(x, weight, bias, pivot, var, False, 0.0, eps)
         return y
     if has_flat_maps(x) and x.dtype == pivot.dtype:
-        y, unused = torch.empty_like(x), constants.ones(0, pivot)
+        fits = spare is not None and spare.dtype == x.dtype
+        y = spare if fits else torch.empty_like(x)
+        unused = constants.ones(0, pivot)
         torch.ops.aten.native_batch_norm.out(
             x.view(_flat(x)), _flattened(weight), _flattened(bias), _flattened(pivot),
             _var(var, pivot), False, 0.0, eps,
@@ -130,16 +135,18 @@ def combine(
     pivot: Tensor | None = None,
     slope: Tensor | None = None,
     offset: Tensor | None = None,
+    spare: Tensor | None = None,
 ) -> Tensor:
     """``scale * u + slope * (x - pivot) + offset``, in the coefficients' dtype.
 
     Coefficients are ``(N, C)`` or ``(C,)``, all alike but for ``scale``; None for 0.
+    ``spare`` as for :func:`normalize`.
     """
     if slope is None:
         if offset is None:
             return u * over_positions(scale)
         return normalize(u, torch.zeros_like(offset), scale.expand_as(offset), offset)
-    y = normalize(x.to(scale.dtype), pivot, slope, offset)
+    y = normalize(x.to(scale.dtype), pivot, slope, offset, spare=spare)
     return y.addcmul_(u.to(scale.dtype), over_positions(scale))
 
 

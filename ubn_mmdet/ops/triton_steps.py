@@ -71,7 +71,7 @@ def reduce(
 
 
 def gradient(
-    handed: Tensor,
+    sums: Sums,
     kernel: Tensor | None,
     scale: Tensor,
     x: Tensor,
@@ -82,7 +82,7 @@ def gradient(
     """``scale * u + slope * (x - pivot) + offset`` in the dtype of ``x``."""
     scale, pivot, slope, offset = per_map(x, scale, pivot, slope, offset)
     return triton_kernels.gradient(
-        handed, scale, kernel, _dense(x), pivot, slope, offset
+        sums.handed, scale, kernel, _dense(x), pivot, slope, offset
     )
 
 
