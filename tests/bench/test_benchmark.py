@@ -55,13 +55,14 @@ def test_every_layer_is_timed_in_every_mode(mode):
     assert all(second > 0 for seconds in times.values() for second in seconds)
 
 
-@pytest.mark.slow
-def test_compiled_layers_take_their_turns_with_plain_ones():
+def test_compiled_layers_take_their_turns_with_plain_ones(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, 'compile', lambda layer: compiled.append(layer) or layer)
     shape, names = (2, 4, 8, 8), set(benchmark.layers(4, CPU)) - {'definition'}
     times = benchmark.time_compiled(shape, CPU, repeats=2)
     assert set(times) == names | {f'{name}, compiled' for name in names}
     first = benchmark.first_calls(shape, CPU)
-    assert set(first) == names
+    assert set(first) == names and len(compiled) == 2 * len(names)
     content = {'compiled': {'x': times}, 'first call': {'x': first}}
     written = tables({'machine': {}, **content})
     assert '| x |' in written['compiled'] and '| x |' in written['first call, ms']
