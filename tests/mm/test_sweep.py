@@ -109,7 +109,9 @@ def test_a_detector_is_the_same_with_ubn_and_differs_with_another_eps(
     assert (row['swapped'], row['kept']) == (20, 0)
     assert (row['frozen'], row['fixed']) == (20, 5)  # norm_eval; stem and stage 1
     if want == 'differs':
-        assert all(row[key] > 1e-6 for key in COMPARED)
+        rounding = row['rounding']
+        assert all(row[key] > 1e-6 > rounding[key] for key in COMPARED), rounding
+        assert rounding['gradient'] > 0
 
 
 @pytest.mark.parametrize('key', COMPARED)
@@ -122,6 +124,15 @@ def test_a_difference_of_any_kind_counts(key):
 def test_float32_is_allowed_its_rounding():
     assert verdict(EQUAL | {'dtype': 'float32', 'gradient': 1e-3}) == 'same'
     assert verdict(EQUAL | {'dtype': 'float32', 'gradient': 1e-1}) == 'differs'
+
+
+def test_what_rounding_does_to_batchnorm_too_is_no_difference():
+    small = dict.fromkeys(COMPARED, 1e-14)
+    far = EQUAL | {'loss': 1e-3, 'prediction': float('inf')}
+    assert verdict(far | {'rounding': small}) == 'differs'
+    assert verdict(far | {'rounding': small | {'loss': 2e-4}}) == 'differs'
+    as_far = small | {'loss': 2e-4, 'prediction': float('inf')}
+    assert verdict(far | {'rounding': as_far}) == 'rounding'
 
 
 def test_a_tensor_that_is_missing_reshaped_or_nan_is_no_small_difference():

@@ -19,7 +19,7 @@ from ...records import check_record
 from ..quiet import hide_initialisation
 from . import compare
 from .configs import families
-from .verdict import SAME, verdict
+from .verdict import DIFFERS, ROUNDING, SAME, verdict
 
 
 def sweep(
@@ -53,7 +53,7 @@ def sweep(
     todo = [
         name
         for name in wanted
-        if name not in rows or (again and verdict(rows[name]) != SAME)
+        if name not in rows or (again and verdict(rows[name]) not in (SAME, ROUNDING))
     ]
     register_all_modules()
     hide_initialisation('sweep')
@@ -68,7 +68,7 @@ def sweep(
             file.write(json.dumps(row) + '\n')
         took = round(time.monotonic() - start)
         print(f'[{i}/{len(todo)}] {name}: {verdict(row)} ({took} s)', flush=True)
-        different += verdict(row) == 'differs'
+        different += verdict(row) == DIFFERS
     return different
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...files import write_whole
 from ...markdown import fill_tables, markdown_table
-from .verdict import SAME, verdict
+from .verdict import ROUNDING, SAME, verdict
 
 HEADER = (
     *('folder', 'config', 'swapped', 'kept', 'frozen', 'fixed', 'precision'),
@@ -31,14 +31,14 @@ def tables(record: Mapping, rows: Iterable[Mapping]) -> dict[str, str]:
     """The three by name."""
     rows = sorted(rows, key=lambda row: row['family'])
     swept = [row for row in rows if 'skipped' not in row]
-    same = [row for row in swept if verdict(row) == SAME]
+    verdicts = [verdict(row) for row in swept]
     versions = ', '.join(
         f'{name} {record[name]}' for name in ('mmdet', 'mmcv', 'torch')
     )
     return {
         'sweep: summary': (
-            f'{len(same)} of the {len(swept)} detectors that were swept are the same '
-            f'({versions}).'
+            f'{verdicts.count(SAME)} of the {len(swept)} detectors that were swept are '
+            f'the same, {verdicts.count(ROUNDING)} differ by rounding ({versions}).'
         ),
         'sweep': markdown_table(HEADER, map(_cells, swept), words=2),
         'sweep: not swept': markdown_table(
