@@ -1,6 +1,7 @@
 """One detector with BatchNorm and with another norm that has its weights."""
 
 import copy
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from .double import double_precision
 from .inputs import prepared, random_batch
 from .verdict import SAME, verdict
 
-IMAGES, SIZE = 2, 64
+IMAGES, SIZES = 2, (64, 160)  # of each, pixels
 # What is smaller than this part of the largest tensor is compared with this part of it. A
 # bias before a norm has a gradient of zero and gets rounding.
 NOTHING = 1e-6
@@ -49,28 +50,29 @@ class Outcome(NamedTuple):
     predictions: dict[str, Tensor] = {}
 
 
-def compare(path: Path, norm: Mapping[str, Any], size: int = SIZE) -> dict[str, Any]:
+def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
     """How far the detector of a config is from its twin with ``norm``.
 
     Both have the same random weights, loaded strictly, and see the same images, first
     with every norm layer in training mode and every parameter learning ("live"), then as
     the config has it (with ``norm_eval`` and frozen parameters), then in evaluation.
-    In float64, or float32 where the detector's own code or operators refuse that.
+    In float64, or float32 where the detector's own code or operators refuse that, and on
+    small images, or larger ones where it refuses those.
 
     Args:
         path: A config of MMDetection.
         norm: The norm's config, ``{'type': 'UBN'}``.
-        size: Height and width of the images in pixels.
 
     Returns:
-        ``dtype``; ``swapped`` and ``kept``, numbers of norm layers; ``frozen``, how many
-        of them the config keeps in evaluation mode in training, and ``fixed``, how many
-        have fixed parameters; and the largest differences, relative to the largest value:
-        ``loss``, ``gradient`` and ``statistics`` of the live step, ``loss_as_is`` and
-        ``gradient_as_is``, and ``prediction``. If they are not those of equals,
-        ``rounding`` has the same differences between the detector with BatchNorm and
-        itself with the last digits of its norm layers' weights changed: some detectors
-        take the largest of what is nearly equal.
+        ``dtype``; ``size``, height and width of the images in pixels; ``swapped`` and
+        ``kept``, numbers of norm layers; ``frozen``, how many of them the config keeps in
+        evaluation mode in training, and ``fixed``, how many have fixed parameters; and
+        the largest differences, relative to the largest value: ``loss``, ``gradient`` and
+        ``statistics`` of the live step, ``loss_as_is`` and ``gradient_as_is``, and
+        ``prediction``. If they are not those of equals, ``rounding`` has the same
+        differences between the detector with BatchNorm and itself with the last digits of
+        its norm layers' weights changed: some detectors take the largest of what is
+        nearly equal.
 
     Raises:
         NotSwept: If there is no model or no BatchNorm in the config, or the detector with
@@ -82,44 +84,42 @@ def compare(path: Path, norm: Mapping[str, Any], size: int = SIZE) -> dict[str, 
         raise NotSwept(sentence(error)) from error
     if model is None:
         raise NotSwept('no model in the config')
-    for dtype in (torch.float64, torch.float32):
-        exact = dtype == torch.float64
-        with double_precision() if exact else nullcontext():
+    reason = None
+    for size, dtype in itertools.product(SIZES, (torch.float64, torch.float32)):
+        with double_precision() if dtype == torch.float64 else nullcontext():
             try:
                 theirs = _build(with_norm(model, BATCHNORM), dtype)
                 if not norms(theirs):
                     raise NotSwept('no BatchNorm in it')
                 weights = copy.deepcopy(theirs.state_dict())
-                batch = random_batch(
-                    path.parent.name, theirs, num_classes(model), IMAGES, size
-                )
+                classes = num_classes(model)
+                batch = random_batch(path.parent.name, theirs, classes, IMAGES, size)
                 expected = list(_outcomes(theirs, batch, dtype))
             except NotSwept:
                 raise
             except Exception as error:
-                if exact:
-                    continue
-                raise NotSwept(sentence(error)) from error
-            counts = {'frozen': _in_evaluation(theirs), 'fixed': _fixed(theirs)}
+                reason = error
+                continue
+            row = {
+                'dtype': str(dtype).removeprefix('torch.'),
+                'size': size,
+                'frozen': _in_evaluation(theirs),
+                'fixed': _fixed(theirs),
+            }
             ours = _build(with_norm(model, norm), dtype)
             ours.load_state_dict(weights, strict=True)
             found = list(_outcomes(ours, batch, dtype))
-            swapped = len([layer for layer in norms(ours) if is_ours(layer)])
-            row = {
-                'dtype': str(dtype).removeprefix('torch.'),
-                'swapped': swapped,
-                'kept': len(norms(ours)) - swapped,
-                **counts,
-                **_differences(expected, found),
-            }
-            if verdict(row) == SAME:
-                return row
-            again = _build(with_norm(model, BATCHNORM), dtype)
-            again.load_state_dict(weights)
-            _change_last_digits(again)
-            rounded = list(_outcomes(again, batch, dtype))
-            return row | {'rounding': _differences(expected, rounded)}
-    raise AssertionError('unreachable')
+            row['swapped'] = sum(map(is_ours, norms(ours)))
+            row['kept'] = len(norms(ours)) - row['swapped']
+            row |= _differences(expected, found)
+            if verdict(row) != SAME:
+                again = _build(with_norm(model, BATCHNORM), dtype)
+                again.load_state_dict(weights)
+                _change_last_digits(again)
+                rounded = list(_outcomes(again, batch, dtype))
+                row['rounding'] = _differences(expected, rounded)
+            return row
+    raise NotSwept(sentence(reason)) from reason
 
 
 def norms(model: nn.Module) -> list[_BatchNorm]:
@@ -137,7 +137,8 @@ def _build(model: ConfigDict, dtype: torch.dtype) -> nn.Module:
         for parameter, low, high in ((layer.weight, 0.5, 1.5), (layer.bias, -0.2, 0.2)):
             if parameter is not None:
                 nn.init.uniform_(parameter, low, high, generator=generator)
-    return detector.to(dtype)
+    # Not .to(): that of MMDetection's distillers knows devices alone.
+    return detector.double() if dtype == torch.float64 else detector.float()
 
 
 def _change_last_digits(detector: nn.Module) -> None:
