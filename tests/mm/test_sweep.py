@@ -130,8 +130,8 @@ def test_what_rounding_does_to_batchnorm_too_is_no_difference():
     small = dict.fromkeys(COMPARED, 1e-14)
     far = EQUAL | {'loss': 1e-3, 'prediction': float('inf')}
     assert verdict(far | {'rounding': small}) == 'differs'
-    assert verdict(far | {'rounding': small | {'loss': 2e-4}}) == 'differs'
-    as_far = small | {'loss': 2e-4, 'prediction': float('inf')}
+    assert verdict(far | {'rounding': small | {'loss': 2e-5}}) == 'differs'
+    as_far = small | {'loss': 2e-5, 'prediction': float('inf')}
     assert verdict(far | {'rounding': as_far}) == 'rounding'
 
 
