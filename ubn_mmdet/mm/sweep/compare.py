@@ -106,12 +106,15 @@ def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
                 'frozen': _in_evaluation(theirs),
                 'fixed': _fixed(theirs),
             }
+            del (
+                theirs
+            )  # the largest detectors fit into memory once, with what they gave
             ours = _build(with_norm(model, norm), dtype)
             ours.load_state_dict(weights, strict=True)
-            found = list(_outcomes(ours, batch, dtype))
             row['swapped'] = sum(map(is_ours, norms(ours)))
             row['kept'] = len(norms(ours)) - row['swapped']
-            row |= _differences(expected, found)
+            row |= _differences(expected, list(_outcomes(ours, batch, dtype)))
+            del ours
             if verdict(row) != SAME:
                 again = _build(with_norm(model, BATCHNORM), dtype)
                 again.load_state_dict(weights)
