@@ -276,6 +276,6 @@ def _size(tensor: Tensor) -> float:
 
 
 def sentence(error: BaseException) -> str:
-    """An error in one line."""
-    text = ' '.join(str(error).split())
+    """An error in one line, without paths of this machine."""
+    text = ' '.join(str(error).split()).partition(', the current sys.path')[0]
     return f'{type(error).__name__}: {text[:160]}' if text else type(error).__name__

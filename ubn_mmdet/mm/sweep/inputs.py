@@ -31,7 +31,7 @@ def random_batch(
         images,
         shapes,
         num_items=[OBJECTS] * images,
-        num_classes=max(classes, 2),
+        num_classes=min(max(classes, 2), 255),  # MMDetection draws bytes
         sem_seg_output_strides=SEMANTIC_STRIDE.get(family, 1),
         with_mask=True,
         with_semantic=True,
