@@ -106,9 +106,7 @@ def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
                 'frozen': _in_evaluation(theirs),
                 'fixed': _fixed(theirs),
             }
-            del (
-                theirs
-            )  # the largest detectors fit into memory once, with what they gave
+            del theirs  # of the largest, one fits into memory
             ours = _build(with_norm(model, norm), dtype)
             ours.load_state_dict(weights, strict=True)
             row['swapped'] = sum(map(is_ours, norms(ours)))

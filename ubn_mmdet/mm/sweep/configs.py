@@ -28,10 +28,7 @@ CHOSEN = {
 }
 # Upper limits, wherever a config has such a key. Results stay few, and none is left out
 # for its score: an untrained detector's are low.
-LIMITS = {
-    **{'nms_pre': 100, 'max_per_img': 20, 'max_num': 100, 'num': 32},
-    'num_proposals': 20,  # of a QueryInst: as many as max_per_img
-}
+LIMITS = {'nms_pre': 100, 'max_per_img': 20, 'max_num': 100, 'num': 32}
 NO_THRESHOLD = ('score_thr', 'mask_score_thr')
 # What would be downloaded, or changes the images at random.
 REMOVED = ('pretrained', 'teacher_ckpt', 'batch_augments', 'lang_model_ckpt')
