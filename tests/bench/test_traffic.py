@@ -5,6 +5,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from helpers.interpreter import INTERPRETED
 from helpers.layers import images
 
 triton = pytest.importorskip('triton', reason='Triton is not installed')
@@ -30,9 +31,6 @@ LAUNCHING = [
     )
 ]
 KERNELS = pytest.mark.parametrize('kernel_size', STEP)
-INTERPRETED = pytest.mark.skipif(
-    torch.cuda.is_available(), reason='kernels are not interpreted'
-)
 
 
 class Touched:

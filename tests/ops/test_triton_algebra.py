@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers.interpreter import INTERPRETED
 from helpers.layers import OFF, STAGES, compare, images, trained
 from helpers.one_process import assert_equals_one_process
 from helpers.passes import gradients
@@ -166,12 +167,7 @@ def test_autograd_learns_that_averages_have_moved():
         y.sum().backward()
 
 
-# What follows is on CPU processes.
-INTERPRETED = pytest.mark.skipif(
-    torch.cuda.is_available(), reason='kernels are not interpreted'
-)
-
-
+# On CPU processes.
 def on_triton(task):
     function, argument = task
     with choose_passes('triton'):
