@@ -1,5 +1,6 @@
 """The demo shows UBN beside BatchNorm."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -70,6 +71,11 @@ def test_the_demo_leaves_table_curves_and_pictures(shapes, tmp_path):
     assert text in output and 'In work_dirs/demo-shapes: results.md' in output
     assert '[0/2 runs, ' in output and '[2/2 runs, 0 s left]' in output
 
+    # Side by side either may end first: here UBN, which was asked for last.
+    file = work_dir / 'results.jsonl'
+    lines = sorted(results.read(file), key=lambda line: line['norm'], reverse=True)
+    assert [line['norm'] for line in lines] == ['UBN', 'BN']
+    file.write_text(''.join(json.dumps(line) + '\n' for line in lines))
     again = run(*command, cwd=tmp_path, **WITHOUT_GIT)
     assert 'holds the finished runs' in again and text in again
     assert 'started' not in again

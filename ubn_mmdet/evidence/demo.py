@@ -74,8 +74,8 @@ def run_demo(
     # Side by side, as the threads of one run would wait for each other.
     jobs = jobs or min(len(driver.runs()), len(os.sched_getaffinity(0)))
     gpus = tuple(range(torch.cuda.device_count()))
-    lines = driver.run(Resources(jobs, gpus))
-    if lines == before:
+    driver.run(Resources(jobs, gpus))
+    if driver.lines() == before:
         say(f'{work_dir} holds the finished runs: delete it to train again')
     [group] = read_groups([driver.results_file])
     # As they were asked for: which of two runs ends first says nothing.
