@@ -11,10 +11,10 @@ from helpers.results import (
     write_results,
 )
 
-from ubn_mmdet.evidence.coco_metrics import write_predictions
 from ubn_mmdet.evidence.group_images import images_of
 from ubn_mmdet.evidence.groups import read_groups
 from ubn_mmdet.evidence.images import ImagesError, score
+from ubn_mmdet.evidence.predictions_file import write_predictions
 
 pytest.importorskip('hotcoco')
 pytestmark = pytest.mark.slow

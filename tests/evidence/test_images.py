@@ -160,7 +160,7 @@ def test_boxes_alone_have_no_mask_metrics():
 
 
 def scores_of(point, halves):
-    return Scores({'bbox_mAP': point}, {'bbox_mAP': np.array(halves)}, {})
+    return Scores({'bbox_mAP': point}, {'bbox_mAP': np.array(halves)}, {}, 2)
 
 
 def test_intervals_by_hand():

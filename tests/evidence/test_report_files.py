@@ -17,8 +17,8 @@ from helpers.results import (
 )
 from PIL import Image
 
-from ubn_mmdet.evidence.coco_metrics import write_predictions
 from ubn_mmdet.evidence.images import score
+from ubn_mmdet.evidence.predictions_file import write_predictions
 from ubn_mmdet.evidence.report.colours import BASELINE, OTHERS, colours
 from ubn_mmdet.evidence.report.write import write_report
 

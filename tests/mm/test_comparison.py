@@ -18,8 +18,9 @@ from mmengine.registry import HOOKS
 
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.evidence import results
-from ubn_mmdet.evidence.coco_metrics import NAMES, coco_metrics, read_predictions
+from ubn_mmdet.evidence.coco_metrics import NAMES, coco_metrics
 from ubn_mmdet.evidence.plan import Comparison, PlanError
+from ubn_mmdet.evidence.predictions_file import read_predictions
 from ubn_mmdet.mm.comparison.describe import make_plan
 from ubn_mmdet.mm.comparison.run import train
 from ubn_mmdet.mm.comparison.settings import (

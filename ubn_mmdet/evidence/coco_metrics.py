@@ -1,30 +1,14 @@
 """COCO's metrics of kept predictions, not rounded."""
 
 import contextlib
-import gzip
 import io
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ..files import write_whole
-
 NAMES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
-
-
-def write_predictions(path: str | os.PathLike, predictions: list[dict]) -> None:
-    """Write a COCO results list as compressed json."""
-    text = json.dumps(predictions, separators=(',', ':'))
-    write_whole(path, gzip.compress(text.encode(), mtime=0))
-
-
-def read_predictions(path: str | os.PathLike) -> list[dict]:
-    """Read what :func:`write_predictions` wrote."""
-    return json.loads(gzip.decompress(Path(path).read_bytes()))
 
 
 def coco_metrics(

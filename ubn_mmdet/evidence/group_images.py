@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..data.coco_folder import annotation_file
-from . import kept
-from .coco_metrics import read_predictions
+from . import accuracy, kept
 from .groups import Result, ResultGroup
 from .images import RESAMPLES, ImagesError, Scores, compare, score
+from .predictions_file import read_predictions
+from .results import MAIN_METRICS
 
 KIND = 'images'
 # What rounding to three decimals takes, and a little.
@@ -32,7 +33,7 @@ def images_of(
         group: The runs.
         baseline: The norm that the others are compared with.
         annotations: The COCO instances file that the runs were evaluated on; by default
-            what their folders say.
+            what their folders say. Classifiers need none.
         say: Called with a line before each run that is scored.
 
     Returns:
@@ -50,14 +51,18 @@ def images_of(
         return known
     if not present:
         raise ImagesError('The predictions of the runs are not at hand.')
-    truth = _annotations(present[0], annotations)
+    truth = None
+    if not _is_classifier(present[0]):
+        truth = _annotations(present[0], annotations)
     scores: dict[str, dict[int, Scores]] = {}
+    images = 0
     for run in present:
         say(f'scoring the predictions of {run.norm}, seed {run.seed}')
-        scores.setdefault(run.norm, {})[run.seed] = _score(run, truth)
+        scores.setdefault(run.norm, {})[run.seed] = found = _score(run, truth)
+        images = found.images
     content = {
         'baseline': baseline,
-        'images': len(truth['images']),
+        'images': images,
         'resamples': RESAMPLES,
         'runs': [list(run.identity) for run in present],
         'errors': [
@@ -107,7 +112,11 @@ def _evaluated_on(run: Result) -> Path | None:
     return root / annotation_file('val')
 
 
-def _score(run: Result, truth: dict) -> Scores:
+def _is_classifier(run: Result) -> bool:
+    return run.number('accuracy_top1') is not None
+
+
+def _score(run: Result, truth: dict | None) -> Scores:
     name = f'{run.norm}, seed {run.seed}'
     path = run.file('predictions')
     assert path is not None
@@ -116,18 +125,21 @@ def _score(run: Result, truth: dict) -> Scores:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ImagesError(f'{name}: {path.name} is damaged: {error}.') from None
     try:
-        scores = score(truth, predictions)
+        if truth is None:
+            scores = accuracy.score(predictions)
+        else:
+            scores = score(truth, predictions)
     except ModuleNotFoundError:
         raise ImagesError(
             'hotcoco is not installed: `pip install "ubn_mmdet[report]"`.'
         ) from None
     except ImagesError as error:
         raise ImagesError(f'{name}: {error}.') from None
-    recorded = run.number('bbox_mAP')
-    ours = scores.metrics['bbox_mAP']
+    metric = next(metric for metric in MAIN_METRICS if metric in scores.metrics)
+    recorded, ours = run.number(metric), scores.metrics[metric]
     if recorded is not None and not abs(ours - recorded) <= TOLERANCE:
         raise ImagesError(
-            f'{name}: its predictions score {ours:.3f} box AP by the annotations at '
+            f'{name}: its predictions have {metric} {ours:.3f} by the annotations at '
             f'hand, and {recorded:.3f} is recorded: these are not the annotations that '
             'it was evaluated on.'
         )

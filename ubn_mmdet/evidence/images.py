@@ -40,15 +40,18 @@ class Scores:
 
     Attributes:
         metrics: ``bbox_mAP``, ``segm_mAP_50``, ...: on all images; NaN where COCO has -1.
+            Of a classifier ``accuracy_top1``, ``accuracy_top5``, in percent.
         halves: The same, each ``(resamples,)`` float64: on each half of the images.
         errors: What each kind of error costs, in AP50, by TIDE (Bolya et al. 2020):
             ``{'bbox': {'Cls': ..., 'Loc': ..., 'Both': ..., 'Dupe': ..., 'Bkg': ...,
-            'Miss': ...}}``, also for ``'segm'`` if there are masks.
+            'Miss': ...}}``, also for ``'segm'`` if there are masks. Empty for a classifier.
+        images: How many there are.
     """
 
     metrics: dict[str, float]
     halves: dict[str, np.ndarray]
     errors: dict[str, dict[str, float]]
+    images: int
 
 
 def random_halves(images: list[int], resamples: int = RESAMPLES) -> dict[str, list]:
@@ -77,8 +80,9 @@ def score(
     import hotcoco
 
     truth = hotcoco.COCO(annotations)
-    halves = random_halves(truth.get_img_ids(), resamples)
-    scores = Scores({}, {}, {})
+    images = truth.get_img_ids()
+    halves = random_halves(images, resamples)
+    scores = Scores({}, {}, {}, len(images))
     for kind, shape in KINDS.items():
         if predictions and shape not in predictions[0]:
             continue

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ...data.coco_folder import CocoFolder
 from ...files import write_whole
-from ..coco_metrics import read_predictions
 from ..groups import Result, ResultGroup
+from ..predictions_file import read_predictions
 from .numbers import numbers_of
 from .paper import draw_curves
 from .pictured import pictures_of

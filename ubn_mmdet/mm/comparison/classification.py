@@ -11,7 +11,9 @@ from ...evidence.report.curves import read_scalars
 from ...evidence.results import metric_name
 from ..config_nodes import nodes_of
 from ..datasets import SPLIT_OF_LOADER, use_image_folder
+from .hooks import ClassesHook
 
+_PREDICTIONS = 'predictions.json.gz'
 LEFTOVERS: tuple[str, ...] = ()
 PACKAGES = ('mmpretrain',)
 _SIZED = ('RandomResizedCrop', 'Resize')
@@ -40,16 +42,17 @@ def prepare(cfg: Config, run_dir: Path) -> None:
 
 
 def hooks(cfg: Config) -> list[Hook]:
-    """None."""
-    return []
+    """Those to run before all others."""
+    return [ClassesHook(Path(cfg.work_dir) / _PREDICTIONS)]
 
 
 def outcome(runner: Runner, run_dir: Path, folder: ImageFolder) -> dict:
-    """Accuracy in percent after the last epoch, as the toolbox rounds it."""
+    """Accuracy in percent after the last epoch, and the file of the predictions."""
     _, evaluations = read_scalars(run_dir)
     last = evaluations[max(evaluations)]
-    return {
+    metrics = {
         metric_name(key): value
         for key, value in last.items()
         if key.startswith('accuracy/')
     }
+    return {**metrics, 'predictions': _PREDICTIONS}

@@ -8,7 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ...data.coco_folder import CocoFolder, annotation_file
-from ...evidence.coco_metrics import coco_metrics, write_predictions
+from ...evidence.coco_metrics import coco_metrics
+from ...evidence.predictions_file import write_predictions
 from ..config_nodes import nodes_of
 from ..datasets import SPLIT_OF_LOADER, use_coco_folder
 from .hooks import NothingFoundHook

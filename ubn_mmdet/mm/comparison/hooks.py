@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import collect_results, get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ...evidence.accuracy import TOP
+from ...evidence.predictions_file import write_predictions
 from ...evidence.results import MAIN_METRICS, metric_name
 from ...files import write_whole
 
@@ -88,6 +90,43 @@ class NothingFoundHook(Hook):
         """Add what is missing."""
         for kind in self._kinds:
             metrics.setdefault(f'coco/{kind}_mAP', 0.0)
+
+
+class ClassesHook(Hook):
+    """Keeps the predictions of a classifier's last evaluation, as ``accuracy.py`` has them.
+
+    Args:
+        path: Of their file.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._path = path
+        self._found: list[dict] = []
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Forget those of the evaluation before."""
+        self._found.clear()
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=()
+    ) -> None:
+        """Note the best classes of each image."""
+        prefix = runner.val_loop.dataloader.dataset.img_prefix
+        for sample in outputs:
+            scores = sample.pred_score
+            best = scores.topk(min(max(TOP), len(scores))).indices
+            self._found.append({
+                'image': os.path.relpath(sample.img_path, prefix),
+                'truth': sample.gt_label.item(),
+                'classes': best.tolist(),
+            })  # fmt: skip
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Write those of all ranks."""
+        size = len(runner.val_loop.dataloader.dataset)
+        found = collect_results(self._found, size)
+        if found is not None:
+            write_predictions(self._path, found)
 
 
 class WatchHook(Hook):
