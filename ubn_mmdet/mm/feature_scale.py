@@ -1,14 +1,21 @@
 """How large a detector's features are: where a neck or head has no norm, it matters."""
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
+import mmcv
+import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor
 
 from .quiet import hide_initialisation
+
+SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
 def feature_scale(
@@ -16,35 +23,78 @@ def feature_scale(
     checkpoint: str | os.PathLike | None = None,
     size: int = 160,
     images: int = 4,
+    folder: str | os.PathLike | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> dict[str, list[float]]:
-    """Standard deviations of what backbone and neck put out for images of noise.
+    """Standard deviations of what backbone and neck put out.
 
     Args:
         config: Of a detector.
-        checkpoint: Its weights; None for a fresh one in training, of seed 0.
+        checkpoint: Its weights, or those of a classifier with its backbone; None for a
+            fresh detector in training, of seed 0.
         size: Height and width in pixels.
         images: Batch size.
+        folder: Of images, also in folders below; as many as a batch has are taken, evenly
+            spread over all. None for noise.
+        options: Settings of the config to override.
 
     Returns:
-        ``{'backbone': [...], 'neck': [...]}``, a number a level; no neck, no entry.
+        ``{'backbone': [...], 'neck': [...]}``, a number a level; no neck, no entry, nor for
+        the weights of a classifier.
+
+    Raises:
+        ValueError: If the folder has fewer images than are wanted.
+        RuntimeError: If the weights are not those of the config.
     """
     register_all_modules()
     hide_initialisation('feature_scale')
     torch.manual_seed(0)
-    noise = torch.randn(images, 3, size, size)
     cfg = Config.fromfile(config)
+    cfg.merge_from_dict(dict(options or {}))
     if checkpoint is not None:
         cfg.model.backbone.init_cfg = None
+    x = torch.randn(images, 3, size, size)
+    if folder is not None:
+        x = _read(Path(folder), images, size, cfg.model.data_preprocessor)
     model = MODELS.build(cfg.model)
+    has_neck = model.with_neck
     if checkpoint is None:
         model.init_weights()
         model.train()
     else:
-        load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
+        has_neck &= _load(model, str(checkpoint))
         model.eval()
     with torch.no_grad():
-        levels = model.backbone(noise)
+        levels = model.backbone(x)
         scales = {'backbone': [float(level.std()) for level in levels]}
-        if model.with_neck:
+        if has_neck:
             scales['neck'] = [float(level.std()) for level in model.neck(levels)]
     return scales
+
+
+def _read(folder: Path, count: int, size: int, preprocessor: Mapping) -> Tensor:
+    """``(count, 3, size, size)``, normalised as the detector does."""
+    paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
+    if len(paths) < count:
+        raise ValueError(f'{folder} has {len(paths)} images, {count} are wanted')
+    chosen = [paths[i * len(paths) // count] for i in range(count)]
+    mean, std = (np.array(preprocessor[key]) for key in ('mean', 'std'))
+    read = (mmcv.imresize(mmcv.imread(path), (size, size)) for path in chosen)
+    to_rgb = preprocessor['bgr_to_rgb']
+    pixels = np.stack([mmcv.imnormalize(image, mean, std, to_rgb) for image in read])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _load(model: torch.nn.Module, checkpoint: str) -> bool:
+    """Load the weights; whether they are a whole detector's."""
+    content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    state = content.get('state_dict', content)
+    # Beside the backbone a classifier has a head alone.
+    if all(key.startswith(('backbone.', 'head.')) for key in state):
+        of_backbone = [key for key in state if key.startswith('backbone.')]
+        model.backbone.load_state_dict(
+            {key.removeprefix('backbone.'): state[key] for key in of_backbone}
+        )
+        return False
+    model.load_state_dict(state)
+    return True
