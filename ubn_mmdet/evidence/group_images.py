@@ -55,14 +55,12 @@ def images_of(
     if not _is_classifier(present[0]):
         truth = _annotations(present[0], annotations)
     scores: dict[str, dict[int, Scores]] = {}
-    images = 0
     for run in present:
         say(f'scoring the predictions of {run.norm}, seed {run.seed}')
-        scores.setdefault(run.norm, {})[run.seed] = found = _score(run, truth)
-        images = found.images
+        scores.setdefault(run.norm, {})[run.seed] = _score(run, truth)
     content = {
         'baseline': baseline,
-        'images': images,
+        'images': scores[present[0].norm][present[0].seed].images,
         'resamples': RESAMPLES,
         'runs': [list(run.identity) for run in present],
         'errors': [

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ..files import write_whole
 
+PREDICTIONS = 'predictions.json.gz'  # in the run's folder
+
 
 def write_predictions(path: str | os.PathLike, predictions: Sequence[dict]) -> None:
     """Write a COCO results list or a classifier's, see ``accuracy.py``; compressed json."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import mmcv
-import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
@@ -35,7 +34,7 @@ def feature_scale(
         size: Height and width in pixels.
         images: Batch size.
         folder: Of images, also in folders below; as many as a batch has are taken, evenly
-            spread over all. None for noise.
+            spread over all, and prepared by the detector's preprocessor. None for noise.
         options: Settings of the config to override.
 
     Returns:
@@ -53,9 +52,8 @@ def feature_scale(
     cfg.merge_from_dict(dict(options or {}))
     if checkpoint is not None:
         cfg.model.backbone.init_cfg = None
-    x = torch.randn(images, 3, size, size)
-    if folder is not None:
-        x = _read(Path(folder), images, size, cfg.model.data_preprocessor)
+    x = torch.randn(images, 3, size, size)  # always: fresh weights are drawn behind it
+    read = None if folder is None else _read(Path(folder), images, size)
     model = MODELS.build(cfg.model)
     has_neck = model.with_neck
     if checkpoint is None:
@@ -65,6 +63,8 @@ def feature_scale(
         has_neck &= _load(model, str(checkpoint))
         model.eval()
     with torch.no_grad():
+        if read is not None:
+            x = model.data_preprocessor({'inputs': read})['inputs']
         levels = model.backbone(x)
         scales = {'backbone': [float(level.std()) for level in levels]}
         if has_neck:
@@ -72,17 +72,14 @@ def feature_scale(
     return scales
 
 
-def _read(folder: Path, count: int, size: int, preprocessor: Mapping) -> Tensor:
-    """``(count, 3, size, size)``, normalised as the detector does."""
+def _read(folder: Path, count: int, size: int) -> list[Tensor]:
+    """As a detector's preprocessor takes them: ``(3, size, size)`` uint8 each."""
     paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
     if len(paths) < count:
         raise ValueError(f'{folder} has {len(paths)} images, {count} are wanted')
     chosen = [paths[i * len(paths) // count] for i in range(count)]
-    mean, std = (np.array(preprocessor[key]) for key in ('mean', 'std'))
     read = (mmcv.imresize(mmcv.imread(path), (size, size)) for path in chosen)
-    to_rgb = preprocessor['bgr_to_rgb']
-    pixels = np.stack([mmcv.imnormalize(image, mean, std, to_rgb) for image in read])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return [torch.from_numpy(image).permute(2, 0, 1) for image in read]
 
 
 def _load(model: torch.nn.Module, checkpoint: str) -> bool:

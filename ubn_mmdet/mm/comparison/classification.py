@@ -7,13 +7,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ...data.image_folder import ImageFolder, list_file
+from ...evidence.predictions_file import PREDICTIONS
 from ...evidence.report.curves import read_scalars
 from ...evidence.results import metric_name
 from ..config_nodes import nodes_of
 from ..datasets import SPLIT_OF_LOADER, use_image_folder
 from .hooks import ClassesHook
 
-_PREDICTIONS = 'predictions.json.gz'
 LEFTOVERS: tuple[str, ...] = ()
 PACKAGES = ('mmpretrain',)
 _SIZED = ('RandomResizedCrop', 'Resize')
@@ -43,7 +43,7 @@ def prepare(cfg: Config, run_dir: Path) -> None:
 
 def hooks(cfg: Config) -> list[Hook]:
     """Those to run before all others."""
-    return [ClassesHook(Path(cfg.work_dir) / _PREDICTIONS)]
+    return [ClassesHook(Path(cfg.work_dir) / PREDICTIONS)]
 
 
 def outcome(runner: Runner, run_dir: Path, folder: ImageFolder) -> dict:
@@ -55,4 +55,4 @@ def outcome(runner: Runner, run_dir: Path, folder: ImageFolder) -> dict:
         for key, value in last.items()
         if key.startswith('accuracy/')
     }
-    return {**metrics, 'predictions': _PREDICTIONS}
+    return {**metrics, 'predictions': PREDICTIONS}

@@ -9,12 +9,11 @@ from mmengine.runner import Runner
 
 from ...data.coco_folder import CocoFolder, annotation_file
 from ...evidence.coco_metrics import coco_metrics
-from ...evidence.predictions_file import write_predictions
+from ...evidence.predictions_file import PREDICTIONS, write_predictions
 from ..config_nodes import nodes_of
 from ..datasets import SPLIT_OF_LOADER, use_coco_folder
 from .hooks import NothingFoundHook
 
-_PREDICTIONS = 'predictions.json.gz'
 _RAW = 'raw_predictions'
 LEFTOVERS = (f'{_RAW}.*',)
 PACKAGES = ('mmdet',)
@@ -53,6 +52,6 @@ def outcome(runner: Runner, run_dir: Path, folder: CocoFolder) -> dict:
     raw = {kind: run_dir / f'{_RAW}.{kind}.json' for kind in ('bbox', 'segm')}
     kinds = [kind for kind, path in raw.items() if path.exists()]
     predictions = json.loads(raw[kinds[-1]].read_bytes())  # those of masks have boxes
-    write_predictions(run_dir / _PREDICTIONS, predictions)
+    write_predictions(run_dir / PREDICTIONS, predictions)
     metrics = coco_metrics(listing(folder, 'val'), predictions, kinds)
-    return {**metrics, 'predictions': _PREDICTIONS}
+    return {**metrics, 'predictions': PREDICTIONS}
