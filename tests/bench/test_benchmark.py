@@ -57,7 +57,9 @@ def test_every_layer_is_timed_in_every_mode(mode):
 
 def test_compiled_layers_take_their_turns_with_plain_ones(monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch, 'compile', lambda layer: compiled.append(layer) or layer)
+    monkeypatch.setattr(
+        torch, 'compile', lambda layer, options: compiled.append(layer) or layer
+    )
     shape, names = (2, 4, 8, 8), set(benchmark.layers(4, CPU)) - {'definition'}
     times = benchmark.time_compiled(shape, CPU, repeats=2)
     assert set(times) == names | {f'{name}, compiled' for name in names}

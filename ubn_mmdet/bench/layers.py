@@ -6,7 +6,7 @@ Absolute times wander with the machine's load; ratios of what runs in turns hold
 import time
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +89,9 @@ STAGES = {  # what UBN adds, but for the kernel
     'UBN k=3 / BatchNorm + depthwise 3x3': ('UBN k=3', 'BatchNorm + depthwise 3x3'),
 }
 RATIOS = {**STAGES, 'definition / UBN k=3': ('definition', 'UBN k=3')}
+# Inductor would have convolutions in channels_last, and copies made for that; a depthwise
+# one on a CPU then takes twice the time.
+COMPILER_OPTIONS: dict[str, Any] = {'layout_optimization': False}
 COMPILED_RATIOS = {  # compiled over plain
     f'{over}{COMPILED} / {under}': (f'{over}{COMPILED}', under)
     for over, under in (
@@ -146,7 +149,7 @@ def first_calls(shape: tuple[int, ...], device: torch.device) -> dict[str, list[
 
 def _compiled(layer: nn.Module) -> nn.Module:
     # nn.Module.compile() leaves PyTorch's own layers as they are.
-    return cast(nn.Module, torch.compile(layer))
+    return cast(nn.Module, torch.compile(layer, options=COMPILER_OPTIONS))
 
 
 def _but_the_definition(channels: int, device: torch.device) -> dict[str, nn.Module]:
