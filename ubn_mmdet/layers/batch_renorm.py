@@ -1,5 +1,7 @@
 """Batch Renormalization, arXiv 1702.03275."""
 
+from typing import Any
+
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import check_tracks
@@ -36,6 +38,8 @@ class BatchRenorm(PipelineNorm, _BatchNorm):
     Input, output and errors are those of :class:`PipelineNorm`.
     """
 
+    stages: Stages[RenormStatistics]
+
     def __init__(
         self,
         num_features: int,
@@ -45,7 +49,7 @@ class BatchRenorm(PipelineNorm, _BatchNorm):
         r_steps: int = 40_000,
         d_steps: int = 25_000,
         momentum: float | None = 0.01,
-        **common,
+        **common: Any,
     ) -> None:
         check_tracks(common)
         statistics = RenormStatistics(r_max, d_max, plain_steps, r_steps, d_steps)

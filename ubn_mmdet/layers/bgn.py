@@ -1,6 +1,7 @@
 """Batch Group Normalization (BGN), arXiv 2012.02782."""
 
 from math import lcm
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,9 @@ class BGN(PipelineNorm, _BatchNorm):
             padded pixels are to be left out, if it does not divide ``num_features``.
     """
 
-    def __init__(self, num_features: int, num_groups: int, **common) -> None:
+    stages: Stages[GroupStatistics]
+
+    def __init__(self, num_features: int, num_groups: int, **common: Any) -> None:
         check_count('num_features', num_features)
         check_count('num_groups', num_groups)
         pieces = lcm(num_groups, num_features)
@@ -85,7 +88,7 @@ class BGN(PipelineNorm, _BatchNorm):
             return y
         return y.contiguous(memory_format=torch.channels_last)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         for name in ('running_mean', 'running_var'):
             value, own = state_dict.get(prefix + name), getattr(self, name)
             if own is not None and value is not None and value.shape != own.shape:

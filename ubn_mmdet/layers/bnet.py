@@ -1,5 +1,7 @@
 """BNET: Batch Normalization with enhanced linear transformation, arXiv 2011.14150."""
 
+from typing import Any
+
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .pipeline import PipelineNorm, Stages
@@ -35,7 +37,7 @@ class BNET(PipelineNorm, _BatchNorm):
         kernel_size: int = 3,
         initial_weight: float = 1.0,
         initial_spatial: str = 'zeros',
-        **common,
+        **common: Any,
     ) -> None:
         affine = DepthwiseAffine(kernel_size, initial_spatial, initial_weight)
         super().__init__(num_features, Stages(affine=affine), **common)

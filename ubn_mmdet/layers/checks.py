@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from numbers import Real
+from typing import cast
 
 import torch
 
@@ -37,19 +38,20 @@ def check_number(
     name: str, value: object, within: Callable[[float], bool], allowed: str
 ) -> None:
     """Raise unless ``value`` is a real number for which ``within`` holds."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f'{name} must be {allowed}, got {value!r}')
-    if not within(value):
+    if not within(cast(float, value)):
         raise ValueError(f'{name} must be {allowed}, got {value!r}')
 
 
 def check_dtype(value: object) -> None:
     """Raise TypeError unless ``value`` is None or a dtype that PyTorch computes in."""
     allowed = 'None or a real floating-point dtype of 16 bits or more'
-    is_dtype = isinstance(value, torch.dtype)
     # PyTorch stores float8, and does not compute with it.
     if value is not None and not (
-        is_dtype and value.is_floating_point and torch.finfo(value).bits >= 16
+        isinstance(value, torch.dtype)
+        and value.is_floating_point
+        and torch.finfo(value).bits >= 16
     ):
         raise TypeError(f'dtype must be {allowed}, got {value!r}')
 

@@ -77,12 +77,10 @@ def _member(norm: str | type[nn.Module]) -> type[nn.Module]:
     if isinstance(norm, type) and issubclass(norm, PipelineNorm):
         return norm
     check_choice('norm', norm, sorted(members))
-    return members[norm]
+    return members[str(norm)]
 
 
-def _convert(
-    layer: nn.Module, kind: type[nn.Module], settings: dict[str, Any]
-) -> nn.Module:
+def _convert(layer: Any, kind: type[nn.Module], settings: dict[str, Any]) -> nn.Module:
     like = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
     factory = {} if like is None else {'device': like.device, 'dtype': like.dtype}
     new = kind(

@@ -1,9 +1,11 @@
 """Instance Enhancement Batch Normalization (IEBN), AAAI 2020."""
 
+from typing import Any
+
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .pipeline import PipelineNorm, Stages
-from .stages import ChannelAffine, RawScaling
+from .stages import BatchStatistics, ChannelAffine, RawScaling
 
 
 class IEBN(PipelineNorm, _BatchNorm):
@@ -24,8 +26,8 @@ class IEBN(PipelineNorm, _BatchNorm):
     Input, output and errors are those of :class:`PipelineNorm`.
     """
 
-    def __init__(self, num_features: int, **common) -> None:
-        stages = Stages(
+    def __init__(self, num_features: int, **common: Any) -> None:
+        stages: Stages[BatchStatistics] = Stages(
             scaling=RawScaling(), affine=ChannelAffine(bias_is_scaled=False)
         )
         super().__init__(num_features, stages, **common)

@@ -1,9 +1,11 @@
 """BatchNorm with a small start ("Revisiting Batch Norm Initialization", ECCV 2022)."""
 
+from typing import Any
+
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .pipeline import PipelineNorm, Stages
-from .stages import ChannelAffine
+from .stages import BatchStatistics, ChannelAffine
 
 
 class InitBN(PipelineNorm, _BatchNorm):
@@ -26,9 +28,9 @@ class InitBN(PipelineNorm, _BatchNorm):
     """
 
     def __init__(
-        self, num_features: int, initial_weight: float = 0.1, **common
+        self, num_features: int, initial_weight: float = 0.1, **common: Any
     ) -> None:
-        stages = Stages(affine=ChannelAffine(initial_weight))
+        stages: Stages[BatchStatistics] = Stages(affine=ChannelAffine(initial_weight))
         super().__init__(num_features, stages, **common)
 
     def extra_repr(self) -> str:

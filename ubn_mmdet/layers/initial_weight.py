@@ -1,5 +1,7 @@
 """A norm weight that keeps its own starting value through generic initialisers."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -27,18 +29,21 @@ class InitialWeight(nn.Parameter):
     def mark(weight: Tensor | None, start: float) -> None:
         """Make an ordinary parameter one of this class."""
         # The class of an object cannot change under a tracing compiler.
-        known = type(weight) in (nn.Parameter, InitialWeight)  # a copy has no start
-        if known and not torch.compiler.is_compiling():
+        if (
+            weight is not None
+            and type(weight) in (nn.Parameter, InitialWeight)  # a copy has no start
+            and not torch.compiler.is_compiling()
+        ):
             weight.__class__ = InitialWeight
-            weight.start = start
+            cast(InitialWeight, weight).start = start
 
     @staticmethod
     def settle(weight: Tensor | None) -> None:
         """Make it an ordinary parameter again."""
         if type(weight) is InitialWeight and not torch.compiler.is_compiling():
-            weight.__class__ = nn.Parameter
+            weight.__class__ = nn.Parameter  # type: ignore[assignment]
             weight.__dict__.pop('start', None)
 
-    def fill_(self, value: float) -> Tensor:
+    def fill_(self, value: float) -> Tensor:  # type: ignore[override]
         """Fill in place, reading one as ``start``."""
         return super().fill_(self.start if value == 1 else value)

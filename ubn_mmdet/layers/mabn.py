@@ -1,5 +1,7 @@
 """Moving Average Batch Normalization (MABN), ICLR 2020."""
 
+from typing import Any
+
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import check_tracks
@@ -41,6 +43,8 @@ class MABN(PipelineNorm, _BatchNorm):
     Input, output and errors are those of :class:`PipelineNorm`.
     """
 
+    stages: Stages[MemoryStatistics]
+
     def __init__(
         self,
         num_features: int,
@@ -49,7 +53,7 @@ class MABN(PipelineNorm, _BatchNorm):
         renorm_steps: int = 1_000,
         r_max: float = 5.0,
         momentum: float | None = 0.02,
-        **common,
+        **common: Any,
     ) -> None:
         check_tracks(common)
         statistics = MemoryStatistics(memory_size, warmup_steps, renorm_steps, r_max)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..ops import algebra
 from ..ops.closed_form import closed_form
 from ..ops.coefficients import Form, Learnt
-from ..ops.dispatch import passes_for, steps_for
+from ..ops.dispatch import Passes, passes_for, steps_for
 from ..ops.distributed import merge_statistics, sync_group
 from ..ops.normalizer import Normalizer, OfBatch
 from ..ops.padding import PaddedPasses, ValidPart, images_for, valid_part
@@ -52,8 +52,11 @@ CLOSED = (
 )
 
 
+S = TypeVar('S', bound=Statistics)
+
+
 @dataclass(frozen=True)
-class Stages:
+class Stages(Generic[S]):
     """What a layer consists of; the default is BatchNorm.
 
     Attributes:
@@ -64,7 +67,7 @@ class Stages:
     """
 
     centering: Centering | None = None
-    statistics: Statistics = field(default_factory=BatchStatistics)
+    statistics: S = field(default_factory=BatchStatistics)  # type: ignore[assignment]
     scaling: NormalizedScaling | None = None
     affine: ChannelAffine = field(default_factory=ChannelAffine)
 
@@ -191,9 +194,14 @@ class PipelineNorm(Base):
             check_count('sync_group_size', sync_group_size)
         check_dtype(dtype)
         self.stages = stages
-        factory = {'device': device, 'dtype': dtype}
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, **factory
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device=device,
+            dtype=dtype,
         )
         self.sync = sync
         self.sync_group_size = sync_group_size
@@ -223,7 +231,7 @@ class PipelineNorm(Base):
     # The property stands before nn.Module's look-up of the parameter.
 
     @property
-    def weight(self) -> nn.Parameter | None:
+    def weight(self) -> nn.Parameter | None:  # type: ignore[override]
         """The channel weight, ``(C,)``; "filled with one", it takes its own start."""
         parameters = self.__dict__['_parameters']
         if 'weight' not in parameters:  # while the constructor runs
@@ -286,6 +294,7 @@ class PipelineNorm(Base):
                 )
         with full_precision(x.device.type):
             kernel_size = stages.affine.kernel_size
+            passes: Passes | PaddedPasses
             if valid is not None:
                 passes = PaddedPasses(x, valid)
             else:
@@ -359,18 +368,18 @@ class PipelineNorm(Base):
             summary = self.stages.statistics.summary(self, x, *maps, gram)
         if valid is not None:
             weights = valid.positions / valid.count
-        merged = algebra.batch_statistics(centred, var, weights)
-        batch = Batch(*merged, _elements(x, valid), summary)
+        mean, var = algebra.batch_statistics(centred, var, weights)
+        count = _elements(x, valid)
         if group is None:
-            return batch
+            return Batch(mean, var, count, summary)
         packed = mean.new_empty(0)
         if summary is not None:
             values, number = summary
             packed = torch.cat([values, values.new_full((1,), number)])
-        *merged, count, packed = merge_statistics(*merged, batch.count, packed, group)
+        mean, var, total, packed = merge_statistics(mean, var, count, packed, group)
         if summary is not None:
             summary = packed[:-1], packed[-1]
-        return Batch(*merged, count, summary, count > 0, group)
+        return Batch(mean, var, total, summary, total > 0, group)
 
     def _closed_form(
         self,
@@ -388,8 +397,8 @@ class PipelineNorm(Base):
             form = form._replace(initial_bias=stages.scaling.initial_bias)
         if not of_batch:
             dtype = algebra.compute_dtype(x)
-            normalizer = Normalizer(*running_statistics(self, dtype))
-            return closed_form(x, normalizer, learnt, form, steps)
+            running = Normalizer(*running_statistics(self, dtype))
+            return closed_form(x, running, learnt, form, steps)
 
         def normalizer_of(
             mean: Tensor, var: Tensor, centred: Tensor, gram: Tensor | None
@@ -428,7 +437,7 @@ class PipelineNorm(Base):
                 f'got {x.shape[1]}: {tuple(x.shape)}'
             )
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Take a complete BatchNorm state as what it is: stages that do nothing yet.
 
         Anything less is reported as missing, as ever.

@@ -1,5 +1,7 @@
 """Power Normalization (PowerNorm), arXiv 2003.07845."""
 
+from typing import Any
+
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import check_tracks
@@ -35,12 +37,14 @@ class PowerNorm(PipelineNorm, _BatchNorm):
     Input, output and errors are those of :class:`PipelineNorm`.
     """
 
+    stages: Stages[PowerStatistics]
+
     def __init__(
         self,
         num_features: int,
         warmup_steps: int = 10_000,
         momentum: float = 0.1,
-        **common,
+        **common: Any,
     ) -> None:
         check_tracks(common)
         if momentum is None:

@@ -1,9 +1,11 @@
 """Representative Batch Normalization (RBN), CVPR 2021."""
 
+from typing import Any
+
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .pipeline import PipelineNorm, Stages
-from .stages import Centering, ChannelAffine, NormalizedScaling
+from .stages import BatchStatistics, Centering, ChannelAffine, NormalizedScaling
 
 
 class RBN(PipelineNorm, _BatchNorm):
@@ -25,8 +27,8 @@ class RBN(PipelineNorm, _BatchNorm):
     Input, output and errors are those of :class:`PipelineNorm`.
     """
 
-    def __init__(self, num_features: int, **common) -> None:
-        stages = Stages(
+    def __init__(self, num_features: int, **common: Any) -> None:
+        stages: Stages[BatchStatistics] = Stages(
             centering=Centering(),
             scaling=NormalizedScaling(),
             affine=ChannelAffine(bias_is_scaled=False),

@@ -72,6 +72,8 @@ class UBN(PipelineNorm, _BatchNorm):
     Input, output and errors are those of :class:`PipelineNorm`.
     """
 
+    stages: Stages[GatedStatistics]
+
     def __init__(
         self,
         num_features: int,

@@ -7,6 +7,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, is_main_process
@@ -77,7 +78,7 @@ class CondensationHook(Hook):
         self.interval = interval
         self.threshold = threshold
         self.feature = feature
-        self._layers: dict[str, _BatchNorm] = {}
+        self._layers: dict[str, Any] = {}  # of _BatchNorm, with tensors of their own
         self._handles: list = []
         self._loaded: dict | None = None
 
@@ -125,7 +126,7 @@ class CondensationHook(Hook):
         if not self._file.resume(runner.iter):
             print_log(f'{FILE} starts at step {runner.iter}', logger='current')
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Listen to the layers, if this step is to be recorded."""
         if not (self._layers and self.every_n_train_iters(runner, self.interval)):
             return
@@ -142,7 +143,7 @@ class CondensationHook(Hook):
                 handle = layer.register_forward_pre_hook(measure)
             self._handles.append(handle)
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Follow the gates, and record the step if it is one to be recorded."""
         if not self._layers:
             return
@@ -187,9 +188,7 @@ class CondensationHook(Hook):
         )
         layers = self._layers.values()
         shifts = [
-            statistics_shift(before, _statistics(layer), layer.eps)
-            if before
-            else self._average.new_full((), torch.nan)
+            self._shift(before, layer)
             for before, layer in zip(self._before, layers, strict=True)
         ]
         rows = [condensation, self._average, gate, torch.stack(shifts).float()]
@@ -199,6 +198,12 @@ class CondensationHook(Hook):
         if is_main_process():
             self._publish(runner, dict(zip(QUANTITIES, values, strict=True)))
 
+    def _shift(self, before: tuple[Tensor, Tensor] | None, layer: Any) -> Tensor:
+        after = _statistics(layer)
+        if before is None or after is None:
+            return self._average.new_full((), torch.nan)
+        return statistics_shift(before, after, layer.eps)
+
     def _publish(self, runner: Runner, row: dict[str, list[float | None]]) -> None:
         for i, layer in enumerate(self._layers.values()):
             if not layer.training:
@@ -207,12 +212,16 @@ class CondensationHook(Hook):
         self._file.append(step, row)
         tags = {}
         for name in 'condensation', 'shift':
-            for layer, value in zip(self._layers, row[name], strict=True):
-                tags[f'{name}/{layer}'] = value
+            for of_layer, value in zip(self._layers, row[name], strict=True):
+                tags[f'{name}/{of_layer}'] = value
         gates = [gate for gate in row['gate'] if gate is not None]
         tags['gate/open'] = sum(gates) / len(gates) if gates else torch.nan
-        tags = {tag: value for tag, value in tags.items() if math.isfinite(value)}
-        runner.visualizer.add_scalars(tags, step=step)
+        finite = {
+            tag: value
+            for tag, value in tags.items()
+            if value is not None and math.isfinite(value)
+        }
+        runner.visualizer.add_scalars(finite, step=step)
 
     def _own_averages(self) -> Tensor:
         """``m`` of the layers that have one, ``(layers,)``; 1 for the others."""
@@ -223,7 +232,7 @@ class CondensationHook(Hook):
         ]
         return torch.stack(own).float()
 
-    def _feature_of(self, layer: nn.Module) -> str:
+    def _feature_of(self, layer: Any) -> str:
         return layer.condensation_feature if _has_gate(layer) else self.feature
 
     def _write(self) -> None:
@@ -262,18 +271,18 @@ def _has_gate(layer: nn.Module) -> bool:
     return getattr(layer, 'condensation', None) is not None
 
 
-def _statistics(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
+def _statistics(layer: Any) -> tuple[Tensor, Tensor] | None:
     """Copies of running mean and variance, if there are any."""
     if layer.running_mean is None:
         return None
     return layer.running_mean.clone(), layer.running_var.clone()
 
 
-def _derive(calls: Tensor, layer: nn.Module) -> Callable:
+def _derive(calls: Tensor, layer: Any) -> Callable:
     """A forward hook that finds ``c`` from ``m <- 0.9 m + 0.1 c``."""
     before = layer.condensation.clone()
 
-    def derive(layer: nn.Module, args: tuple, output: Tensor) -> None:
+    def derive(layer: Any, args: tuple, output: Tensor) -> None:
         if is_recomputation():
             return
         after = layer.condensation

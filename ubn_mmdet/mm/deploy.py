@@ -89,7 +89,7 @@ def fold_checkpoint(
 @contextlib.contextmanager
 def _no_thresholds(model: nn.Module) -> Iterator[None]:
     """Let every box through, whatever its score."""
-    found = []
+    found: list[dict] = []
     for module in model.modules():
         found += _with_threshold(getattr(module, 'test_cfg', None))
     before = [cfg['score_thr'] for cfg in found]

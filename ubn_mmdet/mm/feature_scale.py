@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import torch
@@ -82,7 +83,7 @@ def _read(folder: Path, count: int, size: int) -> list[Tensor]:
     return [torch.from_numpy(image).permute(2, 0, 1) for image in read]
 
 
-def _load(model: torch.nn.Module, checkpoint: str) -> bool:
+def _load(model: Any, checkpoint: str) -> bool:
     """Load the weights; whether they are a whole detector's."""
     content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     state = content.get('state_dict', content)

@@ -20,7 +20,7 @@ COUNTED_AS = 'norm'  # among the operators
 
 def _counting_norms(original: Callable) -> Callable:
     @functools.wraps(original)
-    def __init__(self, model: torch.nn.Module, *args, **kwargs) -> None:
+    def __init__(self: Any, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         original(self, model, *args, **kwargs)
         modules = model.named_modules(remove_duplicate=False)
         names = {name for name, module in modules if is_ours(module)}

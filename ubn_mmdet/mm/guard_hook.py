@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -32,7 +33,7 @@ class UBNGuardHook(Hook):
         self._handles: list = []
 
     def before_train_iter(
-        self, runner: Runner | FlexibleRunner, *args, **kwargs
+        self, runner: Runner | FlexibleRunner, *args: Any, **kwargs: Any
     ) -> None:
         """Report, before the first step: the model is in training mode by then."""
         if self._calls is not None:
@@ -62,7 +63,7 @@ class UBNGuardHook(Hook):
             self._handles.append(layer.register_forward_pre_hook(self._counter(name)))
 
     def after_train_iter(
-        self, runner: Runner | FlexibleRunner, *args, **kwargs
+        self, runner: Runner | FlexibleRunner, *args: Any, **kwargs: Any
     ) -> None:
         """Judge the first step's calls."""
         if not self._handles:
@@ -70,6 +71,7 @@ class UBNGuardHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        assert self._calls is not None
         shared = {name: count for name, count in self._calls.items() if count > 1}
         if shared:
             name, count = next(iter(shared.items()))
@@ -81,9 +83,12 @@ class UBNGuardHook(Hook):
             )
 
     def _counter(self, name: str) -> Callable:
-        def count(*_) -> None:
+        calls = self._calls
+        assert calls is not None
+
+        def count(*_: object) -> None:
             if not is_recomputation():
-                self._calls[name] += 1
+                calls[name] += 1
 
         return count
 
@@ -94,7 +99,8 @@ def report(layers: dict[str, nn.Module]) -> str:
     Args:
         layers: By their names in the model.
     """
-    total, training = Counter(), Counter()
+    total: Counter[str] = Counter()
+    training: Counter[str] = Counter()
     for name, layer in layers.items():
         head, *rest = name.split('.')
         component = f'{head}.{rest[0]}' if head == 'roi_head' and rest else head

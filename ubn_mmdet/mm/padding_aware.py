@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -37,7 +38,7 @@ class PaddingAware(DetDataPreprocessor):
 
     announces_padding = True
 
-    def __init__(self, **common) -> None:
+    def __init__(self, **common: Any) -> None:
         if common.get('pad_value', 0) != 0:
             raise ValueError(
                 f'pad_value must be 0 for PaddingAware, got {common["pad_value"]!r}'
@@ -61,11 +62,11 @@ def _with_announcement(original: Callable) -> Callable:
 @torch.compiler.disable
 def _forward(
     original: Callable,
-    detector: nn.Module,
+    detector: Any,
     inputs: Tensor,
     data_samples: list,
-    *args,
-    **kwargs,
+    *args: Any,
+    **kwargs: Any,
 ) -> object:
     apart = roi_layers(detector)
     if not detector.data_preprocessor.has_looked:
@@ -90,7 +91,7 @@ def roi_layers(detector: nn.Module) -> set[nn.Module]:
     return {layer for head in heads for layer in head.modules()}
 
 
-def _size(sample: object) -> tuple[int, int]:
+def _size(sample: Any) -> tuple[int, int]:
     shape = sample.metainfo.get('img_shape')
     if shape is None:
         raise KeyError(

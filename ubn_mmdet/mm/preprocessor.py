@@ -5,6 +5,7 @@ Not with the package: it needs MMDetection's models, which take seconds to impor
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -55,7 +56,7 @@ class InputBN(DetDataPreprocessor):
         sync: bool = True,
         bgr_to_rgb: bool = False,
         rgb_to_bgr: bool = False,
-        **common,
+        **common: Any,
     ) -> None:
         for name in ('mean', 'std'):
             if common.pop(name, None) is not None:
@@ -75,8 +76,8 @@ class InputBN(DetDataPreprocessor):
             momentum=momentum,
             sync=sync,
         )
-        self.norm.weight.requires_grad_(requires_grad)
-        self.norm.bias.requires_grad_(False)
+        for name, parameter in self.norm.named_parameters():
+            parameter.requires_grad_(requires_grad and name == 'weight')
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise, pad and stack; see ``DetDataPreprocessor.forward``."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -80,7 +81,7 @@ def time_training_steps(
 def _with_depthwise(model: nn.Module) -> nn.Module:
     """Put a depthwise convolution behind every BatchNorm, with nothing fused."""
 
-    def pair(layer: nn.Module) -> nn.Module:
+    def pair(layer: Any) -> nn.Module:
         channels = layer.num_features
         convolution = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         return nn.Sequential(layer, convolution.to(layer.weight.device))
@@ -88,7 +89,7 @@ def _with_depthwise(model: nn.Module) -> nn.Module:
     return _replace(model, nn.BatchNorm2d, pair)
 
 
-def _without_sync(layer: nn.Module) -> nn.Module:
+def _without_sync(layer: Any) -> nn.Module:
     """PyTorch's SyncBatchNorm trains on a GPU alone, and one process merges nothing."""
     plain = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum)
     return plain.to(layer.weight.device)
@@ -138,15 +139,15 @@ def _proposals(
 def _propose(rpn_head: nn.Module, proposals: list[InstanceData]) -> None:
     """Make a head of this kind answer with ``proposals``, after its usual work."""
 
-    class Proposing(type(rpn_head)):
-        def loss_and_predict(self, *args, **kwargs):
+    class Proposing(type(rpn_head)):  # type: ignore[misc]
+        def loss_and_predict(self, *args: Any, **kwargs: Any) -> tuple:
             losses, _ = super().loss_and_predict(*args, **kwargs)
             return losses, deepcopy(proposals)
 
     rpn_head.__class__ = Proposing
 
 
-def _features_step(detector: nn.Module, data: dict) -> Callable[[], None]:
+def _features_step(detector: Any, data: dict) -> Callable[[], None]:
     inputs = detector.data_preprocessor(deepcopy(data), training=True)['inputs']
     with torch.no_grad():
         upstream: list[Tensor] = [
@@ -161,7 +162,7 @@ def _features_step(detector: nn.Module, data: dict) -> Callable[[], None]:
     return step
 
 
-def _whole_step(detector: nn.Module, data: dict, optim_wrapper: dict) -> Callable:
+def _whole_step(detector: Any, data: dict, optim_wrapper: dict) -> Callable:
     optimizer = build_optim_wrapper(detector, deepcopy(optim_wrapper))
     device = next(detector.parameters()).device
 

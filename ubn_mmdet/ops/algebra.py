@@ -115,11 +115,11 @@ def _cosines_of_gram(gram: Tensor) -> Tensor:
 
 def _squared_norm_of_sum(rows: Tensor, weights: Tensor) -> Tensor:
     """``|sum_n weights_n x_n|^2``, reading ``rows`` once."""
-    total = 0
+    products = []
     for part in blocks(rows, dim=1):
         u = weights @ part.to(weights.dtype)
-        total = total + torch.dot(u, u)
-    return total
+        products.append(torch.dot(u, u))
+    return sum(products[1:], products[0])
 
 
 def _inverse_norm(squares: Tensor) -> Tensor:

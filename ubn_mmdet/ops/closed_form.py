@@ -69,9 +69,14 @@ class _ClosedForm(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx, grad):
-        x, apply_var, kernel, *saved = ctx.saved_tensors
-        saved, learnt = saved[:6], Learnt(*saved[6:])
-        saved = Saved(*saved, ctx.count, ctx.group, x.shape[2] * x.shape[3])
+        (
+            x, apply_var, kernel, mean, var, is_open, pivot, weight, sigmoid, *learnt
+        ) = ctx.saved_tensors  # fmt: skip
+        positions = x.shape[2] * x.shape[3]
+        saved = Saved(
+            mean, var, is_open, pivot, weight, sigmoid, ctx.count, ctx.group, positions
+        )
+        learnt = Learnt(*learnt)
         needs_x, needs_centering = ctx.needs_input_grad[0], ctx.needs_input_grad[7]
         steps, form = ctx.steps, ctx.form
         sums = steps.reduce(

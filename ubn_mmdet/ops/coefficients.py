@@ -125,9 +125,12 @@ def coefficients(
         form: Settings.
     """
     weight, bias, spatial_weight, w_m, w_v, w_b = learnt
-    pivot = mu if w_m is None else torch.addcmul(mu, w_m, mean, value=-1)
-    sigmoid = None
+    pivot, sigmoid = mu, None
+    if w_m is not None:
+        assert mean is not None
+        pivot = torch.addcmul(mu, w_m, mean, value=-1)
     if w_v is not None:  # w_v * P + w_b is a BatchNorm of the means
+        assert centred is not None
         z, _, _ = torch.native_batch_norm(
             centred, w_v, w_b, mu, var, False, 0.0, form.eps
         )
@@ -137,6 +140,7 @@ def coefficients(
             bias = _gated(sigmoid, bias, form)
         weight = _gated(sigmoid, weight, form)
         return Coefficients(pivot, weight, bias, sigmoid=sigmoid)
+    assert weight is not None and bias is not None  # a kernel comes with both
     gate = _gated(sigmoid, None, form)  # one number a map: it may act before the kernel
     if gate is not None and form.bias_is_scaled:
         bias = gate * bias
@@ -234,6 +238,7 @@ def backward_to_statistics(
     if bias is not None:
         grad['bias'] = total_t if of_b is scaled_t else _over_samples(of_b)
     if sigmoid is not None:
+        assert w_v is not None and deviation is not None
         dz = _times(weight, scaled_e)  # s * ds
         if bias is not None and form.bias_is_scaled:
             dz = torch.addcmul(dz, bias, of_b)
@@ -245,7 +250,7 @@ def backward_to_statistics(
     statistics = None
     if of_batch:
         of_mu, of_var = _times(weight, total_t), _times(weight, total_e)
-        if sigmoid is not None:
+        if w_v is not None:
             of_mu = torch.addcmul(of_mu, w_v, grad['scaling_bias'])
             of_var = torch.addcmul(of_var, w_v, grad['scaling_weight'])
         statistics = var.new_empty(2, len(var))
@@ -285,7 +290,7 @@ def backward_to_maps(
     pivot: Tensor,
     learnt: Learnt,
     positions: int,
-    total: int | Tensor,
+    total: int | Tensor | None,
 ) -> ToMaps:
     """From the gradients of the statistics, of all ranks, to those of the maps.
 
@@ -296,17 +301,20 @@ def backward_to_maps(
         pivot: Forward's.
         learnt: Parameters.
         positions: ``M``, elements of a map.
-        total: ``T``, elements of a channel on all ranks.
+        total: ``T``, elements of a channel on all ranks; None where constant.
     """
     w_m = learnt.centering_weight
     if mean is None:
         if statistics is None:
             return ToMaps(None, None, None, None)
+        assert total is not None
         of_mu, of_var = statistics
         return ToMaps(pivot, of_var * (2 / total), of_mu / total, None)
+    assert back.pooled is not None and back.direct is not None  # as of all with a mean
     of_centred = back.inv_std * back.pooled
     slope = None
     if statistics is not None:
+        assert back.deviation is not None and total is not None
         of_mu, of_var = statistics
         by_statistics = torch.addcmul(of_mu, of_var, back.deviation, value=2)
         share = positions / total

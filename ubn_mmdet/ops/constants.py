@@ -6,11 +6,13 @@ what was made outside of them (``dispatch.py`` keeps them apart).
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-Make = Callable[[int | tuple, torch.dtype, torch.device], Tensor]
+T = TypeVar('T', int, tuple)
+Make = Callable[[T, torch.dtype, torch.device], Tensor]
 
 
 def ones(count: int, like: Tensor) -> Tensor:
@@ -28,7 +30,7 @@ def delta(size: int, like: Tensor) -> Tensor:
     return _constant(_delta, size, like)
 
 
-def _constant(make: Make, what: int | tuple, like: Tensor) -> Tensor:
+def _constant(make: Make[T], what: T, like: Tensor) -> Tensor:
     # On a CPU alone: what is made while a CUDA graph is recorded has no values before
     # that is replayed.
     if like.device.type != 'cpu':
@@ -37,20 +39,20 @@ def _constant(make: Make, what: int | tuple, like: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _kept(make: Make, what: int | tuple, dtype: torch.dtype) -> Tensor:
+def _kept(make: Make[T], what: T, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # they outlive it
         return make(what, dtype, torch.device('cpu'))
 
 
-def _ones(count: int | tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _ones(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.ones(count, dtype=dtype, device=device)
 
 
-def _zeros(shape: int | tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _zeros(shape: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def _delta(size: int | tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _delta(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     kernel = torch.zeros(size, size, dtype=dtype, device=device)
     kernel[size // 2, size // 2] = 1
     return kernel

@@ -31,9 +31,10 @@ def sync_group(size: int | None = None) -> dist.ProcessGroup | None:
         )
     if (size or world_size) == 1:
         return None
-    if size is None or size == world_size:
-        return dist.group.WORLD
-    return _subgroup(dist.group.WORLD, size)
+    world = dist.group.WORLD
+    if world is None or size is None or size == world_size:
+        return world
+    return _subgroup(world, size)
 
 
 # Kept here, never on a module: a process group can be neither copied nor pickled. By the

@@ -76,7 +76,7 @@ class Saved(NamedTuple):
     pivot: Tensor
     weight: Tensor | None
     sigmoid: Tensor | None
-    count: int | Tensor | None
+    count: int | Tensor | None  # type: ignore[assignment]
     group: dist.ProcessGroup | None
     positions: int
 
@@ -117,6 +117,7 @@ def forward(
     if mean is not None:
         centred = algebra.center(mean, learnt.centering_weight)
     if isinstance(normalizer, OfBatch):
+        assert mean is not None and var is not None and centred is not None
         normalizer = normalizer.normalizer(mean, var, centred, gram)
     if not learnt.differs_by_sample:
         mean = centred = None
@@ -152,6 +153,7 @@ def backward(
     if not to_maps:
         return Backward(gradients)
     if group is not None:
+        assert back.statistics is not None and isinstance(count, Tensor)
         dist.all_reduce(back.statistics, group=group)
         count = count.clamp(min=1)
     of_maps = backward_to_maps(

@@ -14,6 +14,8 @@ hands over ``u`` itself, as the gradient of the ``x`` that came out of moments, 
 ``scale`` in the :class:`_HandOver` of the call.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -153,13 +155,13 @@ class _Depthwise(torch.autograd.Function):
         return back, -scale * total, moment, total, of_kernel, of_bias, None
 
 
-def _leave(ctx, hand_over: _HandOver | None, scale: Tensor) -> None:
+def _leave(ctx: Any, hand_over: _HandOver | None, scale: Tensor) -> None:
     ctx.is_handed_over = hand_over is not None
     if hand_over is not None:
         # Detached: the graph of scale leads to the reduction, which would never be freed.
         hand_over.scale = scale.detach()
 
 
-def _back(ctx, u: Tensor, scale: Tensor) -> Tensor:
+def _back(ctx: Any, u: Tensor, scale: Tensor) -> Tensor:
     """The gradient of ``x``: for the reduction to complete, or on its own."""
     return u if ctx.is_handed_over else passes.combine(u, scale, u).to(u.dtype)

@@ -22,7 +22,7 @@ class Normalizer(NamedTuple):
     mean: Tensor
     var: Tensor
     is_open: Tensor | None = None
-    count: int | Tensor | None = None
+    count: int | Tensor | None = None  # type: ignore[assignment]
     group: dist.ProcessGroup | None = None
 
 
@@ -66,6 +66,6 @@ class OfBatch(NamedTuple):
     """
 
     normalizer: Callable[[Tensor, Tensor, Tensor, Tensor | None], Normalizer]
-    count: int
+    count: int  # type: ignore[assignment]
     group: dist.ProcessGroup | None = None
     averages: Averages | None = None

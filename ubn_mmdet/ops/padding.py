@@ -107,7 +107,7 @@ class ValidPart(NamedTuple):
 
     mask: Tensor
     positions: Tensor
-    count: int
+    count: int  # type: ignore[assignment]
 
     def fill(self, x: Tensor) -> Tensor:
         """``x`` with zeros outside; also for nan and inf, which a product would keep."""

@@ -8,6 +8,8 @@ On a CPU PyTorch's BatchNorm kernels are several times as fast as broadcasting o
 and take each map of a contiguous ``x`` as a channel of one sample.
 """
 
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -77,12 +79,13 @@ def normalize(
         y, _, _ = torch.native_batch_norm(x, weight, bias, pivot, var, False, 0.0, eps)
         return y
     if has_flat_maps(x) and x.dtype == pivot.dtype:
-        fits = spare is not None and spare.dtype == x.dtype
-        y = spare if fits else torch.empty_like(x)
+        y = spare if _fits(spare, x) else torch.empty_like(x)
         unused = constants.ones(0, pivot)
         torch.ops.aten.native_batch_norm.out(
-            x.view(_flat(x)), _flattened(weight), _flattened(bias), _flattened(pivot),
-            _var(var, pivot), False, 0.0, eps,
+            x.view(_flat(x)),
+            None if weight is None else _flattened(weight),
+            None if bias is None else _flattened(bias),
+            _flattened(pivot), _var(var, pivot), False, 0.0, eps,
             out=y.view(_flat(x)), save_mean=unused, save_invstd=unused,
         )  # fmt: skip
         return y
@@ -146,6 +149,7 @@ def combine(
         if offset is None:
             return u * over_positions(scale)
         return normalize(u, torch.zeros_like(offset), scale.expand_as(offset), offset)
+    assert pivot is not None  # a slope comes with one
     y = normalize(x.to(scale.dtype), pivot, slope, offset, spare=spare)
     return y.addcmul_(u.to(scale.dtype), over_positions(scale))
 
@@ -212,6 +216,10 @@ def over_maps(coefficient: Tensor | None, x: Tensor) -> Tensor | None:
     return coefficient.expand(x.shape[:2]).contiguous()
 
 
+def _fits(spare: Tensor | None, x: Tensor) -> TypeGuard[Tensor]:
+    return spare is not None and spare.dtype == x.dtype
+
+
 def has_flat_maps(x: Tensor) -> bool:
     """Whether BatchNorm's CPU kernels can take each map of ``x`` as a channel."""
     return x.device.type == 'cpu' and x.is_contiguous()
@@ -221,13 +229,13 @@ def _flat(x: Tensor) -> tuple[int, ...]:
     return 1, -1, *x.shape[2:]
 
 
-def _flattened(coefficient: Tensor | None) -> Tensor | None:
+def _flattened(coefficient: Tensor) -> Tensor:
     """``(N, C)`` to ``(N*C,)``, each number in a place of its own.
 
     BatchNorm's kernels read on from the first one, also where an expanded tensor has no
     more than that.
     """
-    return None if coefficient is None else coefficient.flatten().contiguous()
+    return coefficient.flatten().contiguous()
 
 
 def _var(var: Tensor | None, pivot: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ makes of them.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from . import algebra, eager_algebra
 from .algebra import over_positions
@@ -18,6 +20,7 @@ from .normalizer import Averages, Normalizer
 
 # Several tiles of positions, the last one not full, in either memory format.
 SHAPE = (2, 3, 40, 60)
+Values = Mapping[str, Tensor | None]
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -44,15 +47,15 @@ def compare_passes(
     random = _random_on(device)
     x = (3 + random(*SHAPE)).to(dtype, memory_format=memory_format)
     dy = random(*SHAPE).to(dtype, memory_format=memory_format)
-    pivot, scale, shift, bias, slope, offset = random(6, n, c)
+    pivot, scale, shift, biases, slope, offset = random(6, n, c)
     var, eps = random(1, c).square().expand(n, c), 0.1
-    kernel = random(c, kernel_size, kernel_size)
-    if kernel_size == 1:
-        kernel = bias = None
+    kernel = bias = None
+    if kernel_size > 1:
+        kernel, bias = random(c, kernel_size, kernel_size), biases
 
     # In the same order and form as the formulas below.
     mean, var, gram = triton_kernels.moments(x, gram=True)
-    got = {
+    got: dict[str, Tensor | None] = {
         'moments': torch.stack([mean, var]),
         'moments alone': torch.stack(triton_kernels.moments(x)[:2]),
         'Gram matrix': gram,
@@ -70,12 +73,12 @@ def compare_passes(
     xhat = (x - over_positions(pivot)) * over_positions(torch.rsqrt(var + eps))
     z = over_positions(scale) * xhat + over_positions(shift)
     y, u, of_kernel, of_bias = z, dy, None, None
-    if kernel is not None:
+    if kernel is not None and bias is not None:
         weight = kernel.cpu().double().unsqueeze(1)
-        like = {'padding': kernel_size // 2, 'groups': c}
+        like: dict[str, Any] = {'padding': kernel_size // 2, 'groups': c}
         y = F.conv2d(z, weight, **like) + over_positions(bias.cpu().double())
         u = F.conv_transpose2d(dy, weight, **like)
-        of_kernel = torch.nn.grad.conv2d_weight(z, weight.shape, dy, **like)[:, 0]
+        of_kernel = conv2d_weight(z, weight.shape, dy, **like)[:, 0]
         of_bias = dy.sum(dim=(2, 3))
     dx = over_positions(slope) * (x - over_positions(pivot)) + over_positions(offset)
     dx = dx + over_positions(scale) * u
@@ -120,7 +123,7 @@ def compare_algebra(device: torch.device, kernel_size: int) -> None:
         sums = sums._replace(kernel=of_kernel, behind=random(n, c))
     old = {'mean': random(c), 'var': random(c).square(), 'condensation': random(1)[0]}
 
-    K, V, known = _wide(mean), _wide(var), Learnt(*map(_wide, learnt))
+    K, V, known = _wide(mean), _wide(var), Learnt(*_wide_ones(learnt))
     centred = algebra.center(K, known.centering_weight)
     normalizer = Normalizer(*algebra.batch_statistics(centred, V), None, count)
     forward = eager_algebra.forward(K, None, None, normalizer, known, form)
@@ -128,11 +131,11 @@ def compare_algebra(device: torch.device, kernel_size: int) -> None:
     maps = given.pivot, given.weight, given.sigmoid
     rest = count, None, h * w
     backward = eager_algebra.backward(
-        Sums(*map(_wide, sums)),
+        Sums(*_wide_ones(sums)),
         Saved(K, normalizer.var, None, *maps, *rest),
         known, form, to_maps=True,
     )  # fmt: skip
-    want = {
+    want: Values = {
         **_named('', given),
         'mean': normalizer.mean,
         'var': normalizer.var,
@@ -146,9 +149,11 @@ def compare_algebra(device: torch.device, kernel_size: int) -> None:
         **_named('backward ', backward),
     }
 
-    saved = (normalizer.var, None, *maps)
-    saved = (t if t is None else t.float().to(device) for t in saved)
-    of_batch = sums, Saved(mean, *saved, *rest), learnt, form
+    of_all, *of_maps = (
+        None if t is None else t.float().to(device) for t in (normalizer.var, *maps)
+    )
+    saved: Any = mean, of_all, None, *of_maps, *rest
+    of_batch = sums, Saved(*saved), learnt, form
     packed = triton_kernels.pack(mean, var, gram, w_m, count)
     half, statistics = triton_kernels.to_statistics(*of_batch)
     in_two = triton_kernels.to_maps(*of_batch, statistics)
@@ -158,13 +163,14 @@ def compare_algebra(device: torch.device, kernel_size: int) -> None:
         batches = torch.zeros((), dtype=torch.long, device=device)
         moved = {name: tensor.clone() for name, tensor in old.items()}
         averages = Averages(
-            **moved, batches=batches, momentum=0.25, moves=True,
+            moved['mean'], moved['var'], batches, momentum=0.25, moves=True,
+            condensation=moved['condensation'],
             condensation_momentum=0.1, threshold=-1e9,
         )  # fmt: skip
         result = triton_kernels.coefficients(
             mean, var, gram, learnt, form, averages, count, merged
         )
-        got = {
+        got: Values = {
             **_named('', result),
             'behind': result.bias,
             'running mean': averages.mean,
@@ -181,11 +187,15 @@ def _random_on(device: torch.device) -> Callable[..., Tensor]:
     return lambda *shape: torch.randn(*shape, generator=generator).to(device)
 
 
-def _wide(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.cpu().double()
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.cpu().double()
 
 
-def _named(prefix: str, values: tuple) -> dict[str, Tensor]:
+def _wide_ones(tensors: tuple[Tensor | None, ...]) -> list[Any]:
+    return [None if tensor is None else _wide(tensor) for tensor in tensors]
+
+
+def _named(prefix: str, values: Any) -> dict[str, Tensor]:
     """The tensors that a named tuple has."""
     return {
         prefix + name: value
@@ -194,13 +204,13 @@ def _named(prefix: str, values: tuple) -> dict[str, Tensor]:
     }
 
 
-def _assert_close(
-    got: Mapping[str, Tensor], want: Mapping[str, Tensor | None], tolerance: float
-) -> None:
+def _assert_close(got: Values, want: Values, tolerance: float) -> None:
     for name, expected in want.items():
         if expected is None:
             continue
-        difference = (_wide(got[name]) - expected).abs().max().item()
+        value = got[name]
+        assert value is not None, name
+        difference = (_wide(value) - expected).abs().max().item()
         allowed = tolerance * expected.abs().max().item()
         if not difference <= allowed:  # nan is none
             raise ArithmeticError(

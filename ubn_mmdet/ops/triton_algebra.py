@@ -23,13 +23,20 @@ def forward(
     form: Form,
 ) -> Forward:
     """From the moments to the coefficients; arguments as in ``eager_algebra.forward``."""
-    if not _has_kernel(mean, gram, normalizer):
+    if (
+        not isinstance(normalizer, OfBatch)
+        or (averages := normalizer.averages) is None
+        or mean is None
+        or var is None
+        or not _has_kernel(mean, gram, averages)
+    ):
         return eager_algebra.forward(mean, var, gram, normalizer, learnt, form)
-    learnt = _dense(learnt)
-    _, count, group, averages = normalizer
-    merged = None
+    learnt, group, merged = _dense(learnt), normalizer.group, None
+    count: int | Tensor = normalizer.count
     if group is not None:
-        merged = triton_kernels.pack(mean, var, gram, learnt.centering_weight, count)
+        merged = triton_kernels.pack(
+            mean, var, gram, learnt.centering_weight, normalizer.count
+        )
         dist.all_reduce(merged, group=group)
         count = merged[-1]
     c = triton_kernels.coefficients(
@@ -67,12 +74,7 @@ def backward(
     return rest._replace(learnt=gradients._replace(centering_weight=of_centering))
 
 
-def _has_kernel(
-    mean: Tensor | None, gram: Tensor | None, normalizer: Normalizer | OfBatch
-) -> bool:
-    if not isinstance(normalizer, OfBatch) or normalizer.averages is None:
-        return False
-    averages = normalizer.averages
+def _has_kernel(mean: Tensor, gram: Tensor | None, averages: Averages) -> bool:
     samples, channels = mean.shape
     return (
         (averages.condensation is None or gram is not None)

@@ -100,7 +100,7 @@ class _Apply(torch.autograd.Function):
     def backward(ctx, dy):
         x, pivot, scale, shift, kernel = ctx.saved_tensors
         dy = dy.contiguous(memory_format=memory_format(x))
-        sums = [None] * 5
+        sums: tuple[Tensor | None, ...] = (None,) * 5
         if any(ctx.needs_input_grad[1:]):
             sums = triton_kernels.reduce(dy, x, pivot, scale, shift, kernel)
         dx = None

@@ -80,10 +80,9 @@ def gradient(
     offset: Tensor | None,
 ) -> Tensor:
     """``scale * u + slope * (x - pivot) + offset`` in the dtype of ``x``."""
-    scale, pivot, slope, offset = per_map(x, scale, pivot, slope, offset)
-    return triton_kernels.gradient(
-        sums.handed, scale, kernel, _dense(x), pivot, slope, offset
-    )
+    scales, *others = per_map(x, scale, pivot, slope, offset)
+    assert scales is not None
+    return triton_kernels.gradient(sums.handed, scales, kernel, _dense(x), *others)
 
 
 def _dense(x: Tensor) -> Tensor:

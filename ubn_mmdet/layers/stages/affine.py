@@ -8,7 +8,7 @@ from ...ops import algebra
 from ...ops.dispatch import Passes
 from ..checks import check_choice, check_count, check_flag, check_number
 from .scaling import NormalizedScaling
-from .stage import Entry, Stage
+from .stage import Entry, Layer, Stage
 
 # What the gate of UBN's authors starts at, where ours starts at one.
 AUTHORS_GATE = 1 / (1 + math.exp(-NormalizedScaling.initial_bias))
@@ -36,13 +36,13 @@ class ChannelAffine(Stage):
         self.initial_weight = initial_weight
         self.bias_is_scaled = bias_is_scaled
 
-    def parameters(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    def parameters(self, layer: Layer) -> tuple[Tensor, Tensor]:
         """Weight and bias."""
         return layer.weight, layer.bias
 
     def __call__(
         self,
-        layer: nn.Module,
+        layer: Layer,
         passes: Passes,
         pivot: Tensor,
         inv_std: Tensor,
@@ -119,7 +119,7 @@ class DepthwiseAffine(ChannelAffine):
 
     def __call__(
         self,
-        layer: nn.Module,
+        layer: Layer,
         passes: Passes,
         pivot: Tensor,
         inv_std: Tensor,

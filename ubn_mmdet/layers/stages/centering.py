@@ -1,9 +1,9 @@
 """Centering: a learnt shift by the sample's own mean."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...ops import algebra
-from .stage import Entry, Stage
+from .stage import Entry, Layer, Stage
 
 
 class Centering(Stage):
@@ -18,6 +18,6 @@ class Centering(Stage):
         if state.pop('centering_weight').any():
             raise ValueError('centering_weight is not zero')
 
-    def __call__(self, layer: nn.Module, mean: Tensor) -> Tensor:
+    def __call__(self, layer: Layer, mean: Tensor) -> Tensor:
         """``(1 + w_m) * K``, ``(N, C)``: the means of ``x'``."""
         return algebra.center(mean, layer.centering_weight)

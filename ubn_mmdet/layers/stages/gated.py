@@ -1,12 +1,12 @@
 """UBN's statistics: a gate keeps a batch of too dissimilar samples out of them."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...ops import algebra
 from ...ops.normalizer import Averages
 from ..checks import check_choice, check_number
-from .stage import Entry
+from .stage import Entry, Layer
 from .statistics import (
     Batch,
     BatchStatistics,
@@ -60,13 +60,13 @@ class GatedStatistics(BatchStatistics):
             return ()
         return (Entry('condensation', neutral=1.0, per_channel=False, learnt=False),)
 
-    def wants_gram(self, layer: nn.Module) -> bool:
+    def wants_gram(self, layer: Layer) -> bool:
         """Whether whole maps are compared."""
         return self._is_on(layer) and self.feature == 'flat'
 
     def summary(
         self,
-        layer: nn.Module,
+        layer: Layer,
         x: Tensor,
         mean: Tensor,
         var: Tensor,
@@ -78,12 +78,13 @@ class GatedStatistics(BatchStatistics):
         return algebra.SUMMARIES[self.feature](x, mean, var, gram)
 
     @torch.no_grad()
-    def advance(self, layer: nn.Module, batch: Batch, moves: bool) -> Tensor | None:
+    def advance(self, layer: Layer, batch: Batch, moves: bool) -> Tensor | None:
         """Move condensation, gate and running statistics; whether the gate is open."""
         if not self._is_on(layer):
             return super().advance(layer, batch, moves)
         if moves:
             mean, var = to_store(layer, batch)
+            assert batch.summary is not None  # the gate has asked for one
             c = algebra.CONDENSATIONS[self.feature](*batch.summary)
             is_valid = is_finite(batch, mean, var, c)  # one question for all averages
             if batch.exists is not None:
@@ -100,10 +101,10 @@ class GatedStatistics(BatchStatistics):
             move_mean_and_var(layer, mean, var, is_valid & is_open)
         return is_open
 
-    def averages(self, layer: nn.Module, moves: bool) -> Averages | None:
+    def averages(self, layer: Layer, moves: bool) -> Averages | None:
         """What moves; None where samples are compared by anything but whole maps."""
         averages = super().averages(layer, moves)
-        if not self._is_on(layer):
+        if averages is None or self.threshold is None or not self._is_on(layer):
             return averages
         if self.feature != 'flat':
             return None
@@ -114,5 +115,5 @@ class GatedStatistics(BatchStatistics):
             opens_above=self.opens == 'similar',
         )
 
-    def _is_on(self, layer: nn.Module) -> bool:
+    def _is_on(self, layer: Layer) -> bool:
         return layer.condensation is not None and self.threshold is not None

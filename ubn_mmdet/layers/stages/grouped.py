@@ -5,10 +5,11 @@ the features' order, each of which lies in one group and in one channel.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...ops import algebra
 from .affine import ChannelAffine
+from .stage import Layer
 from .statistics import Batch, BatchStatistics
 
 
@@ -29,7 +30,7 @@ class GroupStatistics(BatchStatistics):
         self.num_groups = num_groups
         self.pieces = pieces
 
-    def prepare(self, layer: nn.Module) -> None:
+    def prepare(self, layer: Layer) -> None:
         """Make the running statistics those of groups."""
         for name in ('running_mean', 'running_var'):
             of_channels = getattr(layer, name)
@@ -40,17 +41,15 @@ class GroupStatistics(BatchStatistics):
         """Of a group."""
         return count * channels // self.num_groups
 
-    def train(
-        self, layer: nn.Module, batch: Batch, moves: bool
-    ) -> tuple[Tensor, Tensor]:
+    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
         """The groups' statistics, ``(P,)`` each; moves the running ones."""
         return self._of_pieces(*super().train(layer, self._of_groups(batch), moves))
 
-    def of_batch(self, layer: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def of_batch(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
         """As in training."""
         return self._of_pieces(*super().of_batch(layer, self._of_groups(batch)))
 
-    def running(self, layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def running(self, layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """In evaluation."""
         return self._of_pieces(*super().running(layer, dtype))
 
@@ -64,9 +63,9 @@ class GroupStatistics(BatchStatistics):
         count = batch.count * (self.pieces // self.num_groups)
         return batch._replace(mean=mean, var=var, count=count)
 
-    def _of_pieces(self, *of_groups: Tensor) -> tuple[Tensor, ...]:
+    def _of_pieces(self, mean: Tensor, inv_std: Tensor) -> tuple[Tensor, Tensor]:
         times = self.pieces // self.num_groups
-        return tuple(spread(values, times) for values in of_groups)
+        return spread(mean, times), spread(inv_std, times)
 
 
 class PieceAffine(ChannelAffine):
@@ -82,7 +81,7 @@ class PieceAffine(ChannelAffine):
         super().__init__()
         self.times = times
 
-    def parameters(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    def parameters(self, layer: Layer) -> tuple[Tensor, Tensor]:
         """Weight and bias of each piece, ``(P,)``."""
         weight, bias = super().parameters(layer)
         return spread(weight, self.times), spread(bias, self.times)

@@ -4,11 +4,11 @@ import math
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checks import check_count, check_number
 from .quadratic import QuadraticStatistics, scale_with_gradient
-from .stage import Entry
+from .stage import Entry, Layer
 from .statistics import Batch, all_finite
 
 
@@ -61,9 +61,7 @@ class MemoryStatistics(QuadraticStatistics):
             Entry('renorm_scale', neutral=1.0, learnt=False, saved=False),
         )
 
-    def train(
-        self, layer: nn.Module, batch: Batch, moves: bool
-    ) -> tuple[Tensor, Tensor]:
+    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
         """The averages; the batch enters them, and its gradient will in backward."""
         square = self.square(layer, batch)
         with torch.no_grad():
@@ -86,7 +84,7 @@ class MemoryStatistics(QuadraticStatistics):
         inv_std = scale_with_gradient(square, scale, curvature, batch, respond)
         return self.pivot(layer, batch), inv_std
 
-    def _slot(self, layer: nn.Module) -> Tensor:
+    def _slot(self, layer: Layer) -> Tensor:
         """``(m,)`` bool: where the latest batch is in the memories."""
         slots = torch.arange(self.memory_size, device=layer.batches_memorized.device)
         return slots == (layer.batches_memorized - 1) % self.memory_size
@@ -98,7 +96,7 @@ class MemoryStatistics(QuadraticStatistics):
         value = value.to(memory.dtype).unsqueeze(1)
         memory.copy_(torch.where(slot & is_valid, value, memory))
 
-    def _correct(self, layer: nn.Module, chi: Tensor, is_valid: Tensor) -> None:
+    def _correct(self, layer: Layer, chi: Tensor, is_valid: Tensor) -> None:
         running = layer.running_var.to(chi.dtype)
         r = torch.sqrt((chi + layer.eps) / (running + layer.eps))
         r = r.clamp(1 / self.r_max, self.r_max)
@@ -108,7 +106,7 @@ class MemoryStatistics(QuadraticStatistics):
 
     def _respond(
         self,
-        layer: nn.Module,
+        layer: Layer,
         slot: Tensor,
         is_valid: Tensor,
         is_warm: Tensor,

@@ -3,11 +3,11 @@
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checks import check_count
 from .quadratic import QuadraticStatistics, scale_with_gradient
-from .stage import Entry
+from .stage import Entry, Layer
 from .statistics import Batch, all_finite
 
 
@@ -37,9 +37,7 @@ class PowerStatistics(QuadraticStatistics):
             Entry('last_square', neutral=1.0, learnt=False, saved=False),
         )
 
-    def train(
-        self, layer: nn.Module, batch: Batch, moves: bool
-    ) -> tuple[Tensor, Tensor]:
+    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
         """The running quadratic mean before the batch; moves it."""
         square = self.square(layer, batch)
         with torch.no_grad():
@@ -63,7 +61,7 @@ class PowerStatistics(QuadraticStatistics):
 
     def _respond(
         self,
-        layer: nn.Module,
+        layer: Layer,
         is_warm: Tensor,
         is_valid: Tensor,
         power: Tensor,

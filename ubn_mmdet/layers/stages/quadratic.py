@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .stage import Layer
 from .statistics import Batch, Statistics, all_finite, count_batch, move
 
 
@@ -20,28 +21,28 @@ class QuadraticStatistics(Statistics):
 
     evaluates_as_batchnorm = True
 
-    def of_batch(self, layer: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def of_batch(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
         """``p`` and the batch's own quadratic mean."""
         pivot = self.pivot(layer, batch)
         return pivot, torch.rsqrt(self.square(layer, batch) + layer.eps)
 
-    def pivot(self, layer: nn.Module, batch: Batch) -> Tensor:
+    def pivot(self, layer: Layer, batch: Batch) -> Tensor:
         """``p``, ``(C,)``."""
         if layer.running_mean is None:
             return torch.zeros_like(batch.mean)
         return layer.running_mean.to(batch.mean.dtype)
 
-    def square(self, layer: nn.Module, batch: Batch) -> Tensor:
+    def square(self, layer: Layer, batch: Batch) -> Tensor:
         """The batch's ``E[(x - p)^2]``, ``(C,)``: no difference of large numbers."""
         return batch.var + (batch.mean - self.pivot(layer, batch)).square()
 
-    def is_valid(self, layer: nn.Module, square: Tensor, batch: Batch) -> Tensor:
+    def is_valid(self, layer: Layer, square: Tensor, batch: Batch) -> Tensor:
         """``()`` bool: there are elements, all finite, as they will be stored, too."""
         valid = all_finite(square.to(layer.running_var.dtype))
         return valid if batch.exists is None else valid & batch.exists
 
     @torch.no_grad()
-    def move_square(self, layer: nn.Module, square: Tensor, is_valid: Tensor) -> None:
+    def move_square(self, layer: Layer, square: Tensor, is_valid: Tensor) -> None:
         """Move ``running_var`` towards a batch's quadratic mean, if that ``is_valid``."""
         step = count_batch(layer, is_valid)
         move([layer.running_var], [square], step, is_valid)

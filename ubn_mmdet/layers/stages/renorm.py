@@ -3,10 +3,10 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checks import check_count, check_number
-from .stage import Entry
+from .stage import Entry, Layer
 from .statistics import (
     Batch,
     BatchStatistics,
@@ -61,9 +61,7 @@ class RenormStatistics(BatchStatistics):
             Entry('renorm_shift', neutral=0.0, learnt=False, saved=False),
         )
 
-    def train(
-        self, layer: nn.Module, batch: Batch, moves: bool
-    ) -> tuple[Tensor, Tensor]:
+    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
         """The batch's statistics, corrected; moves the running ones."""
         if moves:
             self._correct(layer, batch)
@@ -76,7 +74,7 @@ class RenormStatistics(BatchStatistics):
         return mean - d / inv_std, inv_std
 
     @torch.no_grad()
-    def _correct(self, layer: nn.Module, batch: Batch) -> None:
+    def _correct(self, layer: Layer, batch: Batch) -> None:
         """Set ``r`` and ``d``; a batch that is not finite leaves them as they are."""
         mean, var = running_statistics(layer, batch.mean.dtype)
         std = torch.sqrt(var + layer.eps)
@@ -93,7 +91,7 @@ class RenormStatistics(BatchStatistics):
         ):
             buffer.copy_(torch.where(is_valid, value.to(buffer.dtype), buffer))
 
-    def _progress(self, layer: nn.Module, steps: int) -> Tensor:
+    def _progress(self, layer: Layer, steps: int) -> Tensor:
         """``()``, from 0 after ``plain_steps`` batches to 1 after ``steps``."""
         dtype = layer.running_mean.dtype
         seen = layer.num_batches_tracked - self.plain_steps

@@ -1,10 +1,10 @@
 """Scaling: a learnt gate by the sample's own mean, divided by its initial value."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...ops import algebra
-from .stage import Entry, Stage
+from .stage import Entry, Layer, Stage
 
 
 class NormalizedScaling(Stage):
@@ -19,7 +19,7 @@ class NormalizedScaling(Stage):
             Entry('scaling_bias', neutral=self.initial_bias),
         )
 
-    def __call__(self, layer: nn.Module, pooled: Tensor, raw: Tensor) -> Tensor:
+    def __call__(self, layer: Layer, pooled: Tensor, raw: Tensor) -> Tensor:
         """The gate ``s``, ``(N, C)``.
 
         Args:

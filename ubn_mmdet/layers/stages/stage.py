@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+# The module that has a stage's tensors, under the names of its entries. To a type checker
+# any attribute of a module is a tensor or a module, so for it a layer is anything.
+Layer = Any
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Stage:
         """The tensors that the stage wants, beside those of BatchNorm."""
         return ()
 
-    def prepare(self, layer: nn.Module) -> None:
+    def prepare(self, layer: Layer) -> None:
         """Change a freshly constructed layer where entries do not suffice."""
 
     def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:

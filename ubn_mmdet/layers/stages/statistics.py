@@ -4,11 +4,11 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ...ops.normalizer import Averages
-from .stage import Stage
+from .stage import Layer, Stage
 
 # ``(S,)``, and a number or ``()``: what else there is to know of a batch.
 Summary = tuple[Tensor, int | Tensor]
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
     mean: Tensor
     var: Tensor
-    count: int | Tensor
+    count: int | Tensor  # type: ignore[assignment]
     summary: Summary | None
     exists: Tensor | None = None
     group: ProcessGroup | None = None
@@ -47,13 +47,13 @@ class Statistics(Stage):
         """Values that share a mean in a batch of ``count`` elements a channel."""
         return count
 
-    def wants_gram(self, layer: nn.Module) -> bool:
+    def wants_gram(self, layer: Layer) -> bool:
         """Whether :meth:`summary` has a use for the products of all pairs of samples."""
         return False
 
     def summary(
         self,
-        layer: nn.Module,
+        layer: Layer,
         x: Tensor,
         mean: Tensor,
         var: Tensor,
@@ -70,9 +70,7 @@ class Statistics(Stage):
         """
         return None
 
-    def train(
-        self, layer: nn.Module, batch: Batch, moves: bool
-    ) -> tuple[Tensor, Tensor]:
+    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` in training.
 
         Args:
@@ -82,11 +80,11 @@ class Statistics(Stage):
         """
         raise NotImplementedError
 
-    def of_batch(self, layer: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def of_batch(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` where there are no running statistics, or they stand still."""
         return inverse_std(layer, batch.mean, batch.var)
 
-    def running(self, layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def running(self, layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` in evaluation."""
         return inverse_std(layer, *running_statistics(layer, dtype))
 
@@ -96,14 +94,12 @@ class BatchStatistics(Statistics):
 
     evaluates_as_batchnorm = True
 
-    def train(
-        self, layer: nn.Module, batch: Batch, moves: bool
-    ) -> tuple[Tensor, Tensor]:
+    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
         """The batch's statistics; moves the running ones."""
         is_open = self.advance(layer, batch, moves)
         return inverse_std(layer, *choose(layer, batch, is_open))
 
-    def advance(self, layer: nn.Module, batch: Batch, moves: bool) -> Tensor | None:
+    def advance(self, layer: Layer, batch: Batch, moves: bool) -> Tensor | None:
         """Move the state by a batch; whether its own statistics are used.
 
         Args:
@@ -118,7 +114,7 @@ class BatchStatistics(Statistics):
             move_running_statistics(layer, batch, batch.exists)
         return batch.exists
 
-    def averages(self, layer: nn.Module, moves: bool) -> Averages | None:
+    def averages(self, layer: Layer, moves: bool) -> Averages | None:
         """All that :meth:`advance` moves, in numbers; None if they do not say it all.
 
         Args:
@@ -134,9 +130,7 @@ class BatchStatistics(Statistics):
         )
 
 
-def choose(
-    layer: nn.Module, batch: Batch, is_open: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def choose(layer: Layer, batch: Batch, is_open: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean and variance of the batch if ``is_open``, else the running ones."""
     if is_open is None:
         return batch.mean, batch.var
@@ -145,20 +139,18 @@ def choose(
     return mean, torch.where(is_open, batch.var, old_var)
 
 
-def inverse_std(layer: nn.Module, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def inverse_std(layer: Layer, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """``mean`` and ``1 / sqrt(var + eps)``."""
     return mean, torch.rsqrt(var + layer.eps)
 
 
-def running_statistics(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def running_statistics(layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The running mean and variance in ``dtype``, ``(C,)`` each."""
     return layer.running_mean.to(dtype), layer.running_var.to(dtype)
 
 
 @torch.no_grad()
-def move_running_statistics(
-    layer: nn.Module, batch: Batch, is_open: Tensor | None
-) -> None:
+def move_running_statistics(layer: Layer, batch: Batch, is_open: Tensor | None) -> None:
     """Move BatchNorm's running statistics by a batch, in place.
 
     A batch whose statistics are not all finite is left out, as if it had not been: it
@@ -176,7 +168,7 @@ def move_running_statistics(
     move_mean_and_var(layer, mean, var, moves)
 
 
-def to_store(layer: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def to_store(layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance of a batch, ``(C,)``, in the dtype of the averages.
 
     The variance of a single element, which has none, is not finite.
@@ -197,15 +189,13 @@ def is_finite(
     return all_finite(torch.cat([mean, var]), scalar)
 
 
-def move_mean_and_var(
-    layer: nn.Module, mean: Tensor, var: Tensor, moves: Tensor
-) -> None:
+def move_mean_and_var(layer: Layer, mean: Tensor, var: Tensor, moves: Tensor) -> None:
     """Move BatchNorm's running statistics in place, where ``moves``, ``()`` bool."""
     step = count_batch(layer, moves)
     move([layer.running_mean, layer.running_var], [mean, var], step, moves)
 
 
-def count_batch(layer: nn.Module, moves: Tensor) -> Tensor | float:
+def count_batch(layer: Layer, moves: Tensor) -> Tensor | float:
     """Count a batch if it ``moves`` the running statistics; the step they move by."""
     layer.num_batches_tracked.add_(moves)
     if layer.momentum is not None:

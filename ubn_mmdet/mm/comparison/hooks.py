@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class ReseedHook(Hook):
         np.random.seed(state)
         torch.manual_seed(state)
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """What one step draws does not shift what the next one draws."""
         torch.manual_seed(self._state('step', runner.iter))
 
@@ -88,6 +89,7 @@ class NothingFoundHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Add what is missing."""
+        assert metrics is not None
         for kind in self._kinds:
             metrics.setdefault(f'coco/{kind}_mAP', 0.0)
 
@@ -108,7 +110,11 @@ class ClassesHook(Hook):
         self._found.clear()
 
     def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None, outputs=()
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence = (),
     ) -> None:
         """Note the best classes of each image."""
         prefix = runner.val_loop.dataloader.dataset.img_prefix
@@ -150,7 +156,11 @@ class WatchHook(Hook):
         self._write(runner)
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
     ) -> None:
         """Look at the loss, which the toolbox has read from the device already."""
         loss = runner.message_hub.get_scalar('train/loss').current()
@@ -163,7 +173,7 @@ class WatchHook(Hook):
         if self.every_n_train_iters(runner, self._interval):
             self._write(runner, done=runner.iter + 1)
 
-    def after_val_epoch(self, runner: Runner, metrics=None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Note the metrics and that they are of this epoch."""
         self.evaluated = runner.epoch
         self._metrics = {

@@ -138,7 +138,7 @@ def prepare(cfg: Config, seed: int, run_dir: Path) -> None:
     }
     # Where PyTorch has nothing but deterministic operations for a detector.
     cfg.randomness.deterministic = get_device() == 'cpu'
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     latest = find_latest_checkpoint(run_dir)
     cfg.resume = latest is not None
     cfg.load_from = latest
@@ -183,7 +183,7 @@ def _curves(training: dict, evaluations: dict) -> dict[str, list]:
     return curves
 
 
-def _median(values) -> float | None:
+def _median(values: Iterable[float]) -> float | None:
     values = list(values)
     return round(statistics.median(values), 4) if values else None
 

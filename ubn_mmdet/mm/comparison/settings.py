@@ -4,6 +4,7 @@ import hashlib
 import os
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -183,7 +184,7 @@ def _set_epochs(cfg: Config, epochs: int) -> None:
                 scheduler[key] = _stretch(scheduler[key], epochs / old)
 
 
-def _stretch(value: int | list[int], factor: float) -> int | list[int]:
+def _stretch(value: Any, factor: float) -> Any:
     if isinstance(value, list | tuple):
         return [_stretch(item, factor) for item in value]
     return round(value * factor)

@@ -100,7 +100,7 @@ def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
             except Exception as error:
                 reason = error
                 continue
-            row = {
+            row: dict[str, Any] = {
                 'dtype': str(dtype).removeprefix('torch.'),
                 'size': size,
                 'frozen': _in_evaluation(theirs),
@@ -120,6 +120,7 @@ def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
                 rounded = list(_outcomes(again, batch, dtype))
                 row['rounding'] = _differences(expected, rounded)
             return row
+    assert reason is not None  # there are sizes to try
     raise NotSwept(sentence(reason)) from reason
 
 
@@ -200,7 +201,7 @@ def _outcomes(model: nn.Module, batch: dict, dtype: torch.dtype) -> Iterator[Out
 
 
 def _step(
-    model: nn.Module, batch: dict, dtype: torch.dtype
+    model: Any, batch: dict, dtype: torch.dtype
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     model.zero_grad()
     _seed()

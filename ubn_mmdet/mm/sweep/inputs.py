@@ -1,6 +1,7 @@
 """Random images with random objects, for any detector."""
 
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def random_batch(
     return batch
 
 
-def prepared(model: nn.Module, batch: dict, training: bool, dtype: torch.dtype) -> dict:
+def prepared(model: Any, batch: dict, training: bool, dtype: torch.dtype) -> dict:
     """What ``model`` itself is called with; floating-point boxes in ``dtype``."""
     data = model.data_preprocessor(deepcopy(batch), training)
     data['inputs'] = data['inputs'].to(dtype)

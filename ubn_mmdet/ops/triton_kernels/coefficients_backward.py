@@ -51,6 +51,7 @@ def to_statistics(
     ``centering_weight``'s gradient is not among them.
     """
     result, statistics = _launch(sums, saved, learnt, form, True, BEFORE)
+    assert statistics is not None
     return result.learnt, statistics
 
 
@@ -78,7 +79,7 @@ def _launch(
     merged = isinstance(saved.count, Tensor)
     has = {name: value is not None for name, value in learnt._asdict().items()}
     centering, scaling = has['centering_weight'], has['scaling_weight']
-    size = learnt.spatial_weight.shape[-1] if has['spatial_weight'] else 1
+    size = 1 if learnt.spatial_weight is None else learnt.spatial_weight.shape[-1]
 
     def empty(*shape: int, wanted: bool = True) -> Tensor | None:
         if not wanted:
@@ -127,8 +128,8 @@ def _launch(
         BIAS_IS_SCALED=form.bias_is_scaled, CENTERING=centering, SCALING=scaling,
         OF_KERNEL=has['weight'] and size > 1, SIZE=size, CHANNELS=CHANNELS,
     )  # fmt: skip
-    pivot = saved.mean if of_map else saved.pivot
-    result = Backward(of_learnt, scale, pivot, slope, offset)
+    about = saved.pivot if saved.mean is None else saved.mean
+    result = Backward(of_learnt, scale, about, slope, offset)
     return result if to_maps else Backward(of_learnt), statistics
 
 

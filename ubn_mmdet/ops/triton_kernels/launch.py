@@ -26,7 +26,7 @@ class Launch(NamedTuple):
 _noted: ContextVar[list[Launch] | None] = ContextVar('_noted', default=None)
 
 
-def launch(kernel, programs: int, x: Tensor, *args, **constants) -> None:
+def launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
     """Run ``kernel(x, *args, **constants)`` on the device of ``x``."""
     noted = _noted.get()
     if noted is not None:
@@ -41,8 +41,9 @@ def launch(kernel, programs: int, x: Tensor, *args, **constants) -> None:
 @contextlib.contextmanager
 def noting() -> Iterator[list[Launch]]:
     """Within it launches are noted in the list, and not done: any device will do."""
-    token = _noted.set([])
+    noted: list[Launch] = []
+    token = _noted.set(noted)
     try:
-        yield _noted.get()
+        yield noted
     finally:
         _noted.reset(token)

@@ -1,5 +1,7 @@
 """Mean and variance of each map, and the Gram matrix of a small batch."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -23,7 +25,7 @@ def moments(x: Tensor, gram: bool = False) -> tuple[Tensor, Tensor, Tensor | Non
     n, c, h, w = x.shape
     samples = triton.next_power_of_2(n) if gram else 1
     tiles = divide(x, samples=samples)
-    options = {'dtype': torch.float32, 'device': x.device}
+    options: dict[str, Any] = {'dtype': torch.float32, 'device': x.device}
     parts = torch.empty(2, tiles.splits, n, c, **options)
     products = torch.empty(samples, samples, tiles.programs if gram else 0, **options)
     launch(

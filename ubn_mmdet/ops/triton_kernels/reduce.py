@@ -1,6 +1,6 @@
 """The backward's reduction: one read of ``dy`` and ``x`` for every sum it needs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -60,7 +60,7 @@ def reduce(
     padded = triton.next_power_of_2(max(taps, 1))
     # A tile of sums for each tap, all in registers.
     tiles = divide(x, elements=min(4096 // padded, 1024))
-    options = {'dtype': torch.float32, 'device': x.device}
+    options: dict[str, Any] = {'dtype': torch.float32, 'device': x.device}
     sums = 2 + (taps > 0)
     parts = torch.empty(sums + taps, tiles.splits, n, c, **options)
     pivot, *others = (rows(t, pivot) for t in (pivot, scale, shift, var))
