@@ -140,9 +140,9 @@ def coefficients(
             bias = _gated(sigmoid, bias, form)
         weight = _gated(sigmoid, weight, form)
         return Coefficients(pivot, weight, bias, sigmoid=sigmoid)
-    assert weight is not None and bias is not None  # a kernel comes with both
+    assert weight is not None  # what comes with a kernel
     gate = _gated(sigmoid, None, form)  # one number a map: it may act before the kernel
-    if gate is not None and form.bias_is_scaled:
+    if gate is not None and bias is not None and form.bias_is_scaled:
         bias = gate * bias
     delta = constants.delta(spatial_weight.shape[-1], spatial_weight)
     kernel = torch.addcmul(spatial_weight, weight.unsqueeze(1).unsqueeze(2), delta)
