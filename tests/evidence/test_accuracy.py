@@ -85,5 +85,7 @@ def test_the_interval_is_that_of_a_paired_difference_of_shares(tmp_path):
 
 def test_predictions_of_another_run_are_noticed(tmp_path):
     group, _ = add_runs(tmp_path, recorded=99.0)
-    with pytest.raises(ImagesError, match=r'accuracy_top1 .* and 99.000 is recorded'):
+    with pytest.raises(
+        ImagesError, match=r'accuracy_top1 .* and 99.000 is recorded: .* of another run'
+    ):
         images_of(group, 'BN', say=lambda _: None)

@@ -136,9 +136,11 @@ def _score(run: Result, truth: dict | None) -> Scores:
     metric = next(metric for metric in MAIN_METRICS if metric in scores.metrics)
     recorded, ours = run.number(metric), scores.metrics[metric]
     if recorded is not None and not abs(ours - recorded) <= TOLERANCE:
+        what = 'these are not the annotations that it was evaluated on'
+        if truth is None:  # a classifier's predictions have the labels with them
+            what = 'these are the predictions of another run'
         raise ImagesError(
-            f'{name}: its predictions have {metric} {ours:.3f} by the annotations at '
-            f'hand, and {recorded:.3f} is recorded: these are not the annotations that '
-            'it was evaluated on.'
+            f'{name}: its predictions have {metric} {ours:.3f}, and {recorded:.3f} is '
+            f'recorded: {what}.'
         )
     return scores
