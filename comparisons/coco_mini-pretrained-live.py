@@ -1,16 +1,7 @@
 # As coco_mini-pretrained.py, with nothing frozen: statistics and gate act in detection too.
-_runs = 'work_dirs/comparisons/coco_mini-pretraining/resnet18_1xb64_crops'
+from ubn_mmdet.evidence.pretrained import pretrained as _pretrained
 
-
-def _pretrained(name):
-    start = dict(
-        _delete_=True,
-        type='Pretrained',
-        prefix='backbone.',
-        checkpoint=f'{_runs}/{name}/seed0/final.pth',
-    )
-    return dict(name=name, options={'model.backbone.init_cfg': start})
-
+_backbones = 'coco_mini-pretraining/resnet18_1xb64_crops'
 
 data = 'data/coco_mini'
 detector = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
@@ -19,6 +10,4 @@ train_images = 1000
 image_size = 160
 epochs = 12
 batch_size = 8
-groups = [
-    dict(norms=[_pretrained(name) for name in ('BN', 'UBN', 'BNET')], seeds=range(2))
-]
+groups = [dict(norms=_pretrained(_backbones, 'BN', 'UBN', 'BNET'), seeds=range(2))]
