@@ -12,19 +12,20 @@ pytestmark = [
     ),
 ]
 
+from helpers.commands import run  # noqa: E402
+
 from ubn_mmdet import UBN  # noqa: E402
 from ubn_mmdet.bench.inductor import count_kernels  # noqa: E402
 
 
-@pytest.mark.parametrize(
-    ('shape', 'kernel_size', 'forward', 'backward'),
-    [((2, 256, 50, 84), 1, 7, 6), ((16, 256, 14, 14), 3, 10, 5)],
-)
-def test_inductor_takes_more_launches_than_the_page_says_we_take(
-    shape, kernel_size, forward, backward
-):
-    counted = count_kernels(shape, kernel_size)
-    assert counted == {'forward': forward, 'backward': backward}  # docs/performance.md
+def test_inductor_takes_more_launches_than_the_page_says_we_take(tmp_path):
+    # In a process of its own: inductor fuses by what the process has compiled before, too.
+    printed = run('-W', 'ignore', '-m', 'ubn_mmdet.bench.inductor', cwd=tmp_path)
+    for line in (  # docs/performance.md
+        "(2, 256, 50, 84), k=1: {'forward': 7, 'backward': 6}",
+        "(16, 256, 14, 14), k=3: {'forward': 10, 'backward': 5}",
+    ):
+        assert line in printed
 
 
 def test_nothing_of_the_count_is_left_behind():
