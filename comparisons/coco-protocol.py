@@ -1,13 +1,11 @@
 # The paper's protocol at full size, on 8 GPUs (--launcher pytorch) with 2 images each; the
 # folder's train/ and val/ are links to train2017/ and val2017/.
+from ubn_mmdet.evidence.pretrained import backbone_from as _backbone_from
+
+
 def _pretrained(name):
-    start = dict(
-        _delete_=True,
-        type='Pretrained',
-        prefix='backbone.',
-        checkpoint=f'work_dirs/resnet50_{name}_8xb32_in1k/epoch_100.pth',
-    )
-    return dict(name=name.upper(), options={'model.backbone.init_cfg': start})
+    checkpoint = f'work_dirs/resnet50_{name}_8xb32_in1k/epoch_100.pth'
+    return dict(name=name.upper(), options=_backbone_from(checkpoint))
 
 
 data = 'data/coco_folder'

@@ -8,7 +8,7 @@ takes inductor's internals as they are in PyTorch 2.13.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import product
 from types import SimpleNamespace
 from unittest import mock
@@ -90,19 +90,18 @@ def _kernels() -> Iterator[list[str]]:
 
     driver = mock.Mock()
     driver.get_current_target.return_value = GPUTarget(*TARGET)
-    with ExitStack() as stack:
-        stack.enter_context(
-            config.patch(
-                cpu_backend='triton', compile_threads=1, force_disable_caches=True
-            )
-        )
-        stack.enter_context(mock.patch.object(triton.runtime.driver, '_active', driver))
-        stack.enter_context(
-            mock.patch.object(async_compile.AsyncCompile, 'triton', kernel)
-        )
+    with (
+        config.patch(
+            cpu_backend='triton', compile_threads=1, force_disable_caches=True
+        ),
+        mock.patch.object(triton.runtime.driver, '_active', driver),
+        mock.patch.object(async_compile.AsyncCompile, 'triton', kernel),
+    ):
         torch.compiler.reset()
-        yield launches
-        torch.compiler.reset()  # for nobody to find what cannot run
+        try:
+            yield launches
+        finally:
+            torch.compiler.reset()  # for nobody to find what cannot run
 
 
 def main() -> None:

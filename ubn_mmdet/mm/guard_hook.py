@@ -29,16 +29,17 @@ class UBNGuardHook(Hook):
     """
 
     def __init__(self) -> None:
-        self._calls: Counter[str] | None = None
+        self._has_reported = False
+        self._calls: Counter[str] = Counter()
         self._handles: list = []
 
     def before_train_iter(
         self, runner: Runner | FlexibleRunner, *args: Any, **kwargs: Any
     ) -> None:
         """Report, before the first step: the model is in training mode by then."""
-        if self._calls is not None:
+        if self._has_reported:
             return
-        self._calls = Counter()
+        self._has_reported = True
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         layers = {n: m for n, m in model.named_modules() if is_ours(m)}
         if not layers and asks_for_ours(runner.cfg.get('model', {})):
@@ -71,7 +72,6 @@ class UBNGuardHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        assert self._calls is not None
         shared = {name: count for name, count in self._calls.items() if count > 1}
         if shared:
             name, count = next(iter(shared.items()))
@@ -83,12 +83,9 @@ class UBNGuardHook(Hook):
             )
 
     def _counter(self, name: str) -> Callable:
-        calls = self._calls
-        assert calls is not None
-
         def count(*_: object) -> None:
             if not is_recomputation():
-                calls[name] += 1
+                self._calls[name] += 1
 
         return count
 
