@@ -34,9 +34,14 @@ class Resources:
     gpus: tuple[int, ...] = ()
 
     def threads(self, processes: int) -> int:
-        """Of each process."""
+        """Of each process: a share of the cores, and no more than OMP_NUM_THREADS.
+
+        With it two comparisons at once need not wait for each other's threads.
+        """
         cores = len(os.sched_getaffinity(0))
-        return max(1, cores // (self.jobs * processes))
+        share = max(1, cores // (self.jobs * processes))
+        limit = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
+        return min(share, int(limit)) if limit.isdigit() and int(limit) else share
 
     def gpus_of(self, slot: int, processes: int) -> tuple[int, ...]:
         """The GPUs of a run in one of the ``jobs`` places."""
