@@ -75,6 +75,26 @@ def test_the_first_maps_of_each_norm_are_kept(tmp_path):
     assert again[0] == found[0]
 
 
+def test_records_that_are_added_elsewhere_come_to_what_is_kept(tmp_path):
+    record = condensation()
+    first = condensation_of(group_of(tmp_path, BN_0=record, UBN_0=record))
+    for path in tmp_path.glob('*/condensation.json'):
+        path.unlink()
+    runs = {'BN_0': None, 'BN_1': condensation(closed=True), 'UBN_0': None}
+    group = group_of(tmp_path, **runs, BNET_0=record)
+    found = condensation_of(group)
+    assert [(r['norm'], r['seed']) for r in found] == [
+        ('BN', 0), ('BN', 1), ('UBN', 0), ('BNET', 0),
+    ]  # fmt: skip
+    assert [found[0], found[2]] == first
+    assert found[1]['summary']['closed'] == 1
+    for path in tmp_path.glob('*/condensation.json'):
+        path.unlink()
+    again = condensation_of(group)
+    assert [r['map'] is None for r in again] == [False, True, False, False]
+    assert again == [{**found[1], 'map': None} if r is found[1] else r for r in found]
+
+
 def test_without_records_there_is_nothing(tmp_path):
     assert condensation_of(group_of(tmp_path, BN_0=None)) == []
 

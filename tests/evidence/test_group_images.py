@@ -114,6 +114,40 @@ def test_what_is_kept_counts_while_some_predictions_are_gone(two_norms):
     assert len(images['runs']) == 4
 
 
+def test_runs_that_are_added_elsewhere_come_to_what_is_kept(two_norms):
+    first, _ = images_in(two_norms)
+    for name in ('BN-0', 'BN-1', 'UBN-0', 'UBN-1'):
+        shutil.rmtree(two_norms / name)
+    add_run(two_norms, 'BNET', 0, 0.05)
+    add_run(two_norms, 'UBN', 2, 0.05)
+    images, said = images_in(two_norms)
+    assert len(said) == 2
+    assert images['errors'][:4] == first['errors']
+    added = [(e['norm'], e['seed']) for e in images['errors'][4:]]
+    assert sorted(added) == [('BNET', 0), ('UBN', 2)]
+    # The baseline's predictions are gone: what is known of UBN stays, of BNET nothing is.
+    assert images['differences'] == {**first['differences'], 'BNET': {}}
+    assert {tuple(run) for run in images['runs']} == {
+        run.identity for run in group_in(two_norms).runs
+    }
+    again, said = images_in(two_norms, annotations=False)
+    assert not said
+    assert again['differences'] == images['differences']
+
+
+def test_what_can_be_computed_anew_is(two_norms):
+    first, _ = images_in(two_norms)
+    shutil.rmtree(two_norms / 'UBN-0')
+    for seed in (0, 1):
+        add_run(two_norms, 'BNET', seed, 0.1)
+    images, said = images_in(two_norms)
+    assert len(said) == 5
+    assert images['differences']['UBN'] == first['differences']['UBN']
+    seeds = images['differences']['BNET']['bbox_mAP']['seeds']
+    assert [seed['seed'] for seed in seeds] == [0, 1]
+    assert len(images['errors']) == 6
+
+
 def test_groups_of_one_file_are_kept_apart(two_norms):
     for norm in ('BN', 'UBN'):
         add_run(two_norms, norm, 5, 0.1, batch_size=2)

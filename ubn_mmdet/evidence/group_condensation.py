@@ -25,11 +25,14 @@ def condensation_of(group: ResultGroup) -> list[dict]:
     contents = [(run, json.loads(path.read_text())) for run, path in found if path]
     # A run may have ended before its first step to be recorded.
     records = [_record(run, content) for run, content in contents if content['steps']]
-    if records:
-        kept.save(group, KIND, {'runs': _first_maps(records)})
-        return records
-    known = kept.load(group, KIND)
-    return known['runs'] if known else []
+    known = kept.load(group, KIND) or {'runs': []}
+    if not records:
+        return known['runs']
+    by_run = {(r['norm'], r['seed']): r for r in [*known['runs'], *records]}
+    runs = [(run.norm, run.seed) for run in group.runs]
+    records = [by_run[run] for run in runs if run in by_run]
+    kept.save(group, KIND, {'runs': _first_maps(records)})
+    return records
 
 
 def _record(run: Result, content: dict) -> dict:
@@ -85,5 +88,6 @@ def _thin(rows: np.ndarray) -> list[list[float | None]]:
 def _first_maps(records: list[dict]) -> list[dict]:
     first: dict[str, dict] = {}
     for record in records:
-        first.setdefault(record['norm'], record)
-    return [r if first[r['norm']] is r else {**r, 'map': None} for r in records]
+        if record['map'] is not None:
+            first.setdefault(record['norm'], record)
+    return [r if first.get(r['norm']) is r else {**r, 'map': None} for r in records]

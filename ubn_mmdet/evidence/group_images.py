@@ -1,7 +1,7 @@
 """Intervals over images and kinds of error, for the runs of a group.
 
 They are computed from the runs' predictions and kept (``kept.py``) for when those are
-gone.
+gone. Runs that are added later, also on another machine, come to what is kept.
 """
 
 import json
@@ -47,7 +47,9 @@ def images_of(
     """
     present = [run for run in group.runs if run.file('predictions') is not None]
     known = kept.load(group, KIND)
-    if known and _covers(known, present, group, baseline):
+    if known and not _is_about(known, group, baseline):
+        known = None
+    if known and _identities(known) >= {run.identity for run in present}:
         return known
     if not present:
         raise ImagesError('The predictions of the runs are not at hand.')
@@ -74,20 +76,44 @@ def images_of(
             if norm != baseline
         },
     }
+    if known:
+        content = _with_those_gone(content, known)
     kept.save(group, KIND, content)
     return content
 
 
-def _covers(
-    known: dict, present: list[Result], group: ResultGroup, baseline: str
-) -> bool:
-    """Whether what is kept is about this group, and about all that is at hand."""
-    runs = {tuple(identity) for identity in known['runs']}
-    return (
-        known['baseline'] == baseline
-        and runs <= {run.identity for run in group.runs}
-        and runs >= {run.identity for run in present}
-    )
+def _is_about(known: dict, group: ResultGroup, baseline: str) -> bool:
+    runs = {run.identity for run in group.runs}
+    return known['baseline'] == baseline and _identities(known) <= runs
+
+
+def _identities(content: dict) -> set[tuple]:
+    return {tuple(identity) for identity in content['runs']}
+
+
+def _with_those_gone(content: dict, known: dict) -> dict:
+    """Add what is known of runs whose predictions are not at hand any more.
+
+    Where a norm, or the baseline, lacks predictions, its difference stays the known one.
+    """
+    fresh = _identities(content)
+    gone = [identity for identity in known['runs'] if tuple(identity) not in fresh]
+    runs = {(norm, seed) for norm, seed, _ in gone}
+    norms = {norm for norm, _ in runs}
+    return {
+        **content,
+        'runs': [*gone, *content['runs']],
+        'errors': [
+            *(e for e in known['errors'] if (e['norm'], e['seed']) in runs),
+            *content['errors'],
+        ],
+        'differences': content['differences']
+        | {
+            norm: difference
+            for norm, difference in known['differences'].items()
+            if difference and norms & {norm, known['baseline']}
+        },
+    }
 
 
 def _annotations(run: Result, given: Path | None) -> dict:
