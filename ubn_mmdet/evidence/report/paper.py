@@ -119,6 +119,7 @@ def _differences(numbers: Mapping) -> Figure:
         title = panels.main_metrics(numbers)[metric]
         axes.set(xlabel=f'{title}, difference from {numbers["baseline"]}')
         axes.grid(axis='x', alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # more numbers would touch
         axes.set(yticks=range(len(norms)), yticklabels=norms)
     all_axes[0].set_ylim(len(norms) - 0.4, -0.6)
     for style, label in {
