@@ -5,7 +5,12 @@ detector = 'demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py'
 image_size = 160
 epochs = 6
 batch_size = 8
-groups = [dict(norms=['BN', 'UBN'], seeds=range(3))]
+# Features at UBN's own start are a tenth of BatchNorm's, and this head sees them raw: the
+# same layer from BatchNorm's start as well.
+groups = [
+    dict(norms=['BN', 'UBN'], seeds=range(3)),
+    dict(norms=['UBN-from-BN'], seeds=range(3)),
+]
 options = {
     'model.neck.start_level': 0,
     'model.bbox_head.anchor_generator.strides': [4, 8, 16, 32, 64],
