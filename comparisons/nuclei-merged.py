@@ -1,8 +1,5 @@
 # Two processes with two images each: statistics of two images, or merged, of four.
-data = 'data/nuclei'
-detector = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
-image_size = 160
-epochs = 6
+_base_ = 'nuclei.py'
 batch_size = 2
 processes = 2
 groups = [

@@ -1,10 +1,7 @@
 # The comparison of nuclei.py with a one-stage detector. Half of the nuclei are smaller than
 # 8 pixels, so its pyramid starts a level lower, with anchors of that size.
-data = 'data/nuclei'
+_base_ = 'nuclei.py'
 detector = 'demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py'
-image_size = 160
-epochs = 6
-batch_size = 8
 # Features at UBN's own start are a tenth of BatchNorm's, and this head sees them raw: the
 # same layer from BatchNorm's start as well.
 groups = [

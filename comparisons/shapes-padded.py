@@ -12,11 +12,7 @@ _pipeline = [
 ]
 _aware = {'model.data_preprocessor.type': 'PaddingAware'}
 
-data = 'data/shapes'
-detector = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
-image_size = 160
-epochs = 6
-batch_size = 8
+_base_ = 'demo.py'
 options = {'train_dataloader.dataset.pipeline': _pipeline}
 groups = [
     dict(

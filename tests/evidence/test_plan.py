@@ -68,6 +68,30 @@ def test_a_file_is_read_by_its_public_variables(tmp_path):
         Comparison.open(tmp_path / 'other.py')
 
 
+def test_a_file_has_the_fields_of_its_base_where_it_has_none(tmp_path):
+    first = {k: v for k, v in FIELDS.items() if k != 'name'} | {'options': {'a': 1}}
+    text = ''.join(f'{key} = {value!r}\n' for key, value in first.items())
+    (tmp_path / 'first.py').write_text('_mine = 1\n' + text)
+    (tmp_path / 'second.py').write_text("_base_ = 'first.py'\nepochs = 5\n")
+    (tmp_path / 'below').mkdir()
+    third = tmp_path / 'below/third.py'
+    third.write_text("_base_ = '../second.py'\noptions = {'b': 2}\n")
+    changed = {'name': 'third', 'epochs': 5, 'options': {'b': 2}}
+    assert Comparison.open(third) == Comparison.read(FIELDS | changed)
+
+
+def test_a_base_that_is_not_there_or_the_file_itself_is_named(tmp_path):
+    one, other = tmp_path / 'one.py', tmp_path / 'other.py'
+    one.write_text("_base_ = 'other.py'\n")
+    with pytest.raises(
+        PlanError, match=r'no comparison .*other\.py, the base of .*one'
+    ):
+        Comparison.open(one)
+    other.write_text("_base_ = 'one.py'\n")
+    with pytest.raises(PlanError, match=r'one\.py is based on itself'):
+        Comparison.open(one)
+
+
 @pytest.mark.parametrize(
     ('detector', 'name'),
     [

@@ -157,16 +157,14 @@ class Comparison:
     def open(cls, path: str | os.PathLike) -> 'Comparison':
         """Run a Python file and take its public variables for the fields.
 
+        One that assigns ``_base_ = 'other.py'``, relative to its own folder, has the
+        other's fields where it has none.
+
         Raises:
             PlanError: If there is no such file, or as for :meth:`read`.
         """
         path = Path(path)
-        if not path.is_file():
-            raise PlanError(f'there is no comparison {path}')
-        variables = runpy.run_path(str(path))
-        value = {'name': path.stem} | {
-            key: item for key, item in variables.items() if not key.startswith('_')
-        }
+        value = {'name': path.stem} | _variables(path)
         try:
             return cls.read(value)
         except PlanError as error:
@@ -207,6 +205,21 @@ class Comparison:
         stem = Path(self.detector).stem
         stem = re.sub(r'_\d+[ex]_\w+$', '', stem)
         return re.sub(r'_(u|sync)?bn(?=-|_|$)', '', stem)
+
+
+def _variables(path: Path, heirs: tuple[Path, ...] = ()) -> dict:
+    """The public variables of a file and of those that it is based on."""
+    if not path.is_file():
+        of = f', the base of {heirs[-1]}' if heirs else ''
+        raise PlanError(f'there is no comparison {path}{of}')
+    if path.resolve() in heirs:
+        raise PlanError(f'{path} is based on itself')
+    variables = runpy.run_path(str(path))
+    own = {key: item for key, item in variables.items() if not key.startswith('_')}
+    if '_base_' not in variables:
+        return own
+    base = path.parent / variables['_base_']
+    return _variables(base, (*heirs, path.resolve())) | own
 
 
 def _mark_tuples(value: object) -> object:
