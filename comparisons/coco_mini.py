@@ -1,4 +1,5 @@
 # Ten classes of ordinary photographs, few images: a folder made of COCO's, not COCO.
+# BatchNorm finds next to nothing in these epochs, nor in twice as many (docs/results.md).
 data = 'data/coco_mini'
 detector = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
 classes = 10
