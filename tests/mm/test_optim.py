@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.optim import groups_of
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
@@ -32,16 +33,6 @@ def build(paramwise_cfg=None, **optimizer):
         },
     )
     return net, wrapper
-
-
-def groups_of(net, wrapper):
-    """``(lr, weight_decay)`` by the parameter's name."""
-    names = {id(parameter): name for name, parameter in net.named_parameters()}
-    found = {}
-    for group in wrapper.optimizer.param_groups:
-        for parameter in group['params']:
-            found[names[id(parameter)]] = group['lr'], group['weight_decay']
-    return found
 
 
 def test_the_weight_of_init_bn_learns_slowly_and_norms_and_biases_do_not_decay():

@@ -2,6 +2,7 @@
 
 import pytest
 from helpers.commands import ROOT
+from helpers.optim import groups_of
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.optim import build_optim_wrapper
@@ -50,17 +51,15 @@ def trained(name, folder):
     model = MODELS.build(cfg.model)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     norms = {
-        id(parameter): kind
-        for layer in model.backbone.modules()
+        name
+        for name, layer in model.named_modules()
         if type(layer).__name__ == cfg.model.backbone.norm_cfg.type
-        for kind, parameter in layer.named_parameters()
     }
     found = {}
-    for group in wrapper.optimizer.param_groups:
-        for parameter in group['params']:
-            kind = norms.get(id(parameter), 'elsewhere')
-            setting = round(group['lr'], 6), group['weight_decay']
-            found.setdefault(kind, set()).add(setting)
+    for name, (lr, decay) in groups_of(model, wrapper).items():
+        layer, _, kind = name.rpartition('.')
+        setting = round(lr, 6), decay
+        found.setdefault(kind if layer in norms else 'elsewhere', set()).add(setting)
     return model, found
 
 
