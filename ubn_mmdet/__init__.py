@@ -20,6 +20,7 @@ from .layers import (
     PowerNorm,
     convert_batchnorm,
     hide_padding,
+    precise_statistics,
 )
 from .mm.toolbox import mmengine_problem
 from .ops.dispatch import choose_passes, reference_passes
@@ -42,6 +43,7 @@ __all__ = [
     'convert_batchnorm',
     'hide_padding',
     'padded_images',
+    'precise_statistics',
     'reference_passes',
 ]
 

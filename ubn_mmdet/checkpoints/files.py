@@ -42,8 +42,13 @@ def write_checkpoint(path: str | os.PathLike, checkpoint: dict) -> None:
     Raises:
         FileExistsError: If the file is there.
     """
-    if Path(path).exists():
-        raise FileExistsError(f'{path} exists already: name a new file')
+    check_new(path)
     stream = io.BytesIO()
     torch.save(checkpoint, stream)
     write_whole(path, stream.getvalue())
+
+
+def check_new(path: str | os.PathLike) -> None:
+    """Raise FileExistsError if there is a file ``path``: before long work, too."""
+    if Path(path).exists():
+        raise FileExistsError(f'{path} exists already: name a new file')

@@ -10,6 +10,7 @@ from .init_bn import InitBN
 from .mabn import MABN
 from .padding import hide_padding
 from .power_norm import PowerNorm
+from .precise import precise_statistics
 from .rbn import RBN
 from .ubn import UBN
 
@@ -30,4 +31,5 @@ __all__ = [
     'PowerNorm',
     'convert_batchnorm',
     'hide_padding',
+    'precise_statistics',
 ]

@@ -1,0 +1,78 @@
+"""Running statistics that are averages over batches which the same weights have seen."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+RUNNING = 'running_mean', 'running_var'
+
+
+@torch.no_grad()
+def precise_statistics(
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], object] | None = None,
+) -> None:
+    """Put plain averages over ``batches`` in place of a model's moving averages.
+
+    A moving average is over the last ``1/momentum`` steps or so, each of other weights; of
+    few images a step it is rough. These are the "precise" statistics of arXiv 2105.07576,
+    section 3, for BatchNorm and the members of the family: the mean of the batches' means
+    and that of their unbiased variances, as with ``momentum=None``. Batches that would not
+    move the moving averages do not count; if none does, they stay as they are.
+
+    Nothing else changes: modes, ``momentum``, ``num_batches_tracked`` and what the layers
+    remember beside are in the end what they were.
+
+    Args:
+        model: Norm layers that ``model.train()`` leaves in evaluation, as ``norm_eval``
+            does, keep their statistics.
+        batches: Best as large as memory allows, and of training images: a batch counts as
+            one, whatever its size.
+        forward: Takes a batch, and calls the model as training does; the model itself if
+            None.
+
+    Raises:
+        ValueError: If no norm layer's statistics would move, or there is no batch.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    norms: list[Any] = [module for module in modes if _moves(module)]
+    memory = {norm: _memory(norm) for norm in norms}
+    try:
+        if not norms:
+            raise ValueError(
+                'the model has no norm layer whose statistics move in training: none with '
+                'running statistics, or all are in evaluation (norm_eval, frozen_stages)'
+            )
+        for norm in norms:
+            norm.momentum = None
+            norm.num_batches_tracked.zero_()  # the first batch replaces what there is
+        count = 0
+        for batch in batches:
+            (forward or model)(batch)
+            count += 1
+        if not count:
+            raise ValueError('there is no batch to take statistics of')
+    finally:
+        for norm, (momentum, buffers) in memory.items():
+            norm.momentum = momentum
+            for name, value in buffers.items():
+                norm.get_buffer(name).copy_(value)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _moves(module: nn.Module) -> bool:
+    if not isinstance(module, _BatchNorm) or not module.training:
+        return False
+    return module.track_running_stats and module.running_mean is not None
+
+
+def _memory(norm: Any) -> tuple[float | None, dict[str, torch.Tensor]]:
+    """What is to be put back: ``momentum`` and all buffers but the running statistics."""
+    buffers = norm.named_buffers(recurse=False)
+    return norm.momentum, {k: v.clone() for k, v in buffers if k not in RUNNING}
