@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ubn_mmdet.checkpoints import layouts
-from ubn_mmdet.checkpoints.files import read_checkpoint, write_checkpoint
+from ubn_mmdet.checkpoints.files import check_new, read_checkpoint, write_checkpoint
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.layers import BGN, FAMILY
 from ubn_mmdet.layers.pipeline import PipelineNorm, Stages
@@ -90,8 +90,7 @@ def write_folded(args: argparse.Namespace, checkpoint: dict) -> None:
     from ubn_mmdet.mm.deploy import fold_checkpoint
 
     config = args.target.with_suffix('.py')
-    if config.exists():
-        raise FileExistsError(f'{config} exists already: name a new file')
+    check_new(config)
     cfg, folded, report = fold_checkpoint(args.config, checkpoint)
     write_checkpoint(args.target, folded)
     write_whole(config, cfg.pretty_text.encode())
