@@ -296,6 +296,38 @@ def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_pa
     assert 'Traceback' not in refused
 
 
+@HOOKS.register_module()
+class CutHook(Hook):
+    """Ends the process, as it were, between an epoch's checkpoint and its evaluation."""
+
+    def __init__(self, epoch):
+        self._epoch = epoch
+
+    def before_val(self, runner):
+        if runner.epoch == self._epoch:
+            raise KeyboardInterrupt
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(shapes, tmp_path):
+    comparison = Comparison.read(FIELDS | {'epochs': 2})
+    folder = open_data(comparison, shapes, None)
+
+    def curves(name, part, **changes):
+        cfg = configs(comparison, shapes)['UBN']
+        cfg.merge_from_dict(changes)
+        # All in this process, where names stand for what was built under them.
+        cfg.experiment_name = cfg.visualizer.name = f'{tmp_path.name}_{name}_{part}'
+        return train(cfg, 3, tmp_path / name, folder, os.getpid())['curves']
+
+    whole = curves('whole', 0)
+    assert whole['epoch'] == [1, 2]
+    for epoch in 1, 2:
+        cut = {'type': 'CutHook', 'epoch': epoch}
+        with pytest.raises(KeyboardInterrupt):
+            curves(f'cut{epoch}', 0, custom_hooks=[cut])
+        assert curves(f'cut{epoch}', 1) == whole
+
+
 def test_runs_that_diverge_or_die_do_not_stop_the_others(shapes, tmp_path):
     wild = {'name': 'Wild', 'preset': 'bn'}
     wild['options'] = {'optim_wrapper.optimizer.lr': 1e30}

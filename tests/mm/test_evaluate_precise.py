@@ -48,5 +48,10 @@ def test_what_cannot_be_done_is_refused_before_work_begins(place, monkeypatch):
     weights = place / 'weights.pth'
     with pytest.raises(FileExistsError, match='weights.pth exists already'):
         evaluate_precise(CONFIG, weights, place / 'logs', out=weights)
+    for name in 'batches', 'batch_size':
+        with pytest.raises(
+            ValueError, match=f'{name} must be a positive integer, got 0'
+        ):
+            evaluate_precise(CONFIG, weights, place / 'logs', **{name: 0})
     with pytest.raises(ValueError, match='40 batches of 8 are 320 images, .* has 6'):
         evaluate_precise(CONFIG, weights, place / 'logs')

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from ..checkpoints.files import check_new, write_checkpoint
 from ..layers import precise_statistics
+from ..layers.checks import check_count
 from .config_nodes import all_nodes
 
 
@@ -39,9 +40,12 @@ def evaluate_precise(
 
     Raises:
         FileExistsError: If ``out`` is there.
+        TypeError, ValueError: If a number is not a positive integer.
         ValueError: If there are fewer training images, or no statistics that move in
             training.
     """
+    check_count('batches', batches)
+    check_count('batch_size', batch_size)
     if out is not None:
         check_new(out)
     register_all_modules()

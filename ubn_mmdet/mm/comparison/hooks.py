@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from ...evidence.accuracy import TOP
 from ...evidence.predictions_file import write_predictions
+from ...evidence.report.curves import read_scalars
 from ...evidence.results import MAIN_METRICS, metric_name
 from ...files import write_whole
 
@@ -73,6 +74,20 @@ class ClockHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the time so far."""
         checkpoint['meta']['seconds'] = self.seconds
+
+
+class CatchUpHook(Hook):
+    """Makes up for an evaluation that an interruption has lost.
+
+    The toolbox writes an epoch's checkpoint before it evaluates, and resumes with the next
+    epoch.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Evaluate what was resumed from, unless that is in the logs."""
+        _, evaluations = read_scalars(runner.work_dir)
+        if runner.epoch and runner.epoch not in evaluations:
+            runner.val_loop.run()
 
 
 class NothingFoundHook(Hook):
@@ -149,7 +164,6 @@ class WatchHook(Hook):
         self._interval = interval
         self._driver = driver
         self._metrics: dict[str, float] = {}
-        self.evaluated = 0  # epochs that the last evaluation came after
 
     def before_train(self, runner: Runner) -> None:
         """Say where it starts from."""
@@ -174,8 +188,7 @@ class WatchHook(Hook):
             self._write(runner, done=runner.iter + 1)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Note the metrics and that they are of this epoch."""
-        self.evaluated = runner.epoch
+        """Note the metrics."""
         self._metrics = {
             name: value
             for key, value in (metrics or {}).items()

@@ -30,7 +30,7 @@ from ...paths import PACKAGE
 from ..condensation_hook import FILE as CONDENSATION
 from ..condensation_hook import CondensationHook
 from ..tools import join_ranks_on_cpu
-from .hooks import ClockHook, DivergedError, ReseedHook, WatchHook
+from .hooks import CatchUpHook, ClockHook, DivergedError, ReseedHook, WatchHook
 from .settings import config_hash, resolve
 from .start import write_start
 from .task import Folder, read_folder, task_of
@@ -94,13 +94,11 @@ def train(cfg: Config, seed: int, run_dir: Path, folder: Folder, driver: int) ->
         runner.register_hook(hook, priority='HIGHEST')
     runner.register_hook(CondensationHook())
     # After the toolbox's own hooks, which note the loss.
-    for hook in (ReseedHook(seed), clock, watch):
+    for hook in (ReseedHook(seed), clock, watch, CatchUpHook()):
         runner.register_hook(hook, priority='LOWEST')
     result = {'status': FINISHED, 'error': None}
     try:
         runner.train()
-        if watch.evaluated < runner.max_epochs:  # killed before the last evaluation
-            runner.val()
     except DivergedError as error:
         result = {'status': DIVERGED, 'error': str(error)}
     except Exception as error:
