@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 from helpers.results import condensation, result, write_results
+from PIL import Image
 
 from ubn_mmdet.evidence.group_condensation import condensation_of
 from ubn_mmdet.evidence.groups import read_groups
 from ubn_mmdet.evidence.report.markdown import group_markdown
 from ubn_mmdet.evidence.report.numbers import numbers_of
+from ubn_mmdet.evidence.report.paper import draw_curves
 from ubn_mmdet.markdown import markdown_table
 
 
@@ -207,3 +210,12 @@ def test_cells_do_not_break_their_row():
     assert markdown_table(['a', 'b'], [['x|y', 'two\nlines'], ['', 1]]) == (
         '| a | b |\n|---|---:|\n| x\\|y | two lines |\n| | 1 |'
     )
+
+
+@pytest.mark.parametrize('count', [2, 11])
+def test_the_legend_of_the_curves_is_within_the_figure(numbers, tmp_path, count):
+    lines = [result(f'a norm, its variant {i}', 0, 0.1) for i in range(count)]
+    draw_curves(numbers(*lines), tmp_path / 'curves.png')
+    picture = np.asarray(Image.open(tmp_path / 'curves.png').convert('L'))
+    assert (picture[:, [0, -1]] == 255).all()
+    assert (picture[[0, -1]] == 255).all()

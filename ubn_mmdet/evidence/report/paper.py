@@ -79,10 +79,15 @@ def _figure(
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
+    """A legend below, in as many columns as the figure is wide enough for."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc='outside lower center', ncols=min(len(labels), 7)
-    )
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend(
+            handles, labels, loc='outside lower center', ncols=columns
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
 
 
 def _curves(numbers: Mapping) -> Figure:
