@@ -108,6 +108,7 @@ def _differences(
         yaxis={
             **{'tickvals': list(range(len(norms))), 'ticktext': norms},
             **{'range': [len(norms) - 0.5, -0.5], 'zeroline': False, 'showgrid': False},
+            **{'ticklabelstandoff': 8, 'automargin': True},
         },
     )
 
