@@ -8,6 +8,7 @@ from PIL import Image
 from ubn_mmdet.evidence.report.curves import read_scalars
 from ubn_mmdet.evidence.report.pictures import Instances, Pictured, draw_pictures
 from ubn_mmdet.evidence.report.table import coco_table
+from ubn_mmdet.evidence.report.text import count
 
 KEYS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
@@ -89,3 +90,10 @@ def test_pictures_show_what_was_found(tmp_path):
     none = draw('none', truth=nothing, BN=nothing)
     assert blue in colours(some) and blue not in colours(none)
     assert Image.open(some).height > 1.3 * Image.open(none).height
+
+
+def test_counts_of_one_are_singular():
+    assert count(1, 'seed') == '1 seed' and count(2, 'seed') == '2 seeds'
+    assert (
+        count(1, 'class', 'es') == '1 class' and count(2, 'class', 'es') == '2 classes'
+    )

@@ -48,7 +48,8 @@ def _text(group: ResultGroup, runs: Mapping[str, Result], folder: CocoFolder) ->
         f'{settings["detector"]}, {settings["image_size"]} pixels, seed {seed}, '
         f'{count(settings["epochs"], "epoch")} on {count(images["train"], "image")}. COCO '
         f'metrics on {count(images["val"], "validation image")} with '
-        f'{count(instances["val"], "instance")} of {len(folder.classes)} classes:',
+        f'{count(instances["val"], "instance")} of '
+        f'{count(len(folder.classes), "class", "es")}:',
         coco_table({norm: run.record for norm, run in runs.items()}),
         *(
             f'{run.norm} {run.record["status"]}: {run.record["error"].splitlines()[0]}'

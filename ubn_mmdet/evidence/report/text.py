@@ -45,6 +45,6 @@ def probability(value: float | None) -> str:
     return '<0.001' if value < 0.001 else f'{value:.3f}'
 
 
-def count(number: int, word: str) -> str:
-    """``1 seed``, ``2 seeds``."""
-    return f'{number} {word}' + ('' if number == 1 else 's')
+def count(number: int, word: str, ending: str = 's') -> str:
+    """``1 seed``, ``2 seeds``; ``2 classes`` has the ending ``es``."""
+    return f'{number} {word}' + ('' if number == 1 else ending)
