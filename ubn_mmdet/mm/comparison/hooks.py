@@ -85,8 +85,10 @@ class CatchUpHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate what was resumed from, unless that is in the logs."""
+        if not runner.epoch:
+            return
         _, evaluations = read_scalars(runner.work_dir)
-        if runner.epoch and runner.epoch not in evaluations:
+        if runner.epoch not in evaluations:
             runner.val_loop.run()
 
 
