@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...figures import write_figure
+from ...figures import legend_below, write_figure
 from ..images import ERRORS
 from . import panels
 from .colours import colours
@@ -79,15 +79,8 @@ def _figure(
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """A legend below, in as many columns as the figure is wide enough for."""
-    handles, labels = axes.get_legend_handles_labels()
-    for columns in range(len(labels), 0, -1):
-        legend = figure.legend(
-            handles, labels, loc='outside lower center', ncols=columns
-        )
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
-            break
-        legend.remove()
+    handles, _ = axes.get_legend_handles_labels()
+    legend_below(figure, handles)
 
 
 def _curves(numbers: Mapping) -> Figure:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from ...figures import write_figure
+from ...figures import legend_below, write_figure
 
 COLOURS = (
     '#e6194b', '#4363d8', '#3cb44b', '#f58231', '#911eb4',
@@ -69,9 +69,7 @@ def draw_pictures(
     handles = [
         Patch(color=_colour(label), label=classes[label]) for label in sorted(shown)
     ]
-    if handles:
-        ncols = min(len(handles), 8)
-        figure.legend(handles=handles, loc='outside lower center', ncols=ncols)
+    legend_below(figure, handles)
     write_figure(path, figure)
 
 
