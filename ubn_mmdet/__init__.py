@@ -23,8 +23,8 @@ from .layers import (
     precise_statistics,
 )
 from .mm.toolbox import mmengine_problem
-from .ops.dispatch import choose_passes, reference_passes
 from .ops.padding import padded_images
+from .ops.passes import choose_passes, reference_passes
 from .version import __version__
 
 __all__ = [

@@ -39,7 +39,7 @@ def from_batchnorm(state: StateDict, stages: Stages) -> StateDict:
         state: A model's.
         stages: Of the layers that it is for, such as ``UBN(1).stages``.
     """
-    entries = stages.saved_entries()
+    entries = stages.entries()
 
     def convert(norm: StateDict) -> StateDict:
         weight = norm['weight']
@@ -99,7 +99,7 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
     Raises:
         ConversionError: If a layer depends on its input in one of these ways.
     """
-    own = [entry.name for entry in stages.saved_entries()]
+    own = [entry.name for entry in stages.entries()]
 
     def convert(norm: StateDict) -> StateDict:
         try:

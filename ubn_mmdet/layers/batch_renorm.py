@@ -30,10 +30,8 @@ class BatchRenorm(PipelineNorm, _BatchNorm):
             ``dtype``, as in :class:`PipelineNorm`. ``track_running_stats=False`` is
             refused.
 
-    Parameters are ``weight`` and ``bias``, ``(C,)`` each; buffers are BatchNorm's, and,
-    not in checkpoints, ``renorm_scale`` and ``renorm_shift``, ``(C,)`` each: ``r`` and
-    ``d`` of the last batch. A fresh layer is exactly BatchNorm, and checkpoints are
-    BatchNorm's.
+    Parameters are ``weight`` and ``bias``, ``(C,)`` each; buffers are BatchNorm's. A fresh
+    layer is exactly BatchNorm, and checkpoints are BatchNorm's.
 
     Input, output and errors are those of :class:`PipelineNorm`.
     """

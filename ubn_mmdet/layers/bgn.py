@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops import algebra
 from ..ops.padding import ValidPart
+from ..ops.tensors import is_empty
 from .checks import check_count
 from .pipeline import PipelineNorm, Stages
 from .stages import GroupStatistics, PieceAffine
@@ -67,10 +67,10 @@ class BGN(PipelineNorm, _BatchNorm):
         """``G``."""
         return self.stages.statistics.num_groups
 
-    def _forward(self, x: Tensor, valid: ValidPart | None) -> Tensor:
+    def _normalize(self, x: Tensor, valid: ValidPart | None) -> Tensor:
         pieces = self.stages.statistics.pieces
         if pieces == self.num_features:  # as they are
-            return super()._forward(x, valid)
+            return super()._normalize(x, valid)
         if valid is not None:
             raise ValueError(
                 f'num_groups must divide num_features = {self.num_features} to leave '
@@ -81,9 +81,9 @@ class BGN(PipelineNorm, _BatchNorm):
                 f'num_groups must divide C*H*W = {"*".join(map(str, x.shape[1:]))}, '
                 f'got {self.num_groups}'
             )
-        length = 0 if algebra.is_empty(x) else -1
+        length = 0 if is_empty(x) else -1
         rows = x.reshape(x.shape[0], pieces, length, 1)
-        y = super()._forward(rows, None).view(x.shape)
+        y = super()._normalize(rows, None).view(x.shape)
         if x.is_contiguous():
             return y
         return y.contiguous(memory_format=torch.channels_last)

@@ -31,11 +31,10 @@ class MABN(PipelineNorm, _BatchNorm):
             refused.
 
     Parameters are ``weight`` and ``bias``, ``(C,)`` each. Buffers are BatchNorm's, and
-    ``square_memory`` and ``gradient_memory``, ``(C, memory_size)``, ``batches_memorized``,
-    ``()``, and, not in checkpoints, ``renorm_scale``, ``(C,)``: ``r`` of the last batch.
-    ``running_var`` is the average of ``chi``; ``running_mean`` stays as it is and is
-    subtracted: 0 in a fresh layer, else that of the BatchNorm whose weights were loaded.
-    Evaluation is BatchNorm's.
+    ``square_memory`` and ``gradient_memory``, ``(C, memory_size)``, and
+    ``batches_memorized``, ``()``. ``running_var`` is the average of ``chi``;
+    ``running_mean`` stays as it is and is subtracted: 0 in a fresh layer, else that of the
+    BatchNorm whose weights were loaded. Evaluation is BatchNorm's.
 
     With gradient scaling (AMP), a change of the scale reaches ``gradient_memory`` with as
     many batches' delay.

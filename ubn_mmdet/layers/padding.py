@@ -23,10 +23,10 @@ def hide_padding(model: nn.Module) -> None:
 
 
 def _zero_padding(module: nn.Module, args: tuple) -> tuple | None:
-    images = images_for(module)
+    x, *rest = args
+    images = images_for(module, x)
     if images is None:
         return None
-    x, *rest = args
     valid = valid_part(images, x)
     if valid is None:
         return None

@@ -2,55 +2,36 @@
 
 Up to a depthwise kernel every layer here is, for each sample and channel, an affine map
 of the input, and all its coefficients follow from the mean and variance of each map
-(docs/how-it-works.md). So a layer is a choice of stages on ``(N, C)`` tensors between one
-reduction over ``x`` and one apply.
+(docs/how-it-works.md). So a layer is a choice of stages on ``(N, C)`` tensors between two
+passes over ``x``, a reduction and an apply (``ops/passes.py``).
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops import algebra
-from ..ops.closed_form import closed_form
-from ..ops.coefficients import Form, Learnt
-from ..ops.dispatch import Passes, passes_for, steps_for
-from ..ops.distributed import merge_statistics, sync_group
-from ..ops.normalizer import Normalizer, OfBatch
 from ..ops.padding import PaddedPasses, ValidPart, images_for, valid_part
-from ..ops.precision import full_precision
-from ..ops.recompute import is_recomputation
+from ..ops.passes import Passes, passes_for
+from ..ops.recompute import Calls, is_in_backward, not_recomputed, unwatched
+from ..ops.statistics import batch_statistics, merge_statistics, sync_group
+from ..ops.tensors import compute_dtype, full_precision, is_empty
 from .checks import check_count, check_dtype, check_flag, check_known, check_number
-from .initial_weight import InitialWeight
 from .stages import (
     BatchStatistics,
     Centering,
     ChannelAffine,
-    DepthwiseAffine,
     Entry,
-    GatedStatistics,
     NormalizedScaling,
     Stage,
     Statistics,
 )
-from .stages.statistics import Batch, choose, running_statistics
-
-CLOSED = (
-    Centering,
-    BatchStatistics,
-    GatedStatistics,
-    NormalizedScaling,
-    ChannelAffine,
-    DepthwiseAffine,
-)
-
+from .stages.statistics import Batch, State
 
 S = TypeVar('S', bound=Statistics)
 
@@ -76,26 +57,9 @@ class Stages(Generic[S]):
         stages = self.centering, self.statistics, self.scaling, self.affine
         return (stage for stage in stages if stage is not None)
 
-    @cached_property
-    def have_closed_form(self) -> bool:
-        """Whether ``ops/closed_form.py`` computes all of them at once.
-
-        It knows these very classes: one that derives from them may do something else.
-        """
-        return all(type(stage) in CLOSED for stage in self)
-
-    @cached_property
-    def learnt(self) -> list[str]:
-        """The names of the parameters that the stages want, beside BatchNorm's."""
-        return [entry.name for entry in self.entries() if entry.learnt]
-
     def entries(self) -> list[Entry]:
         """The tensors that the stages want, beside BatchNorm's."""
         return [entry for stage in self for entry in stage.entries()]
-
-    def saved_entries(self) -> list[Entry]:
-        """Those of them that are in checkpoints."""
-        return [entry for entry in self.entries() if entry.saved]
 
     def fold(
         self, state: dict[str, Tensor], keeps_kernel: bool = False
@@ -194,6 +158,7 @@ class PipelineNorm(Base):
             check_count('sync_group_size', sync_group_size)
         check_dtype(dtype)
         self.stages = stages
+        self._calls = Calls()
         super().__init__(
             num_features,
             eps,
@@ -218,7 +183,7 @@ class PipelineNorm(Base):
                 parameter = None if tensor is None else nn.Parameter(tensor)
                 self.register_parameter(entry.name, parameter)
             else:
-                self.register_buffer(entry.name, tensor, persistent=entry.saved)
+                self.register_buffer(entry.name, tensor)
         for stage in stages:
             stage.prepare(self)
         self.reset_parameters()
@@ -228,18 +193,10 @@ class PipelineNorm(Base):
         """Whether evaluation is BatchNorm's with the same state, whatever is learnt."""
         return all(stage.evaluates_as_batchnorm for stage in self.stages)
 
-    # The property stands before nn.Module's look-up of the parameter.
-
     @property
-    def weight(self) -> nn.Parameter | None:  # type: ignore[override]
-        """The channel weight, ``(C,)``; "filled with one", it takes its own start."""
-        parameters = self.__dict__['_parameters']
-        if 'weight' not in parameters:  # while the constructor runs
-            raise AttributeError('weight')
-        weight = parameters['weight']
-        if self.stages.affine.initial_weight != 1:
-            InitialWeight.mark(weight, self.stages.affine.initial_weight)
-        return weight
+    def initial_weight(self) -> float:
+        """What ``weight`` starts from."""
+        return self.stages.affine.initial_weight
 
     # BatchNorm's constructor calls both resets, when only its own tensors exist.
 
@@ -251,9 +208,8 @@ class PipelineNorm(Base):
     def reset_parameters(self) -> None:
         """Start anew, as after construction."""
         super().reset_parameters()
-        weight = self._parameters['weight']
-        if weight is not None:
-            nn.init.constant_(weight, self.stages.affine.initial_weight)
+        if self.weight is not None:
+            nn.init.constant_(self.weight, self.initial_weight)
         self._reset(learnt=True)
 
     def _reset(self, learnt: bool) -> None:
@@ -262,30 +218,37 @@ class PipelineNorm(Base):
             if tensor is not None and entry.learnt == learnt:
                 entry.reset(tensor)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         """Normalise ``x`` of shape ``(N, C, H, W)``.
 
         An empty ``x`` gives an empty tensor that still depends on every parameter, and
-        leaves the statistics alone.
+        leaves the statistics alone. A layer has no children, unless it was converted from
+        a BatchNorm that had: these are applied to the result, in their order.
         """
+        if isinstance(x, fx.Proxy):  # a leaf of the graph, as BatchNorm is
+            tracer: Any = x.tracer
+            path = tracer.path_of_module(self)
+            return tracer.create_proxy('call_module', path, (x,), {})
         self._check_input(x)
-        y = self._forward(x, self._valid_part(x))
-        InitialWeight.settle(self._parameters['weight'])
+        y = self._normalize(x, self._valid_part(x))
+        for child in self.children():
+            y = child(y)
         return y
 
     def _valid_part(self, x: Tensor) -> ValidPart | None:
         """The part of ``x`` that is image, where that has been announced."""
-        images = images_for(self)
+        images = images_for(self, x)
         return None if images is None else valid_part(images, x)
 
-    def _forward(self, x: Tensor, valid: ValidPart | None) -> Tensor:
+    def _normalize(self, x: Tensor, valid: ValidPart | None) -> Tensor:
+        """One reduction over ``x``, the stages in their order, one apply."""
         stages = self.stages
         of_batch = self.training or self.running_mean is None
         # Only ranks in training take part in collectives, as in SyncBatchNorm.
         merges = self.training and self.sync
         group = sync_group(self.sync_group_size) if merges else None
         if group is None:
-            if algebra.is_empty(x):
+            if is_empty(x):
                 return x + 0 * sum(parameter.sum() for parameter in self.parameters())
             if of_batch and self._has_one_value(x, valid):
                 raise ValueError(
@@ -293,31 +256,24 @@ class PipelineNorm(Base):
                     f'training, got input size {tuple(x.shape)}'
                 )
         with full_precision(x.device.type):
-            kernel_size = stages.affine.kernel_size
             passes: Passes | PaddedPasses
-            if valid is not None:
-                passes = PaddedPasses(x, valid)
-            else:
-                # No steps for a compiler, which could not read the cached property.
-                if (steps := steps_for(x, kernel_size)) and stages.have_closed_form:
-                    return self._closed_form(x, of_batch, group, steps)
-                passes = passes_for(x, kernel_size)
-            if not of_batch and stages.centering is None and stages.scaling is None:
-                dtype = algebra.compute_dtype(x)
-                mu, inv_std = stages.statistics.running(self, dtype)
-                shift = torch.zeros_like(mu)
-                return stages.affine(self, passes, mu, inv_std, shift, None)
+            passes = passes_for(x, self) if valid is None else PaddedPasses(x, valid)
+            by_sample = stages.centering is not None or stages.scaling is not None
+            mean: Any = None
+            var: Any = None
             if of_batch:
                 mean, var = passes.moments()
-            else:
+            elif by_sample:
                 mean = passes.mean()
             centred = mean if stages.centering is None else stages.centering(self, mean)
             if of_batch:
-                mu, inv_std = self._batch_statistics(
-                    passes.x, mean, var, centred, group, valid
-                )
+                batch = self._batch(passes.x, mean, var, centred, group, valid)
+                mu, inv_std = self._batch_normalizer(batch)
             else:
-                mu, inv_std = stages.statistics.running(self, mean.dtype)
+                mu, inv_std = stages.statistics.running(self, compute_dtype(x))
+            if not by_sample:
+                shift = torch.zeros_like(mu)
+                return stages.affine(self, passes, mu, inv_std, shift, None)
             # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
             pooled = inv_std * (centred - mu)
             gate = None
@@ -328,22 +284,6 @@ class PipelineNorm(Base):
     def _has_one_value(self, x: Tensor, valid: ValidPart | None) -> bool:
         count = _elements(x, valid)
         return self.stages.statistics.values(count, x.shape[1]) == 1
-
-    def _batch_statistics(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        centred: Tensor,
-        group: ProcessGroup | None,
-        valid: ValidPart | None,
-    ) -> tuple[Tensor, Tensor]:
-        """``mu, inv_std`` where the batch has a say; in training the state moves."""
-        statistics = self.stages.statistics
-        batch = self._batch(x, mean, var, centred, group, valid)
-        if not self._tracks:
-            return statistics.of_batch(self, batch)
-        return statistics.train(self, batch, moves=not is_recomputation())
 
     @property
     def _tracks(self) -> bool:
@@ -358,17 +298,16 @@ class PipelineNorm(Base):
         var: Tensor,
         centred: Tensor,
         group: ProcessGroup | None,
-        valid: ValidPart | None = None,
-        gram: Tensor | None = None,
+        valid: ValidPart | None,
     ) -> Batch:
         """The statistics of the batch, of all ranks."""
         summary = weights = None
         if self._tracks:
             maps = _over_whole_maps(mean, var, x, valid)
-            summary = self.stages.statistics.summary(self, x, *maps, gram)
+            summary = self.stages.statistics.summary(self, x, *maps)
         if valid is not None:
             weights = valid.positions / valid.count
-        mean, var = algebra.batch_statistics(centred, var, weights)
+        mean, var = batch_statistics(centred, var, weights)
         count = _elements(x, valid)
         if group is None:
             return Batch(mean, var, count, summary)
@@ -381,41 +320,37 @@ class PipelineNorm(Base):
             summary = packed[:-1], packed[-1]
         return Batch(mean, var, total, summary, total > 0, group)
 
-    def _closed_form(
-        self,
-        x: Tensor,
-        of_batch: bool,
-        group: ProcessGroup | None,
-        steps: ModuleType,
-    ) -> Tensor:
-        """The same as stage by stage, in one function with a hand-written backward."""
-        stages = self.stages
-        own = {name: getattr(self, name) for name in stages.learnt}
-        learnt = Learnt(weight=self.weight, bias=self.bias, **own)
-        form = Form(self.eps, bias_is_scaled=stages.affine.bias_is_scaled)
-        if stages.scaling is not None:
-            form = form._replace(initial_bias=stages.scaling.initial_bias)
-        if not of_batch:
-            dtype = algebra.compute_dtype(x)
-            running = Normalizer(*running_statistics(self, dtype))
-            return closed_form(x, running, learnt, form, steps)
+    def _batch_normalizer(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """``mu, inv_std`` where the batch has a say; in training the state moves."""
+        statistics = self.stages.statistics
+        if not self._tracks:
+            return statistics.of_batch(self, batch)
+        with torch.no_grad(), unwatched():
+            # Detached also from forward-mode derivatives, which are not for buffers.
+            seen = batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
+            state = self._advance(seen)
+        return statistics.normalizer(self, batch, state)
 
-        def normalizer_of(
-            mean: Tensor, var: Tensor, centred: Tensor, gram: Tensor | None
-        ) -> Normalizer:
-            batch = self._batch(x, mean, var, centred, group, gram=gram)
-            is_open = None
-            if self._tracks:
-                is_open = stages.statistics.advance(self, batch, moves)
-            chosen = choose(self, batch, is_open)
-            return Normalizer(*chosen, is_open, batch.count, group)
-
-        moves, averages = not is_recomputation(), None
-        if self._tracks:
-            averages = stages.statistics.averages(self, moves)
-            form = form._replace(needs_gram=stages.statistics.wants_gram(self))
-        normalizer = OfBatch(normalizer_of, _elements(x, None), group, averages)
-        return closed_form(x, normalizer, learnt, form, steps)
+    def _advance(self, batch: Batch) -> State:
+        """Move the state by a batch, unless it was here before; what it is used with."""
+        advance = self.stages.statistics.advance
+        if torch.compiler.is_compiling():
+            return tuple(map(not_recomputed, advance(self, batch)))
+        if torch._C._are_functorch_transforms_active():
+            return advance(self, batch)
+        if not is_in_backward():
+            state = advance(self, batch)
+            self._calls.add(batch.mean, batch.var, state)
+            return state
+        found = self._calls.find(batch.mean, batch.var, self.eps)
+        if found is None:
+            return advance(self, batch)
+        is_repeated, past = found
+        is_new = ~is_repeated if batch.counts is None else batch.counts & ~is_repeated
+        present = advance(self, batch._replace(counts=is_new))
+        return tuple(
+            torch.where(is_repeated, *pair) for pair in zip(past, present, strict=True)
+        )
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -442,8 +377,8 @@ class PipelineNorm(Base):
 
         Anything less is reported as missing, as ever.
         """
-        saved = self.stages.saved_entries()
-        own = [entry for entry in saved if getattr(self, entry.name) is not None]
+        entries = self.stages.entries()
+        own = [entry for entry in entries if getattr(self, entry.name) is not None]
         names = ('weight', 'bias', 'running_mean', 'running_var')
         wanted = [prefix + name for name in names if getattr(self, name) is not None]
         is_batchnorm = wanted and all(key in state_dict for key in wanted)

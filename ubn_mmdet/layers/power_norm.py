@@ -26,8 +26,7 @@ class PowerNorm(PipelineNorm, _BatchNorm):
             refused.
 
     Parameters are ``weight`` and ``bias``, ``(C,)`` each. Buffers are BatchNorm's, and
-    ``running_gradient``, ``(C,)``, and, not in checkpoints, ``last_square``, ``(C,)``:
-    what the last batch was divided by. ``running_var`` is the running quadratic mean;
+    ``running_gradient``, ``(C,)``. ``running_var`` is the running quadratic mean;
     ``running_mean`` stays as it is and is subtracted: 0 in a fresh layer, else that of the
     BatchNorm whose weights were loaded. Evaluation is BatchNorm's.
 

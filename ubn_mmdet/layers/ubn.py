@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..ops.recompute import Calls
 from .checks import check_choice, check_flag
 from .pipeline import PipelineNorm, Stages
 from .stages import Centering, DepthwiseAffine, GatedStatistics, NormalizedScaling
@@ -99,7 +100,6 @@ class UBN(PipelineNorm, _BatchNorm):
         self.centering = centering
         self.scaling = scaling
         self.kernel_size = kernel_size
-        self.initial_weight = initial_weight
         self.initial_spatial = initial_spatial
         super().__init__(
             num_features,
@@ -136,6 +136,7 @@ class UBN(PipelineNorm, _BatchNorm):
         gate = self.stages.statistics
         gate = GatedStatistics(threshold, gate.feature, gate.opens)
         self.stages = replace(self.stages, statistics=gate)
+        self._calls = Calls()  # a call without a gate left no state of one
 
     @property
     def condensation_feature(self) -> str:

@@ -21,11 +21,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..evidence.condensation_file import QUANTITIES, CondensationFile
 from ..layers.checks import check_choice, check_count, check_number
-from ..layers.stages.gated import CONDENSATION_MOMENTUM
-from ..ops import algebra
-from ..ops.dispatch import passes_for
-from ..ops.precision import full_precision
-from ..ops.recompute import is_recomputation
+from ..layers.stages.statistics import CONDENSATION_MOMENTUM
+from ..ops.passes import passes_for
+from ..ops.recompute import is_in_backward
+from ..ops.statistics import CONDENSATION_SAMPLES, CONDENSATIONS, SUMMARIES
+from ..ops.tensors import full_precision
 
 FILE = 'condensation.json'
 
@@ -74,7 +74,7 @@ class CondensationHook(Hook):
     ) -> None:
         check_count('interval', interval)
         check_number('threshold', threshold, lambda v: 0 <= v < 1, 'within [0, 1)')
-        check_choice('feature', feature, algebra.SUMMARIES)
+        check_choice('feature', feature, SUMMARIES)
         self.interval = interval
         self.threshold = threshold
         self.feature = feature
@@ -283,7 +283,7 @@ def _derive(calls: Tensor, layer: Any) -> Callable:
     before = layer.condensation.clone()
 
     def derive(layer: Any, args: tuple, output: Tensor) -> None:
-        if is_recomputation():
+        if is_in_backward():
             return
         after = layer.condensation
         if args[0].numel():
@@ -296,7 +296,7 @@ def _derive(calls: Tensor, layer: Any) -> Callable:
 def _measure(calls: Tensor, feature: str, layer: nn.Module, args: tuple) -> None:
     """A forward pre-hook, once bound, that computes ``c`` of the input."""
     x = args[0]
-    if not is_recomputation() and x.numel():
+    if not is_in_backward() and x.numel():
         _count(calls, measure_condensation(x, feature))
 
 
@@ -308,12 +308,12 @@ def measure_condensation(x: Tensor, feature: str) -> Tensor:
         x: ``(N, C)`` or ``(N, C, ...)``, not empty.
         feature: ``'flat'`` or ``'pooled'``.
     """
-    maps = x.detach()[: algebra.CONDENSATION_SAMPLES]
+    maps = x.detach()[:CONDENSATION_SAMPLES]
     if maps.dim() != 4:
         maps = maps.reshape(*maps.shape[:2], -1, 1)
     with full_precision(x.device.type):
-        summary = algebra.SUMMARIES[feature](maps, *passes_for(maps).moments())
-        return algebra.CONDENSATIONS[feature](*summary)
+        summary = SUMMARIES[feature](maps, *passes_for(maps).moments())
+        return CONDENSATIONS[feature](*summary)
 
 
 def _count(calls: Tensor, c: Tensor) -> None:

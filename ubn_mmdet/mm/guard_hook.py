@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-from ..ops.recompute import is_recomputation
+from ..ops.recompute import is_in_backward
 from .members import asks_for_ours, is_ours, kinds
 from .replacers import UBNReplacedError
 
@@ -84,7 +84,7 @@ class UBNGuardHook(Hook):
 
     def _counter(self, name: str) -> Callable:
         def count(*_: object) -> None:
-            if not is_recomputation():
+            if not is_in_backward():
                 self._calls[name] += 1
 
         return count

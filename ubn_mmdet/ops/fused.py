@@ -1,80 +1,124 @@
-"""The passes over ``x`` with hand-written backward: nothing is saved but ``x``.
+"""The passes over ``x`` with a backward by hand: nothing is saved but ``x``.
 
-The same functions as in ``reference.py``, which is the reference. Per map (sample and
-channel) of ``M`` positions, with ``u`` the gradient of ``scale * (x - pivot) + shift``:
+Per map of ``M`` positions, with ``u`` the gradient of ``z = scale * (x - pivot) + shift``
+(``dy``, or what a transposed depthwise convolution makes of it):
 
-- backward of apply: one reduction, ``sum u`` and ``sum u*(x - pivot)``, gives the
-  gradients of the coefficients; ``u`` is the gradient of the result, for a depthwise
-  stage passed back through the convolution;
-- in between, autograd goes through the ``(N, C)`` coefficients and ends at ``dK, dV``;
-- backward of moments: one apply, ``dx = scale*u + dK/M + 2*dV/M * (x - K)``.
+- The backward of the apply is one reduction: ``sum u`` and ``sum u * (x - pivot)`` are the
+  gradients of the coefficients.
+- In between autograd goes through the ``(N, C)`` tensors, and ends at ``dK`` and ``dV``.
+- The backward of the reduction is one apply:
+  ``dx = scale * u + 2*dV/M * (x - K) + dK/M``.
 
-So the backward of apply must not write ``scale*u`` for that of moments to read again: it
-hands over ``u`` itself, as the gradient of the ``x`` that came out of moments, and leaves
-``scale`` in the :class:`_HandOver` of the call.
+The backward of the apply does not write ``scale * u`` for that of the reduction to read
+again. It hands on what ``u`` is made of, as the gradient of the ``x`` that came out of the
+reduction, and leaves ``scale`` in the :class:`_Call`.
+
+What works on tensors alone, without autograd, is a set of :class:`Kernels`: those in
+PyTorch's operations are at the end of this file, those in Triton in ``triton_passes/``.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import passes
-from .algebra import compute_dtype
-from .first_order import first_order
+from .tensors import compute_dtype, over_positions
+
+
+class Sums(NamedTuple):
+    """What the backward of an apply gives.
+
+    Attributes:
+        handed: Of the shape of ``x``: what ``Kernels.gradient`` makes ``u`` of.
+        scale: ``sum u * (x - pivot)`` over each map, ``(N, C)``.
+        shift: ``sum u``, likewise.
+        kernel: The gradient of the kernel, ``(C, k, k)``, or None where there is none.
+        bias: ``sum dy`` over each map, ``(N, C)``, likewise.
+    """
+
+    handed: Tensor
+    scale: Tensor
+    shift: Tensor
+    kernel: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class Kernels(NamedTuple):
+    """The passes on tensors. Coefficients are ``(N, C)`` in ``compute_dtype(x)``.
+
+    Attributes:
+        mean: ``mean(x)`` is ``K``, ``(N, C)``.
+        moments: ``moments(x)`` is ``K, V``, ``(N, C)`` each.
+        apply: ``apply(x, pivot, scale, shift, kernel, bias)`` is ``z``, or with a kernel,
+            ``(C, k, k)``, ``depthwise(z; kernel) + bias``, in the dtype of ``x``.
+        sums: ``sums(dy, x, pivot, scale, shift, kernel)`` are the :class:`Sums`.
+        gradient: ``gradient(handed, kernel, scale, x, pivot, slope, offset)`` is
+            ``scale * u + slope * (x - pivot) + offset`` in the dtype of ``x``; ``slope``
+            and ``offset`` may be None for 0, and ``pivot`` with ``slope``.
+    """
+
+    mean: Callable[[Tensor], Tensor]
+    moments: Callable[[Tensor], tuple[Tensor, Tensor]]
+    apply: Callable[..., Tensor]
+    sums: Callable[..., Sums]
+    gradient: Callable[..., Tensor]
 
 
 class FusedPasses:
-    """The passes of one call, as in :class:`~ubn_mmdet.ops.reference.ReferencePasses`.
+    """The passes of one call, as in :class:`~ubn_mmdet.ops.passes.ReferencePasses`.
 
     One reduction at most, then one apply: the two share a hand-over, and a second apply
     would overwrite what the first has left there.
+
+    Args:
+        x: ``(N, C, H, W)``.
+        kernels: What to compute with; PyTorch's operations if None.
 
     Raises:
         RuntimeError: For a reduction after another, or for anything after an apply.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, kernels: Kernels | None = None) -> None:
         self.x = x
-        self._hand_over: _HandOver | None = None
-        self._is_applied = False
+        self._call = _Call(kernels or EAGER)
 
     def mean(self) -> Tensor:
         """``K``, ``(N, C)``: the mean of each map."""
-        self.x, mean = _Mean.apply(self.x, self._reduced())
+        mean, _ = self._reduce(with_var=False)
         return mean
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """``K, V``, ``(N, C)`` each: mean and biased variance of each map."""
-        self.x, mean, var = _Moments.apply(self.x, self._reduced())
-        return mean, var
+        return self._reduce(with_var=True)
 
     def pointwise(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """``scale * (x - pivot) + shift`` in the dtype of ``x``."""
-        self._apply()
-        coefficients = self._per_map(pivot, scale, shift)
-        return _Pointwise.apply(self.x, *coefficients, self._hand_over)
+        return self._apply(self._per_map(pivot, scale, shift), None, None)
 
     def depthwise(
         self, pivot: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, bias: Tensor
     ) -> Tensor:
         """``depthwise(scale * (x - pivot) + shift; kernel) + bias`` in ``x``'s dtype."""
-        self._apply()
-        pivot, scale, shift, bias = self._per_map(pivot, scale, shift, bias)
-        return _Depthwise.apply(
-            self.x, pivot, scale, shift, kernel, bias, self._hand_over
-        )
+        *coefficients, bias = self._per_map(pivot, scale, shift, bias)
+        return self._apply(coefficients, kernel.to(bias.dtype), bias)
 
-    def _reduced(self) -> '_HandOver':
-        if self._hand_over is not None or self._is_applied:
+    def _reduce(self, with_var: bool) -> tuple[Tensor, Tensor]:
+        if self._call.is_reduced or self._call.is_applied:
             raise RuntimeError('a call has one reduction, before its apply')
-        self._hand_over = _HandOver()
-        return self._hand_over
+        self._call.is_reduced = True
+        self.x, mean, var = _Reduce.apply(self.x, with_var, self._call)
+        return mean, var
 
-    def _apply(self) -> None:
-        if self._is_applied:
+    def _apply(
+        self, coefficients: list[Tensor], kernel: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        if self._call.is_applied:
             raise RuntimeError('a call has one apply')
-        self._is_applied = True
+        self._call.is_applied = True
+        return _Apply.apply(self.x, *coefficients, kernel, bias, self._call)
 
     def _per_map(self, *coefficients: Tensor) -> list[Tensor]:
         # Those of a layer in float64 may be wider than what is computed in.
@@ -82,86 +126,226 @@ class FusedPasses:
         return [c.to(dtype).expand(self.x.shape[:2]) for c in coefficients]
 
 
-class _HandOver:
-    """What the backward of a reduction needs to know of the apply after it."""
+class _Call:
+    """What the two passes of a call know of each other.
 
-    scale: Tensor | None = None
-    kernel: Tensor | None = None  # where the last pass makes ``u`` of ``dy`` again
+    It holds tensors without a graph: that of ``scale`` leads to the reduction, whose
+    backward has this call, and would never be freed.
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+        self.is_reduced = self.is_applied = False
+        self.scale: Tensor | None = None
+        self.kernel: Tensor | None = None
 
 
-class _Mean(torch.autograd.Function):
+def first_order(backward: Callable) -> Callable:
+    """Refuse to be differentiated: what a backward here does, autograd does not see.
+
+    ``once_differentiable`` refuses only if a gradient that comes in needs one itself;
+    otherwise a second derivative would silently lack what goes through here.
+    """
+
+    @wraps(backward)
+    def checked(ctx, *gradients):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                'the hand-written backward of ubn_mmdet cannot be differentiated '
+                '(create_graph=True); run the layer within ubn_mmdet.reference_passes()'
+            )
+        return backward(ctx, *gradients)
+
+    return checked
+
+
+class _Reduce(torch.autograd.Function):
+    """``x`` to ``x, K, V``; ``V`` is None where it is not asked for."""
+
     @staticmethod
-    def forward(ctx, x, hand_over):
-        ctx.hand_over, ctx.positions = hand_over, x.shape[2] * x.shape[3]
-        return x, passes.mean(x)
-
-    @staticmethod
-    @first_order
-    def backward(ctx, u, grad_mean):
-        offset = grad_mean / ctx.positions
-        grad = passes.combine(u, ctx.hand_over.scale, u, offset=offset)
-        return grad.to(u.dtype), None
-
-
-class _Moments(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, hand_over):
-        ctx.hand_over, ctx.positions = hand_over, x.shape[2] * x.shape[3]
-        mean, var = passes.moments(x)
+    def forward(ctx, x, with_var, call):
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        if with_var:
+            mean, var = call.kernels.moments(x)
+        else:
+            mean, var = call.kernels.mean(x), None
         ctx.save_for_backward(x, mean)
         return x, mean, var
 
     @staticmethod
     @first_order
-    def backward(ctx, u, grad_mean, grad_var):
+    def backward(ctx, handed, grad_mean, grad_var):
         x, mean = ctx.saved_tensors
-        slope, offset = grad_var * (2 / ctx.positions), grad_mean / ctx.positions
-        grad = passes.combine(u, ctx.hand_over.scale, x, mean, slope, offset)
-        return grad.to(x.dtype), None
+        positions, call = x.shape[2] * x.shape[3], ctx.call
+        offset = None if grad_mean is None else grad_mean / positions
+        slope = None if grad_var is None else grad_var * (2 / positions)
+        scale, kernel = call.scale, call.kernel
+        if handed is None:  # nothing came of the apply
+            handed, scale, kernel = torch.zeros_like(x), torch.zeros_like(mean), None
+        grad = call.kernels.gradient(handed, kernel, scale, x, mean, slope, offset)
+        return grad, None, None
 
 
-class _Pointwise(torch.autograd.Function):
+class _Apply(torch.autograd.Function):
+    """``x`` and coefficients to the result."""
+
     @staticmethod
-    def forward(ctx, x, pivot, scale, shift, hand_over):
-        _leave(ctx, hand_over, scale)
-        ctx.save_for_backward(x, pivot, scale)
-        return passes.normalize(x, pivot, scale, shift).to(x.dtype)
-
-    @staticmethod
-    @first_order
-    def backward(ctx, u):
-        x, pivot, scale = ctx.saved_tensors
-        moment, total = passes.sums(u, x, pivot)
-        return _back(ctx, u, scale), -scale * total, moment, total, None
-
-
-class _Depthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, pivot, scale, shift, kernel, bias, hand_over):
-        _leave(ctx, hand_over, scale)
+    def forward(ctx, x, pivot, scale, shift, kernel, bias, call):
+        ctx.kernels, ctx.is_handed_over = call.kernels, call.is_reduced
+        if call.is_reduced:
+            call.scale = scale.detach()
+            call.kernel = None if kernel is None else kernel.detach()
         ctx.save_for_backward(x, pivot, scale, shift, kernel)
-        normalized = passes.normalize(x, pivot, scale, shift).to(x.dtype)
-        return passes.depthwise(normalized, kernel, bias)
+        return call.kernels.apply(x, pivot, scale, shift, kernel, bias)
 
     @staticmethod
     @first_order
-    def backward(ctx, grad):
+    def backward(ctx, dy):
         x, pivot, scale, shift, kernel = ctx.saved_tensors
-        normalized = passes.normalize(x, pivot, scale, shift).to(x.dtype)
-        u, of_kernel = passes.depthwise_backward(grad, normalized, kernel)
-        moment, total = passes.sums(u, x, pivot)
-        of_bias = grad.sum(dim=(2, 3), dtype=scale.dtype)
-        back = _back(ctx, u, scale)
-        return back, -scale * total, moment, total, of_kernel, of_bias, None
+        sums = ctx.kernels.sums(dy, x, pivot, scale, shift, kernel)
+        grad = None
+        if ctx.is_handed_over:  # for the backward of the reduction to complete
+            grad = sums.handed
+        elif ctx.needs_input_grad[0]:
+            grad = ctx.kernels.gradient(sums.handed, kernel, scale, x, None, None, None)
+        of_pivot = -scale * sums.shift if ctx.needs_input_grad[1] else None
+        return grad, of_pivot, sums.scale, sums.shift, sums.kernel, sums.bias, None
 
 
-def _leave(ctx: Any, hand_over: _HandOver | None, scale: Tensor) -> None:
-    ctx.is_handed_over = hand_over is not None
-    if hand_over is not None:
-        # Detached: the graph of scale leads to the reduction, which would never be freed.
-        hand_over.scale = scale.detach()
+# --- the passes in PyTorch's operations ---------------------------------------------
+#
+# On a CPU PyTorch's BatchNorm kernels are several times as fast as broadcasting operations,
+# and take each map of a contiguous x as a channel of one sample. On a GPU it is the other
+# way round, and broadcasting operations fit every memory format.
 
 
-def _back(ctx: Any, u: Tensor, scale: Tensor) -> Tensor:
-    """The gradient of ``x``: for the reduction to complete, or on its own."""
-    return u if ctx.is_handed_over else passes.combine(u, scale, u).to(u.dtype)
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(dim=(2, 3), dtype=compute_dtype(x))
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    wide = x.to(compute_dtype(x))
+    if not _has_flat_maps(x):
+        var, mean = torch.var_mean(wide, dim=(2, 3), correction=0)
+        return mean, var
+    # var_mean takes five times as long on a CPU
+    mean, var = torch.batch_norm_update_stats(wide.view(_flat(x)), None, None, 0.0)
+    return mean.view(x.shape[:2]), var.view(x.shape[:2])
+
+
+def _apply(
+    x: Tensor,
+    pivot: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    kernel: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    z = _affine(x, pivot, scale, shift).to(x.dtype)
+    if kernel is None or bias is None:
+        return z
+    padding = kernel.shape[-1] // 2
+    y = F.conv2d(z, _weight(kernel, x), padding=padding, groups=len(kernel))
+    # Selective checkpointing may keep what a convolution gave: so it is not changed in
+    # place, neither here nor by what is behind the layer.
+    return (y + over_positions(bias)).to(x.dtype)
+
+
+def _sums(
+    dy: Tensor,
+    x: Tensor,
+    pivot: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    kernel: Tensor | None,
+) -> Sums:
+    if kernel is None:
+        return Sums(dy, *_sums_over_maps(dy, x, pivot))
+    z = _affine(x, pivot, scale, shift).to(x.dtype)
+    padding = [kernel.shape[-1] // 2] * 2
+    u, of_kernel, _ = torch.ops.aten.convolution_backward(
+        dy, z, _weight(kernel, x), None,
+        [1, 1], padding, [1, 1], False, [0, 0], len(kernel), [True, True, False],
+    )  # fmt: skip
+    of_bias = dy.sum(dim=(2, 3), dtype=pivot.dtype)
+    of_kernel = of_kernel[:, 0].to(kernel.dtype)
+    return Sums(u, *_sums_over_maps(u, x, pivot), of_kernel, of_bias)
+
+
+def _gradient(
+    u: Tensor,
+    kernel: Tensor | None,  # is in u already
+    scale: Tensor,
+    x: Tensor,
+    pivot: Tensor | None,
+    slope: Tensor | None,
+    offset: Tensor | None,
+) -> Tensor:
+    if slope is None or pivot is None:
+        y = u * over_positions(scale)
+        return (y if offset is None else y.add_(over_positions(offset))).to(x.dtype)
+    y = _affine(x, pivot, slope, torch.zeros_like(slope) if offset is None else offset)
+    return y.addcmul_(u.to(scale.dtype), over_positions(scale)).to(x.dtype)
+
+
+EAGER = Kernels(_mean, _moments, _apply, _sums, _gradient)
+
+
+def _affine(x: Tensor, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``scale * (x - pivot) + shift`` in the coefficients' dtype."""
+    wide = x.to(pivot.dtype)
+    if not _has_flat_maps(x):
+        shift = torch.addcmul(shift, scale, pivot, value=-1)
+        return torch.addcmul(over_positions(shift), wide, over_positions(scale))
+    pivot, scale, shift = map(_flattened, (pivot, scale, shift))
+    y, _, _ = torch.native_batch_norm(
+        wide.view(_flat(x)),
+        scale,
+        shift,
+        pivot,
+        torch.ones_like(pivot),
+        False,
+        0.0,
+        0.0,
+    )
+    # No view for autograd: what is behind the layer may change it in place.
+    return torch.ops.aten._unsafe_view(y, x.shape)
+
+
+def _sums_over_maps(u: Tensor, x: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor]:
+    """``sum u * (x - pivot)`` and ``sum u`` over each map, ``(N, C)`` each."""
+    if not (_has_flat_maps(x) and u.is_contiguous()):
+        u = u.to(pivot.dtype)
+        moment = (x - over_positions(pivot)).mul_(u).sum(dim=(2, 3))
+        return moment, u.sum(dim=(2, 3))
+    pivot = _flattened(pivot)
+    ones = torch.ones_like(pivot)
+    _, moment, total = torch.ops.aten.native_batch_norm_backward(
+        u.view(_flat(x)), x.view(_flat(x)), ones, pivot, ones, None, None, False, 0.0,
+        [False, True, True],
+    )  # fmt: skip
+    return moment.view(x.shape[:2]), total.view(x.shape[:2])
+
+
+def _weight(kernel: Tensor, x: Tensor) -> Tensor:
+    """``(C, k, k)`` as the weight of a depthwise convolution of ``x``."""
+    return kernel.unsqueeze(1).to(x.dtype)
+
+
+def _has_flat_maps(x: Tensor) -> bool:
+    """Whether BatchNorm's CPU kernels can take each map of ``x`` as a channel."""
+    return x.device.type == 'cpu' and x.is_contiguous()
+
+
+def _flat(x: Tensor) -> tuple[int, ...]:
+    return 1, -1, *x.shape[2:]
+
+
+def _flattened(coefficient: Tensor) -> Tensor:
+    """``(N, C)`` to ``(N*C,)``, each number in a place of its own.
+
+    BatchNorm's kernels read on from the first one, also where an expanded tensor has no
+    more than that.
+    """
+    return coefficient.flatten().contiguous()

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .algebra import compute_dtype, over_positions
-from .recompute import is_recomputation
-from .reference import ReferencePasses
+from .passes import ReferencePasses
+from .recompute import remembered
+from .tensors import compute_dtype, over_positions
 
 Size = tuple[int, int]
 
@@ -75,25 +75,20 @@ def padded_images(
         _announced.reset(token)
 
 
-def images_for(layer: nn.Module) -> Images | None:
-    """What has been announced to ``layer``; to be asked in each of its forwards.
+def images_for(layer: nn.Module, x: Tensor) -> Images | None:
+    """What has been announced to ``layer`` for its call on ``x``.
 
-    The answer is kept on the layer: a forward that activation checkpointing repeats runs
-    in the backward, when the announcement has ended. A graph that is traced or compiled
-    is for any batch, and is told nothing.
+    To be asked in each of its forwards: one that activation checkpointing repeats runs in
+    the backward, when the announcement has ended. A graph that is traced or compiled is
+    for any batch, and is told nothing.
     """
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return None
-    kept = layer.__dict__.get('_padded_images')
-    if is_recomputation():
-        return kept
     announcement = _announced.get()
     images = None
     if announcement is not None and layer not in announcement.apart:
         images = announcement.images
-    if images is not kept:
-        layer.__dict__['_padded_images'] = images
-    return images
+    return remembered(layer, 'images', images, x)
 
 
 class ValidPart(NamedTuple):

@@ -1,15 +1,166 @@
-"""Tells a repeated forward from a first one."""
+"""Forwards that are repeated: activation checkpointing runs one again in the backward.
+
+A repeated forward must give what the first one gave, and move nothing a second time. So a
+layer remembers, of its last calls, the settings that they ran under (:func:`remembered`)
+and the state that they were normalised with (:class:`Calls`).
+"""
+
+from collections import deque
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.utils import checkpoint
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode,
+)
+
+REMEMBERED = 8  # calls of one layer between a forward and its backward
+
+T = TypeVar('T')
+
+# The modes of selective checkpointing, which came with PyTorch 2.5.
+_SELECTIVE = tuple(
+    getattr(checkpoint, name)
+    for name in ('_CachingTorchDispatchMode', '_CachedTorchDispatchMode')
+    if hasattr(checkpoint, name)
+)
 
 
-def is_recomputation() -> bool:
-    """Whether a backward is running: forward then repeats what has been done before.
-
-    Activation checkpointing runs a forward a second time from inside the backward, in
-    both of its modes; whatever a layer keeps of its inputs must not move again.
-    """
+def is_in_backward() -> bool:
+    """Whether a backward is running, on this thread."""
     # A compiler traces forward and backward apart, and cannot trace this question.
     if torch.compiler.is_compiling():
         return False
     return torch._C._current_graph_task_id() != -1
+
+
+def unwatched() -> AbstractContextManager:
+    """A context that selective activation checkpointing does not look into.
+
+    It counts a forward's operations, and expects the same ones when it is repeated.
+    """
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    if isinstance(_get_current_dispatch_mode(), _SELECTIVE):
+        return _disable_current_modes()
+    return nullcontext()
+
+
+def not_recomputed(tensor: Tensor) -> Tensor:
+    """``tensor``, for the backward of a compiled function.
+
+    A compiler may recompute it there, and has been seen to do so (PyTorch 2.13) from
+    buffers that the forward had changed in the meantime. It recomputes no concatenation.
+    """
+    return torch.stack([tensor, tensor])[0]
+
+
+def remembered(layer: nn.Module, name: str, value: T | None, x: Tensor) -> T | None:
+    """A setting of this call of ``layer``.
+
+    Settings hold for the thread and the ``with`` block in which they were made. A repeated
+    forward may run on another thread, or after the block has ended: then it gets what the
+    layer's last call on an input of this shape had.
+
+    Args:
+        layer: Keeps the setting between calls, for the last few shapes.
+        name: Of the setting.
+        value: What is set here; None for nothing.
+        x: The input of the call.
+    """
+    kept: dict = layer.__dict__.setdefault('_remembered_settings', {})
+    key = name, tuple(x.shape)
+    if is_in_backward():
+        return kept.get(key) if value is None else value
+    if value is None:
+        kept.pop(key, None)
+    elif kept.get(key) is not value:
+        kept[key] = value
+        if len(kept) > REMEMBERED:
+            del kept[next(iter(kept))]
+    return value
+
+
+class Call(NamedTuple):
+    """A forward in training.
+
+    Attributes:
+        mean: Of the batch, ``(C,)``: what the call is recognised by, as by ``var``.
+        var: Biased, likewise.
+        state: What it was normalised with, beside the batch's own statistics.
+    """
+
+    mean: Tensor
+    var: Tensor
+    state: tuple[Tensor, ...]
+
+
+class Calls:
+    """The last calls of a layer in training; a repeated one finds itself among them.
+
+    A call is recognised by the statistics of its batch. Nothing is read back to the host.
+    Copies of a layer start without a memory.
+    """
+
+    def __init__(self) -> None:
+        self._calls: deque[Call] = deque(maxlen=REMEMBERED)
+        self._found: tuple[int, Tensor] | None = None  # in which backward, and which
+
+    def __reduce__(self) -> tuple:
+        return Calls, ()
+
+    def add(self, mean: Tensor, var: Tensor, state: tuple[Tensor, ...]) -> None:
+        """Remember a call, by tensors without a graph."""
+        self._calls.append(Call(mean, var, state))
+
+    def find(
+        self, mean: Tensor, var: Tensor, eps: float
+    ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """The remembered call that had a batch of these statistics.
+
+        Args:
+            mean: Of the batch, ``(C,)``.
+            var: Biased, ``(C,)``.
+            eps: Of the layer.
+
+        Returns:
+            Whether there is one, ``()`` bool, and its state (any one's, if not); None if
+            no call could be compared. Of equal calls, each is found once in a backward,
+            the last one first.
+        """
+        calls = [
+            call
+            for call in reversed(self._calls)
+            if call.mean.shape == mean.shape and call.mean.device == mean.device
+        ]
+        if not calls:
+            return None
+        means, variances, states = zip(*calls, strict=True)
+        scale = torch.rsqrt(var + eps)
+        shift = ((torch.stack(means) - mean) * scale).abs().amax(dim=1)
+        growth = ((torch.stack(variances) - var) * scale.square()).abs().amax(dim=1)
+        distance = torch.maximum(shift, growth)
+        taken = self._taken(distance)
+        distance = torch.where(distance.isnan() | taken, torch.inf, distance)
+        best = distance.argmin().view(1)
+        taken.index_fill_(0, best, True)
+        state = tuple(
+            torch.stack(values).index_select(0, best).squeeze(0)
+            for values in zip(*states, strict=True)
+        )
+        # Repeated on other kernels, a batch differs by rounding; another one by more.
+        return (distance.index_select(0, best) < 1e-3).squeeze(0), state
+
+    def _taken(self, distance: Tensor) -> Tensor:
+        """``(calls,)`` bool, those that have been found already in this backward."""
+        task = torch._C._current_graph_task_id()
+        if self._found is not None:
+            in_task, taken = self._found
+            if in_task == task and taken.shape == distance.shape:
+                return taken
+        taken = torch.zeros_like(distance, dtype=torch.bool)
+        self._found = task, taken
+        return taken

@@ -3,16 +3,19 @@ the affine part. A stage has settings, and no tensors: it declares those it want
 the layer registers them flat, under the names that checkpoints have.
 """
 
-from .affine import ChannelAffine, DepthwiseAffine
-from .centering import Centering
-from .gated import GatedStatistics
+from .affine import (
+    Centering,
+    ChannelAffine,
+    DepthwiseAffine,
+    NormalizedScaling,
+    RawScaling,
+)
 from .grouped import GroupStatistics, PieceAffine
 from .memory import MemoryStatistics
 from .power import PowerStatistics
 from .renorm import RenormStatistics
-from .scaling import NormalizedScaling, RawScaling
 from .stage import Entry, Stage
-from .statistics import BatchStatistics, Statistics
+from .statistics import BatchStatistics, GatedStatistics, Statistics
 
 __all__ = [
     'BatchStatistics',

@@ -1,14 +1,90 @@
-"""Affine: the last stage, which writes the result."""
+"""Centering, scaling and affine: what is learnt around the normalisation.
+
+Each is an affine map of every sample and channel, so its coefficients are ``(N, C)`` or
+``(C,)``; with a kernel, the affine stage is a depthwise convolution.
+"""
 
 import math
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops import algebra
-from ...ops.dispatch import Passes
+from ...ops.passes import Passes
+from ...ops.tensors import over_positions
 from ..checks import check_choice, check_count, check_flag, check_number
-from .scaling import NormalizedScaling
 from .stage import Entry, Layer, Stage
+
+
+class Centering(Stage):
+    """``x' = x + w_m * GAP(x)`` (RBN, CVPR 2021, eq. 2; UBN, arXiv 2311.15993)."""
+
+    def entries(self) -> tuple[Entry, ...]:
+        """``centering_weight``, ``(C,)``: ``w_m``."""
+        return (Entry('centering_weight', neutral=0.0),)
+
+    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+        """Nothing is left of a weight of zero."""
+        if state.pop('centering_weight').any():
+            raise ValueError('centering_weight is not zero')
+
+    def __call__(self, layer: Layer, mean: Tensor) -> Tensor:
+        """``K + w_m * K``, ``(N, C)``: the means of ``x'``."""
+        return torch.addcmul(mean, layer.centering_weight, mean)
+
+
+class NormalizedScaling(Stage):
+    """``s = sigmoid(w_v * GAP(xhat) + w_b) / sigmoid(1)`` (RBN, CVPR 2021, eq. 4; UBN).
+
+    Divided by its initial value, a fresh gate is exactly one.
+    """
+
+    initial_bias = 1.0
+
+    def entries(self) -> tuple[Entry, ...]:
+        """``scaling_weight`` and ``scaling_bias``, ``(C,)``: ``w_v`` and ``w_b``."""
+        return (
+            Entry('scaling_weight', neutral=0.0),
+            Entry('scaling_bias', neutral=self.initial_bias),
+        )
+
+    def __call__(self, layer: Layer, pooled: Tensor, raw: Tensor) -> Tensor:
+        """The gate ``s``, ``(N, C)``.
+
+        Args:
+            layer: The layer that has the parameters.
+            pooled: ``GAP(xhat)``, ``(N, C)``.
+            raw: ``GAP(x)``, ``(N, C)``.
+        """
+        source = self._source(pooled, raw)
+        return self._gate(layer.scaling_weight * source + layer.scaling_bias)
+
+    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+        """A gate that does not depend on the input is a factor."""
+        if state.pop('scaling_weight').any():
+            raise ValueError('scaling_weight is not zero')
+        gate = self._gate(state.pop('scaling_bias'))
+        state['weight'] = gate * state['weight']
+        if 'spatial_weight' in state:
+            state['spatial_weight'] = over_positions(gate) * state['spatial_weight']
+        if bias_is_scaled:
+            state['bias'] = gate * state['bias']
+
+    def _gate(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z) * (1 + math.exp(-self.initial_bias))
+
+    def _source(self, pooled: Tensor, raw: Tensor) -> Tensor:
+        return pooled
+
+
+class RawScaling(NormalizedScaling):
+    """``s = sigmoid(w_v * GAP(x) + w_b) / sigmoid(-1)`` (IEBN, AAAI 2020, eq. 5)."""
+
+    initial_bias = -1.0
+
+    def _source(self, pooled: Tensor, raw: Tensor) -> Tensor:
+        return raw
+
 
 # What the gate of UBN's authors starts at, where ours starts at one.
 AUTHORS_GATE = 1 / (1 + math.exp(-NormalizedScaling.initial_bias))
@@ -129,17 +205,26 @@ class DepthwiseAffine(ChannelAffine):
         """As for :class:`ChannelAffine`."""
         if layer.weight is None:
             return super().__call__(layer, passes, pivot, inv_std, shift, gate)
-        kernel = algebra.spatial_kernel(
-            layer.weight, layer.spatial_weight, self.kernel_size
-        )
+        kernel = spatial_kernel(layer.weight, layer.spatial_weight, self.kernel_size)
         bias = layer.bias
-        if (
-            gate is not None
-        ):  # one number a map: it may as well act before the convolution
+        if gate is not None:
+            # One number a map: it may as well act before the convolution.
             inv_std, shift = gate * inv_std, gate * shift
             if self.bias_is_scaled:
                 bias = gate * bias
         return passes.depthwise(pivot, inv_std, shift, kernel, bias)
+
+
+def spatial_kernel(weight: Tensor, spatial_weight: Tensor, size: int) -> Tensor:
+    """The depthwise kernel ``weight * delta + spatial_weight``, ``(C, size, size)``."""
+    if (
+        torch.jit.is_tracing()
+    ):  # ONNX wants to know the shape, and loses it at a padding
+        taps = [size * size // 2, 1, size * size // 2]
+        before, centre, after = spatial_weight.flatten(1).split(taps, dim=1)
+        kernel = torch.cat([before, centre + weight.unsqueeze(1), after], dim=1)
+        return kernel.view(-1, size, size)
+    return F.pad(weight.unsqueeze(1).unsqueeze(2), (size // 2,) * 4) + spatial_weight
 
 
 def channel_or_depthwise(

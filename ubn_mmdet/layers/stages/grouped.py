@@ -7,10 +7,10 @@ the features' order, each of which lies in one group and in one channel.
 import torch
 from torch import Tensor
 
-from ...ops import algebra
+from ...ops.statistics import batch_statistics
 from .affine import ChannelAffine
 from .stage import Layer
-from .statistics import Batch, BatchStatistics
+from .statistics import Batch, BatchStatistics, State
 
 
 class GroupStatistics(BatchStatistics):
@@ -41,9 +41,16 @@ class GroupStatistics(BatchStatistics):
         """Of a group."""
         return count * channels // self.num_groups
 
-    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
-        """The groups' statistics, ``(P,)`` each; moves the running ones."""
-        return self._of_pieces(*super().train(layer, self._of_groups(batch), moves))
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Move the running statistics of the groups."""
+        return super().advance(layer, self._of_groups(batch))
+
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """The groups' statistics, ``(P,)`` each."""
+        groups = self._of_groups(batch)
+        return self._of_pieces(*super().normalizer(layer, groups, state))
 
     def of_batch(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
         """As in training."""
@@ -59,7 +66,7 @@ class GroupStatistics(BatchStatistics):
             batch.mean.view(self.num_groups, -1),
             batch.var.view(self.num_groups, -1),
         )
-        mean, var = algebra.batch_statistics(*(part.t() for part in parts))
+        mean, var = batch_statistics(*(part.t() for part in parts))
         count = batch.count * (self.pieces // self.num_groups)
         return batch._replace(mean=mean, var=var, count=count)
 

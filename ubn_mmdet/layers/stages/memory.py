@@ -9,7 +9,7 @@ from torch import Tensor
 from ..checks import check_count, check_number
 from .quadratic import QuadraticStatistics, scale_with_gradient
 from .stage import Entry, Layer
-from .statistics import Batch, all_finite
+from .statistics import Batch, State, all_finite
 
 
 class MemoryStatistics(QuadraticStatistics):
@@ -43,10 +43,7 @@ class MemoryStatistics(QuadraticStatistics):
         self.r_max = r_max
 
     def entries(self) -> tuple[Entry, ...]:
-        """The memories, ``(C, m)``, what counts them, ``()``, and the last ``r``, ``(C,)``.
-
-        ``r`` for a forward that is repeated: by then ``running_var`` has moved.
-        """
+        """The memories, ``(C, m)`` each, and what counts them, ``()``."""
         m = (self.memory_size,)
         return (
             Entry('square_memory', neutral=0.0, trailing=m, learnt=False),
@@ -58,36 +55,42 @@ class MemoryStatistics(QuadraticStatistics):
                 learnt=False,
                 dtype=torch.long,
             ),
-            Entry('renorm_scale', neutral=1.0, learnt=False, saved=False),
         )
 
-    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
-        """The averages; the batch enters them, and its gradient will in backward."""
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Memorize the batch and move the long average.
+
+        Returns:
+            ``r / sqrt(chi + eps)`` and ``1 / (chi + eps)``, ``(C,)`` each; whether the
+            averages are used, and whether the batch is fit for them, ``()`` bool each;
+            where it is memorized, ``(m,)`` bool.
+        """
         square = self.square(layer, batch)
-        with torch.no_grad():
-            is_valid = self.is_valid(layer, square, batch)
-            if moves:
-                layer.batches_memorized.add_(is_valid)
-                self._memorize(layer.square_memory, self._slot(layer), square, is_valid)
-            is_warm = layer.batches_memorized > max(self.memory_size, self.warmup_steps)
-            average = layer.square_memory.mean(1).to(square.dtype)
-            chi = torch.where(is_warm, average, square)
-            if moves:
-                self._correct(layer, chi, is_valid)
-                self.move_square(layer, chi, is_valid)
-            r = layer.renorm_scale.to(square.dtype, copy=True)
-            curvature = (chi + layer.eps).reciprocal()
-            scale = r * curvature.sqrt()
-        respond = partial(
-            self._respond, layer, self._slot(layer), is_valid, is_warm, square.dtype
-        )
+        is_valid = self.is_valid(layer, square, batch)
+        layer.batches_memorized.add_(is_valid)
+        slots = torch.arange(self.memory_size, device=square.device)
+        slot = slots == (layer.batches_memorized - 1) % self.memory_size
+        self._memorize(layer.square_memory, slot, square, is_valid)
+        is_warm = layer.batches_memorized > max(self.memory_size, self.warmup_steps)
+        average = layer.square_memory.mean(1).to(square.dtype)
+        chi = torch.where(is_warm, average, square)
+        curvature = (chi + layer.eps).reciprocal()
+        running = layer.running_var.to(chi.dtype)
+        r = torch.sqrt((chi + layer.eps) / (running + layer.eps))
+        r = r.clamp(1 / self.r_max, self.r_max)
+        r = torch.where(layer.batches_memorized > self.renorm_steps, r, 1.0)
+        self.move_square(layer, chi, is_valid)
+        return r * curvature.sqrt(), curvature, is_warm, is_valid, slot
+
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """The averages; the batch's gradient will enter one in backward."""
+        scale, curvature, is_warm, is_valid, slot = state
+        square = self.square(layer, batch)
+        respond = partial(self._respond, layer, slot, is_valid, is_warm, square.dtype)
         inv_std = scale_with_gradient(square, scale, curvature, batch, respond)
         return self.pivot(layer, batch), inv_std
-
-    def _slot(self, layer: Layer) -> Tensor:
-        """``(m,)`` bool: where the latest batch is in the memories."""
-        slots = torch.arange(self.memory_size, device=layer.batches_memorized.device)
-        return slots == (layer.batches_memorized - 1) % self.memory_size
 
     @staticmethod
     def _memorize(
@@ -95,14 +98,6 @@ class MemoryStatistics(QuadraticStatistics):
     ) -> None:
         value = value.to(memory.dtype).unsqueeze(1)
         memory.copy_(torch.where(slot & is_valid, value, memory))
-
-    def _correct(self, layer: Layer, chi: Tensor, is_valid: Tensor) -> None:
-        running = layer.running_var.to(chi.dtype)
-        r = torch.sqrt((chi + layer.eps) / (running + layer.eps))
-        r = r.clamp(1 / self.r_max, self.r_max)
-        r = torch.where(layer.batches_memorized > self.renorm_steps, r, 1.0)
-        buffer = layer.renorm_scale
-        buffer.copy_(torch.where(is_valid, r.to(buffer.dtype), buffer))
 
     def _respond(
         self,

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import check_count
 from .quadratic import QuadraticStatistics, scale_with_gradient
 from .stage import Entry, Layer
-from .statistics import Batch, all_finite
+from .statistics import Batch, State, all_finite
 
 
 class PowerStatistics(QuadraticStatistics):
@@ -28,32 +28,33 @@ class PowerStatistics(QuadraticStatistics):
         self.warmup_steps = warmup_steps
 
     def entries(self) -> tuple[Entry, ...]:
-        """``running_gradient``, ``(C,)``: ``nu``; and what the last batch was divided by.
+        """``running_gradient``, ``(C,)``: ``nu``."""
+        return (Entry('running_gradient', neutral=0.0, learnt=False),)
 
-        That for a forward that is repeated: by then ``running_var`` has moved.
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Move the running quadratic mean.
+
+        Returns:
+            The quadratic mean that is used, ``(C,)``: the running one of before the batch,
+            or the batch's own; ``()`` bool each, whether it is the running one, and
+            whether the batch is fit to move an average.
         """
-        return (
-            Entry('running_gradient', neutral=0.0, learnt=False),
-            Entry('last_square', neutral=1.0, learnt=False, saved=False),
-        )
-
-    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
-        """The running quadratic mean before the batch; moves it."""
         square = self.square(layer, batch)
-        with torch.no_grad():
-            is_valid = self.is_valid(layer, square, batch)
-            if moves:
-                is_warm = layer.num_batches_tracked >= self.warmup_steps
-                used = torch.where(is_warm, layer.running_var, square)
-                layer.last_square.copy_(torch.where(is_valid, used, layer.last_square))
-                self.move_square(layer, square, is_valid)
-            # A batch that is valid has been counted.
-            is_warm = layer.num_batches_tracked > self.warmup_steps
-            psi2 = torch.where(is_warm, layer.last_square.to(square.dtype), square)
-            curvature = (psi2 + layer.eps).reciprocal()
-        respond = partial(
-            self._respond, layer, is_warm, is_valid, (square * curvature).detach()
-        )
+        is_valid = self.is_valid(layer, square, batch)
+        is_warm = layer.num_batches_tracked >= self.warmup_steps
+        used = torch.where(is_warm, layer.running_var.to(square.dtype), square)
+        self.move_square(layer, square, is_valid)
+        return used, is_warm, is_valid
+
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """The running quadratic mean of before the batch."""
+        used, is_warm, is_valid = state
+        square = self.square(layer, batch)
+        curvature = (used + layer.eps).reciprocal()
+        power = square.detach() * curvature
+        respond = partial(self._respond, layer, is_warm, is_valid, power)
         inv_std = scale_with_gradient(
             square, curvature.sqrt(), curvature, batch, respond
         )

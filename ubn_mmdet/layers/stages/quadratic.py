@@ -39,9 +39,8 @@ class QuadraticStatistics(Statistics):
     def is_valid(self, layer: Layer, square: Tensor, batch: Batch) -> Tensor:
         """``()`` bool: there are elements, all finite, as they will be stored, too."""
         valid = all_finite(square.to(layer.running_var.dtype))
-        return valid if batch.exists is None else valid & batch.exists
+        return valid if batch.counts is None else valid & batch.counts
 
-    @torch.no_grad()
     def move_square(self, layer: Layer, square: Tensor, is_valid: Tensor) -> None:
         """Move ``running_var`` towards a batch's quadratic mean, if that ``is_valid``."""
         step = count_batch(layer, is_valid)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count, check_number
-from .stage import Entry, Layer
+from .stage import Layer
 from .statistics import (
     Batch,
     BatchStatistics,
-    all_finite,
+    State,
     move_running_statistics,
     running_statistics,
 )
@@ -51,45 +51,25 @@ class RenormStatistics(BatchStatistics):
         self.r_steps = r_steps
         self.d_steps = d_steps
 
-    def entries(self) -> tuple[Entry, ...]:
-        """``renorm_scale`` and ``renorm_shift``, ``(C,)``: ``r, d`` of the last batch.
-
-        For a forward that is repeated: by then the running statistics have moved.
-        """
-        return (
-            Entry('renorm_scale', neutral=1.0, learnt=False, saved=False),
-            Entry('renorm_shift', neutral=0.0, learnt=False, saved=False),
-        )
-
-    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
-        """The batch's statistics, corrected; moves the running ones."""
-        if moves:
-            self._correct(layer, batch)
-            move_running_statistics(layer, batch, batch.exists)
-        # Copies: the next forward writes to the buffers, maybe before this one's backward.
-        r = layer.renorm_scale.to(batch.mean.dtype, copy=True)
-        d = layer.renorm_shift.to(batch.mean.dtype, copy=True)
-        mean, inv_std = self.of_batch(layer, batch)
-        inv_std = r * inv_std
-        return mean - d / inv_std, inv_std
-
-    @torch.no_grad()
-    def _correct(self, layer: Layer, batch: Batch) -> None:
-        """Set ``r`` and ``d``; a batch that is not finite leaves them as they are."""
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Move the running statistics; ``r`` and ``d``, ``(C,)`` each, of before."""
         mean, var = running_statistics(layer, batch.mean.dtype)
         std = torch.sqrt(var + layer.eps)
         r_limit = 1 + (self.r_max - 1) * self._progress(layer, self.r_steps)
         d_limit = self.d_max * self._progress(layer, self.d_steps)
         r = torch.sqrt(batch.var + layer.eps) / std
         d = (batch.mean - mean) / std
-        is_valid = all_finite(batch.var)
-        if batch.exists is not None:
-            is_valid = is_valid & batch.exists
-        for buffer, value in (
-            (layer.renorm_scale, torch.clamp(r, 1 / r_limit, r_limit)),
-            (layer.renorm_shift, torch.clamp(d, -d_limit, d_limit)),
-        ):
-            buffer.copy_(torch.where(is_valid, value.to(buffer.dtype), buffer))
+        move_running_statistics(layer, batch)
+        return torch.clamp(r, 1 / r_limit, r_limit), torch.clamp(d, -d_limit, d_limit)
+
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """The batch's statistics, corrected."""
+        r, d = state
+        mean, inv_std = self.of_batch(layer, batch)
+        inv_std = r * inv_std
+        return mean - d / inv_std, inv_std
 
     def _progress(self, layer: Layer, steps: int) -> Tensor:
         """``()``, from 0 after ``plain_steps`` batches to 1 after ``steps``."""

@@ -26,7 +26,6 @@ class Entry:
         trailing: The shape's last part.
         start: Fills a fresh tensor in place; None for the neutral value.
         learnt: A parameter, else a buffer.
-        saved: Whether a buffer is in checkpoints. What only lasts a step is not.
         dtype: None for the layer's own. A counter has its own: in a layer of half
             precision it would soon stand still.
     """
@@ -37,7 +36,6 @@ class Entry:
     trailing: tuple[int, ...] = ()
     start: Callable[[Tensor], object] | None = None
     learnt: bool = True
-    saved: bool = True
     dtype: torch.dtype | None = None
 
     def shape(self, channels: int) -> tuple[int, ...]:

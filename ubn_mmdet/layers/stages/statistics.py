@@ -1,4 +1,7 @@
-"""Statistics: what the input is normalised with, and how running averages move."""
+"""Statistics: what the input is normalised with, and how running averages move.
+
+BatchNorm's, and UBN's, whose gate keeps a batch of too dissimilar samples out of them.
+"""
 
 import math
 from typing import NamedTuple
@@ -7,11 +10,16 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ...ops.normalizer import Averages
-from .stage import Layer, Stage
+from ...ops.statistics import CONDENSATIONS, SUMMARIES
+from ..checks import check_choice, check_number
+from .stage import Entry, Layer, Stage
+
+CONDENSATION_MOMENTUM = 0.1
 
 # ``(S,)``, and a number or ``()``: what else there is to know of a batch.
 Summary = tuple[Tensor, int | Tensor]
+
+State = tuple[Tensor, ...]
 
 
 class Batch(NamedTuple):
@@ -22,7 +30,8 @@ class Batch(NamedTuple):
         var: Biased, ``(C,)``.
         count: Elements a channel: a number, or ``()``.
         summary: What the stage asked for with :meth:`Statistics.summary`.
-        exists: ``()`` bool, whether any rank has elements; None for certain.
+        counts: ``()`` bool, whether the batch moves any state; None for yes. One without
+            elements does not, nor one that has been here before.
         group: The ranks that were merged; None for this one alone.
     """
 
@@ -30,12 +39,16 @@ class Batch(NamedTuple):
     var: Tensor
     count: int | Tensor  # type: ignore[assignment]
     summary: Summary | None
-    exists: Tensor | None = None
+    counts: Tensor | None = None
     group: ProcessGroup | None = None
 
 
 class Statistics(Stage):
     """Decides on ``mu`` and ``inv_std``, ``(C,)`` each: ``xhat = inv_std * (x - mu)``.
+
+    In training, :meth:`advance` moves the layer's state by a batch and returns what of it
+    the batch is normalised with; :meth:`normalizer` makes ``mu`` and ``inv_std`` of both. A
+    repeated forward skips the first, and gets the state of the call that it repeats.
 
     Attributes:
         unit: What has one mean.
@@ -47,17 +60,8 @@ class Statistics(Stage):
         """Values that share a mean in a batch of ``count`` elements a channel."""
         return count
 
-    def wants_gram(self, layer: Layer) -> bool:
-        """Whether :meth:`summary` has a use for the products of all pairs of samples."""
-        return False
-
     def summary(
-        self,
-        layer: Layer,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        gram: Tensor | None = None,
+        self, layer: Layer, x: Tensor, mean: Tensor, var: Tensor
     ) -> Summary | None:
         """What else to learn of a batch; both parts must add up over ranks.
 
@@ -66,18 +70,22 @@ class Statistics(Stage):
             x: The input, ``(N, C, H, W)``.
             mean: Of each map, ``(N, C)``.
             var: Biased, of each map, ``(N, C)``.
-            gram: The products of all pairs of samples, ``(N, N)``, if they are known.
         """
         return None
 
-    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
-        """``mu, inv_std`` in training.
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Move the layer's state by a batch, without a graph.
 
-        Args:
-            layer: The layer that has the state.
-            batch: The batch's statistics.
-            moves: Whether the state moves; not where a forward is repeated.
+        Returns:
+            Tensors that later calls do not change: what :meth:`normalizer` needs of the
+            state.
         """
+        raise NotImplementedError
+
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """``mu, inv_std`` in training, from what :meth:`advance` has returned."""
         raise NotImplementedError
 
     def of_batch(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -94,49 +102,102 @@ class BatchStatistics(Statistics):
 
     evaluates_as_batchnorm = True
 
-    def train(self, layer: Layer, batch: Batch, moves: bool) -> tuple[Tensor, Tensor]:
-        """The batch's statistics; moves the running ones."""
-        is_open = self.advance(layer, batch, moves)
-        return inverse_std(layer, *choose(layer, batch, is_open))
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Move the running statistics; a batch is normalised with its own alone."""
+        move_running_statistics(layer, batch)
+        return ()
 
-    def advance(self, layer: Layer, batch: Batch, moves: bool) -> Tensor | None:
-        """Move the state by a batch; whether its own statistics are used.
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """The batch's statistics."""
+        return inverse_std(layer, batch.mean, batch.var)
 
-        Args:
-            layer: The layer that has the state.
-            batch: The batch's statistics.
-            moves: Whether the state moves; not where a forward is repeated.
+
+class GatedStatistics(BatchStatistics):
+    """The batch's statistics while its samples are alike, else the running ones.
+
+    ``condensation``, the moving average of the batches' mean pairwise cosine, opens the
+    gate while it is above a threshold. With the gate closed, a batch is normalised with
+    the running statistics, held constant, and leaves them alone (UBN, arXiv 2311.15993).
+
+    Args:
+        threshold: In [0, 1); None for no gate.
+        feature: What samples are compared by: ``'flat'``, whole maps, or ``'pooled'``,
+            their channel means.
+        opens: Which batches the gate is open for: ``'similar'`` ones, or, the other way
+            round, ``'dissimilar'`` ones.
+    """
+
+    def __init__(
+        self,
+        threshold: float | None = 0.15,
+        feature: str = 'flat',
+        opens: str = 'similar',
+    ) -> None:
+        if threshold is not None:
+            check_number(
+                'condensation_threshold',
+                threshold,
+                lambda v: 0 <= v < 1,
+                'None or within [0, 1)',
+            )
+        check_choice('condensation_feature', feature, SUMMARIES)
+        check_choice('condensation_opens', opens, ('similar', 'dissimilar'))
+        self.threshold = threshold
+        self.feature = feature
+        self.opens = opens
+
+    def entries(self) -> tuple[Entry, ...]:
+        """``condensation``, ``()``."""
+        if self.threshold is None:
+            return ()
+        return (Entry('condensation', neutral=1.0, per_channel=False, learnt=False),)
+
+    def summary(
+        self, layer: Layer, x: Tensor, mean: Tensor, var: Tensor
+    ) -> Summary | None:
+        """What the condensation follows from."""
+        if not self._is_on(layer):
+            return None
+        return SUMMARIES[self.feature](x, mean, var)
+
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Move condensation and running statistics.
 
         Returns:
-            ``()`` bool; None for certain.
+            Whether the gate is open, ``()`` bool; the running mean and variance,
+            ``(2, C)``. Nothing if there is no gate.
         """
-        if moves:
-            move_running_statistics(layer, batch, batch.exists)
-        return batch.exists
+        if not self._is_on(layer):
+            return super().advance(layer, batch)
+        assert batch.summary is not None  # the gate has asked for one
+        mean, var = to_store(layer, batch)
+        c = CONDENSATIONS[self.feature](*batch.summary)
+        is_valid = is_finite(batch, mean, var, c)  # one question for all averages
+        move([layer.condensation], [c], CONDENSATION_MOMENTUM, is_valid)
+        # A tensor: to read it back would make the host wait in every layer.
+        if self.opens == 'similar':
+            is_open = layer.condensation > self.threshold
+        else:
+            is_open = layer.condensation <= self.threshold
+        running = torch.stack(running_statistics(layer, batch.mean.dtype))
+        move_mean_and_var(layer, mean, var, is_valid & is_open)
+        return is_open, running
 
-    def averages(self, layer: Layer, moves: bool) -> Averages | None:
-        """All that :meth:`advance` moves, in numbers; None if they do not say it all.
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State
+    ) -> tuple[Tensor, Tensor]:
+        """The batch's statistics if the gate is open, else the running ones."""
+        if not state:
+            return super().normalizer(layer, batch, state)
+        is_open, running = state
+        chosen = torch.where(is_open, torch.stack([batch.mean, batch.var]), running)
+        mean, var = chosen.unbind()
+        return inverse_std(layer, mean, var)
 
-        Args:
-            layer: The layer that has the state.
-            moves: Whether the state moves.
-        """
-        return Averages(
-            layer.running_mean,
-            layer.running_var,
-            layer.num_batches_tracked,
-            layer.momentum,
-            moves,
-        )
-
-
-def choose(layer: Layer, batch: Batch, is_open: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the batch if ``is_open``, else the running ones."""
-    if is_open is None:
-        return batch.mean, batch.var
-    old_mean, old_var = running_statistics(layer, batch.mean.dtype)
-    mean = torch.where(is_open, batch.mean, old_mean)
-    return mean, torch.where(is_open, batch.var, old_var)
+    def _is_on(self, layer: Layer) -> bool:
+        return layer.condensation is not None and self.threshold is not None
 
 
 def inverse_std(layer: Layer, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,23 +210,14 @@ def running_statistics(layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor
     return layer.running_mean.to(dtype), layer.running_var.to(dtype)
 
 
-@torch.no_grad()
-def move_running_statistics(layer: Layer, batch: Batch, is_open: Tensor | None) -> None:
+def move_running_statistics(layer: Layer, batch: Batch) -> None:
     """Move BatchNorm's running statistics by a batch, in place.
 
     A batch whose statistics are not all finite is left out, as if it had not been: it
     would spoil the averages for good.
-
-    Args:
-        layer: The layer that has them.
-        batch: The batch.
-        is_open: ``()`` bool, whether they move; None for certain.
     """
     mean, var = to_store(layer, batch)
-    moves = is_finite(batch, mean, var)
-    if is_open is not None:
-        moves = moves & is_open
-    move_mean_and_var(layer, mean, var, moves)
+    move_mean_and_var(layer, mean, var, is_finite(batch, mean, var))
 
 
 def to_store(layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -181,12 +233,17 @@ def to_store(layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
 def is_finite(
     batch: Batch, mean: Tensor, var: Tensor, scalar: Tensor | None = None
 ) -> Tensor:
-    """``()`` bool: no inf or nan in what :func:`to_store` gives, and in a ``()``."""
+    """``()`` bool: the batch counts, and nothing is inf or nan.
+
+    That is in what :func:`to_store` gives, and in a ``()``.
+    """
     if mean.dtype == batch.mean.dtype:
         # A mean that is not finite leaves no variance that is. A buffer of lower
         # precision holds less than was computed.
-        return all_finite(var, scalar)
-    return all_finite(torch.cat([mean, var]), scalar)
+        valid = all_finite(var, scalar)
+    else:
+        valid = all_finite(torch.cat([mean, var]), scalar)
+    return valid if batch.counts is None else valid & batch.counts
 
 
 def move_mean_and_var(layer: Layer, mean: Tensor, var: Tensor, moves: Tensor) -> None:
@@ -223,12 +280,5 @@ def move(
     moves: Tensor,
 ) -> None:
     """Move running averages in place by a step towards ``values``, where ``moves``."""
-    targets = [
-        torch.where(moves, value.to(average.dtype), average)
-        for average, value in zip(averages, values, strict=True)
-    ]
-    if isinstance(step, Tensor) or len(averages) == 1:
-        for average, target in zip(averages, targets, strict=True):
-            average.lerp_(target, step)
-    else:
-        torch._foreach_lerp_(averages, targets, step)
+    for average, value in zip(averages, values, strict=True):
+        average.lerp_(torch.where(moves, value.to(average.dtype), average), step)

@@ -1,59 +1,121 @@
-"""The backward's reduction: one read of ``dy`` and ``x`` for every sum it needs."""
+"""The apply: an affine function of each map, with a convolution; and its backward's sums.
 
-from typing import Any, NamedTuple
+``_Apply`` in ``fused.py`` is the autograd function that calls both.
+"""
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .apply import load_scale, rows
-from .launch import launch
-from .tiles import divide, element, place
-
-COLUMNS, ROWS = 128, 16
+from ..fused import Sums
+from ..tensors import memory_format
+from .tiles import COLUMNS, ROWS, dense, divide, element, launch, place, rows
 
 
-class Sums(NamedTuple):
-    """The gradients of the coefficients, float32.
+def apply(
+    x: Tensor,
+    pivot: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    kernel: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """``z = scale * (x - pivot) + shift``, or a depthwise convolution of it.
 
-    Attributes:
-        pivot: ``-scale * sum u``, ``(N, C)``; None where there is a ``var``.
-        scale: ``sum u * (x - pivot) / sqrt(var + eps)``, ``(N, C)``.
-        shift: ``sum u``, ``(N, C)``.
-        kernel: ``(C, k, k)``, or None where there is none.
-        bias: ``sum dy``, ``(N, C)``, likewise.
+    Args:
+        x: ``(N, C, H, W)``, not empty.
+        pivot: ``(N, C)`` float32, as are the next two; a channel's own number may be
+            expanded over samples.
+        scale: Likewise.
+        shift: Likewise.
+        kernel: ``(C, k, k)`` float32, for ``depthwise(z; kernel) + bias``.
+        bias: As ``shift``, with a kernel.
+
+    Returns:
+        In the dtype and memory format of ``x``.
     """
+    x = dense(x)
+    n, c, h, w = x.shape
+    size = 1 if kernel is None else kernel.shape[-1]
+    tiles = divide(x, elements=1024 if kernel is None else 512)
+    y = torch.empty_like(x, memory_format=memory_format(x))
+    given = [rows(t, pivot) for t in (pivot, scale, shift, bias)]
+    launch(
+        _apply, tiles.programs,
+        x, y, *given, pivot if kernel is None else kernel.contiguous(),
+        *(t.stride(0) for t in given), c, h, w, h * w, tiles.length,
+        SIZE=size, LAST=tiles.last, POSITIONS=tiles.positions, CHANNELS=tiles.channels,
+    )  # fmt: skip
+    return y
 
-    pivot: Tensor | None
-    scale: Tensor
-    shift: Tensor
-    kernel: Tensor | None
-    bias: Tensor | None
+
+@triton.jit
+def _apply(
+    x, y, pivot, scale, shift, bias, kernel,
+    of_pivot, of_scale, of_shift, of_bias, C, H, W, M, length,
+    SIZE: tl.constexpr, LAST: tl.constexpr,
+    POSITIONS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """``y[p] = sum_ij kernel[i,j] * z[p + (i,j) - SIZE//2] + bias``; or ``y = z``.
+
+    The padding is of zeros in ``z``: a neighbour outside of the map adds nothing.
+    """
+    n, channels, split = place(C, M, length, LAST, CHANNELS)
+    c = channels * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    lane = tl.arange(0, POSITIONS)[:, None]
+    is_channel = c < C
+    of_sample = n.to(tl.int64) * C * M
+    pivot = tl.load(pivot + n * of_pivot + c, is_channel, other=0)
+    scale = tl.load(scale + n * of_scale + c, is_channel, other=0)
+    shift = tl.load(shift + n * of_shift + c, is_channel, other=0)
+    if SIZE > 1:
+        bias = tl.load(bias + n * of_bias + c, is_channel, other=0)
+    step = C if LAST else 1  # from a position to the next
+    end = tl.minimum((split + 1) * length, M)
+    for start in range(split * length, end, POSITIONS):
+        p = start + lane
+        is_there = is_channel & (p < end)
+        at = of_sample + element(c, p, C, M, LAST)
+        if SIZE == 1:
+            value = tl.load(x + at, is_there, other=0).to(tl.float32)
+            result = scale * (value - pivot) + shift
+        else:
+            h = p // W
+            w = p % W
+            result = tl.zeros((POSITIONS, CHANNELS), tl.float32) + bias
+            for i in tl.static_range(SIZE):
+                for j in tl.static_range(SIZE):
+                    row = i - SIZE // 2
+                    column = j - SIZE // 2
+                    neighbour = at + (row * W + column) * step
+                    is_row = (h + row >= 0) & (h + row < H)
+                    is_column = (w + column >= 0) & (w + column < W)
+                    counts = is_there & is_row & is_column
+                    value = tl.load(x + neighbour, counts, other=0).to(tl.float32)
+                    z = tl.where(counts, scale * (value - pivot) + shift, 0)
+                    tap = c * (SIZE * SIZE) + i * SIZE + j
+                    result += tl.load(kernel + tap, is_channel, other=0) * z
+        tl.store(y + at, result.to(y.dtype.element_ty), is_there)
 
 
-def reduce(
+def sums(
     dy: Tensor,
     x: Tensor,
     pivot: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
     kernel: Tensor | None = None,
-    var: Tensor | None = None,
-    eps: float = 0.0,
 ) -> Sums:
-    """The gradients of what :func:`~.apply.apply` takes beside ``x``, but for ``var``'s.
+    """The gradients of what :func:`apply` takes beside ``x``, from one read of ``dy, x``.
 
-    Args:
-        dy: ``(N, C, H, W)``, dense and not empty.
-        x: In the dtype and memory format of ``dy``.
-        pivot: As for ``apply``, and so are the others.
-        scale: Likewise.
-        shift: Likewise; read with a kernel alone.
-        kernel: Likewise.
-        var: Likewise.
-        eps: Likewise.
+    Handed on is ``dy`` itself: of it and the kernel, :func:`~.reduce.gradient` makes ``u``
+    again, which is never in memory. Arguments as for ``apply``; ``dy`` as ``x``.
     """
+    x = dense(x)
+    dy = dy.contiguous(memory_format=memory_format(x))
     n, c, h, w = x.shape
     size = 1 if kernel is None else kernel.shape[-1]
     taps = 0 if kernel is None else size * size
@@ -61,46 +123,37 @@ def reduce(
     # A tile of sums for each tap, all in registers.
     tiles = divide(x, elements=min(4096 // padded, 1024))
     options: dict[str, Any] = {'dtype': torch.float32, 'device': x.device}
-    sums = 2 + (taps > 0)
-    parts = torch.empty(sums + taps, tiles.splits, n, c, **options)
-    pivot, *others = (rows(t, pivot) for t in (pivot, scale, shift, var))
-    strides = [t.stride(0) for t in others]
-    has = {'SCALE': scale is not None, 'VAR': var is not None}
+    count = 2 + (taps > 0)
+    parts = torch.empty(count + taps, tiles.splits, n, c, **options)
+    given = [rows(t, pivot) for t in (pivot, scale, shift)]
     layout = {
         'LAST': tiles.last, 'POSITIONS': tiles.positions, 'CHANNELS': tiles.channels
     }  # fmt: skip
     if kernel is None:
         launch(
             _sums_of_parts, tiles.programs,
-            dy, x, parts, pivot, pivot.stride(0), n, c, h * w,
+            dy, x, parts, given[0], given[0].stride(0), n, c, h * w,
             tiles.length, tiles.splits,
             **layout,
         )  # fmt: skip
     else:
         launch(
             _sums_of_parts_with_kernel, tiles.programs,
-            dy, x, parts, pivot, *others, kernel.contiguous(), eps,
-            pivot.stride(0), *strides, n, c, h, w, h * w, tiles.length, tiles.splits,
-            SIZE=size, TAPS=padded, SHIFT=shift is not None, **has, **layout,
+            dy, x, parts, *given, kernel.contiguous(), *(t.stride(0) for t in given),
+            n, c, h, w, h * w, tiles.length, tiles.splits,
+            SIZE=size, TAPS=padded, **layout,
         )  # fmt: skip
-    of_maps = torch.empty(sums + 1, n, c, **options)
+    of_maps = torch.empty(count, n, c, **options)
     of_kernel = torch.empty(c, size, size, **options) if taps else None
     blocks = triton.cdiv(n * c, COLUMNS)
-    scales, _, variances = others
     launch(
         _sums_of_maps, blocks + taps * triton.cdiv(c, COLUMNS),
-        parts, scales, variances, of_maps, parts if of_kernel is None else of_kernel,
-        eps, strides[0], strides[2], n, c, tiles.splits, blocks,
-        SUMS=sums, TAPS=taps, COLUMNS=COLUMNS, ROWS=ROWS, **has,
+        parts, of_maps, parts if of_kernel is None else of_kernel,
+        n, c, tiles.splits, blocks,
+        SUMS=count, TAPS=taps, COLUMNS=COLUMNS, ROWS=ROWS,
     )  # fmt: skip
-    total, moment, *of_bias, of_pivot = of_maps
-    return Sums(
-        of_pivot if var is None else None,
-        moment,
-        total,
-        of_kernel,
-        of_bias[0] if taps else None,
-    )
+    total, moment, *of_bias = of_maps
+    return Sums(dy, moment, total, of_kernel, of_bias[0] if taps else None)
 
 
 @triton.jit
@@ -134,10 +187,9 @@ def _sums_of_parts(
 
 @triton.jit
 def _sums_of_parts_with_kernel(
-    dy, x, parts, pivot, scale, shift, var, kernel, eps,
-    of_pivot, of_scale, of_shift, of_var, N, C, H, W, M, length, splits,
-    SIZE: tl.constexpr, TAPS: tl.constexpr, SHIFT: tl.constexpr,
-    SCALE: tl.constexpr, VAR: tl.constexpr,
+    dy, x, parts, pivot, scale, shift, kernel,
+    of_pivot, of_scale, of_shift, N, C, H, W, M, length, splits,
+    SIZE: tl.constexpr, TAPS: tl.constexpr,
     LAST: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """``sum u``, ``sum u * (x - pivot)``, ``sum dy`` and the kernel's gradient.
@@ -158,12 +210,8 @@ def _sums_of_parts_with_kernel(
     of_sample = n.to(tl.int64) * C * M
     weight = tl.load(kernel + c * (SIZE * SIZE) + tap, is_tap, other=0)
     pivot = tl.load(pivot + n * of_pivot + c, is_channel, other=0)
-    factor = load_scale(
-        scale, var, eps, n * of_scale + c, n * of_var + c, is_channel, SCALE, VAR
-    )
-    level = tl.zeros((1, 1, CHANNELS), tl.float32)
-    if SHIFT:
-        level += tl.load(shift + n * of_shift + c, is_channel, other=0)
+    scale = tl.load(scale + n * of_scale + c, is_channel, other=0)
+    shift = tl.load(shift + n * of_shift + c, is_channel, other=0)
     total = tl.zeros((1, POSITIONS, CHANNELS), tl.float32)
     moment = tl.zeros((1, POSITIONS, CHANNELS), tl.float32)
     step = C if LAST else 1  # from a position to the next
@@ -185,7 +233,7 @@ def _sums_of_parts_with_kernel(
         u = tl.sum(weight * shifted, 0, keep_dims=True)
         total += u
         moment += u * deviation
-        of_kernel += shifted * (factor * deviation + level)
+        of_kernel += shifted * (scale * deviation + shift)
     to = parts + (split * N + n).to(tl.int64) * C + c
     step = tl.cast(splits, tl.int64) * N * C
     tl.store(to, tl.sum(total, 1, keep_dims=True), is_channel)
@@ -197,16 +245,14 @@ def _sums_of_parts_with_kernel(
 
 @triton.jit
 def _sums_of_maps(
-    parts, scale, var, of_maps, of_kernel, eps, of_scale, of_var, N, C, splits, blocks,
+    parts, of_maps, of_kernel, N, C, splits, blocks,
     SUMS: tl.constexpr, TAPS: tl.constexpr,
     COLUMNS: tl.constexpr, ROWS: tl.constexpr,
-    SCALE: tl.constexpr, VAR: tl.constexpr,
 ):  # fmt: skip
     """Adds the parts up: of each map, and for the kernel of each channel.
 
     Each of the first ``blocks`` programs takes ``COLUMNS`` maps, each of the others one
-    tap of ``COLUMNS`` channels. The second sum is divided by ``sqrt(var + eps)``, and
-    ``-scale * sum u`` comes last.
+    tap of ``COLUMNS`` channels.
     """
     program = tl.program_id(0)
     lane = tl.arange(0, ROWS)[:, None]
@@ -221,18 +267,6 @@ def _sums_of_maps(
                 at = parts + which * step + row.to(tl.int64) * N * C + column
                 result += tl.load(at, (row < splits) & is_map, other=0)
             result = tl.sum(result, 0, keep_dims=True)
-            n = column // C
-            at_scale = n * of_scale + column % C
-            at_var = n * of_var + column % C
-            if which == 0:
-                factor = load_scale(
-                    scale, var, eps, at_scale, at_var, is_map, SCALE, False
-                )
-                tl.store(of_maps + SUMS * N * C + column, -factor * result, is_map)
-            if which == 1:
-                result *= load_scale(
-                    scale, var, eps, at_scale, at_var, is_map, False, VAR
-                )
             tl.store(of_maps + which * N * C + column, result, is_map)
     elif TAPS > 0:
         of_channels = tl.cdiv(C, COLUMNS)
