@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ubn_mmdet import UBN, convert_batchnorm
+from ubn_mmdet.deploy import fold
 
 
 class Net(nn.Module):
@@ -101,18 +102,43 @@ def test_layers_of_the_family_stay():
 
 
 class BatchNormAct(nn.BatchNorm2d):
-    """A subclass with an activation."""
+    """A subclass with an activation, in the manner of timm's."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.drop = nn.Identity()
+        self.act = nn.PReLU(channels)
 
     def forward(self, x):
-        return super().forward(x).relu()
+        return self.act(self.drop(super().forward(x)))
+
+
+def test_what_a_subclass_applies_after_it_is_kept():
+    before = nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct(4)).double()
+    after = convert_batchnorm(copy.deepcopy(before), kernel_size=1)
+    assert isinstance(after[1], UBN) and isinstance(after[1].act, nn.PReLU)
+    assert after.state_dict().keys() >= before.state_dict().keys()
+    x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(after(x), before(x))
+    folded = copy.deepcopy(after).eval()
+    fold(folded, lambda: folded(x))
+    assert not any(isinstance(module, UBN) for module in folded.modules())
+    torch.testing.assert_close(folded(x), before.eval()(x))
+
+
+class BatchNormTwice(nn.BatchNorm2d):
+    """A subclass that does something else."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
 
 
 def test_a_subclass_is_refused_and_nothing_replaced():
-    model = nn.Sequential(nn.BatchNorm2d(4), BatchNormAct(4))
-    with pytest.raises(ValueError, match='1 is a BatchNormAct'):
+    model = nn.Sequential(nn.BatchNorm2d(4), BatchNormTwice(4))
+    with pytest.raises(ValueError, match='1 is a BatchNormTwice'):
         convert_batchnorm(model)
     assert type(model[0]) is nn.BatchNorm2d
-    convert_batchnorm(model, skip=lambda name, layer: isinstance(layer, BatchNormAct))
+    convert_batchnorm(model, skip=lambda name, layer: isinstance(layer, BatchNormTwice))
     assert isinstance(model[0], UBN)
 
 

@@ -77,6 +77,8 @@ def _replacement(norm: nn.Module, is_folded: bool, kernel_size: int) -> nn.Modul
         parts.append(
             nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels)
         )
+    applied_after = getattr(norm, 'applied_after', ())
+    parts += [norm.get_submodule(name) for name in applied_after]
     if not parts:
         return nn.Identity()
     new = parts[0] if len(parts) == 1 else nn.Sequential(*parts)

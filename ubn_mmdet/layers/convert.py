@@ -1,9 +1,11 @@
 """Swaps the batch norms of any PyTorch model for members of the family."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -23,6 +25,9 @@ def convert_batchnorm(
     **settings: Any,
 ) -> nn.Module:
     """Replace every BatchNorm2d and SyncBatchNorm of a model, in place.
+
+    So it does with subclasses that apply their own children to the result, as timm's
+    ``BatchNormAct2d`` does with its activation: the new layer has the same children.
 
     A converted model computes what it computed before: each new layer takes over the very
     parameters and buffers, ``eps``, ``momentum`` and the training flag, and its stages do
@@ -45,8 +50,9 @@ def convert_batchnorm(
         The model; a new layer if ``module`` itself is a BatchNorm.
 
     Raises:
-        ValueError: For an unknown ``norm``, or for a layer that is more than a BatchNorm:
-            a subclass, whose additions would be lost. Nothing is replaced then.
+        ValueError: For an unknown ``norm``, or for a layer that does something else than a
+            BatchNorm followed by its children, which would be lost. Nothing is replaced
+            then.
     """
     kind = _member(norm)
     places = [  # all of them: a layer may have several
@@ -59,10 +65,10 @@ def convert_batchnorm(
     left = {id(layer) for name, layer in places if skip and skip(name, layer)}
     found = [(name, layer) for name, layer in places if id(layer) not in left]
     for name, layer in found:
-        if type(layer) not in CONVERTED:
+        if type(layer) not in CONVERTED and not _is_batchnorm_and_children(layer):
             raise ValueError(
-                f'{name or "the module"} is a {type(layer).__name__}, which does more '
-                'than a BatchNorm; leave it out with skip='
+                f'{name or "the module"} is a {type(layer).__name__}, which is not a '
+                'BatchNorm followed by its own children; leave it out with skip='
             )
     converted = {id(layer): _convert(layer, kind, settings) for _, layer in found}
     for name, layer in found:
@@ -78,6 +84,33 @@ def _member(norm: str | type[nn.Module]) -> type[nn.Module]:
         return norm
     check_choice('norm', norm, sorted(members))
     return members[str(norm)]
+
+
+@torch.no_grad()
+def _is_batchnorm_and_children(layer: Any) -> bool:
+    """Whether that is what a subclass computes, seen by running a copy of it."""
+    like = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
+    if like is None or like.is_meta:
+        return False
+    layer = copy.deepcopy(layer).cpu().double().eval()
+    generator = torch.Generator().manual_seed(0)
+    shape = 2, layer.num_features, 3, 3
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    y = F.batch_norm(
+        x,
+        layer.running_mean,
+        layer.running_var,
+        layer.weight,
+        layer.bias,
+        training=layer.running_mean is None,
+        eps=layer.eps,
+    )
+    try:
+        for child in layer.children():
+            y = child(y)
+        return torch.allclose(layer(x), y)
+    except Exception:  # whatever a child makes of the wrong input
+        return False
 
 
 def _convert(layer: Any, kind: type[nn.Module], settings: dict[str, Any]) -> nn.Module:
@@ -97,13 +130,17 @@ def _convert(layer: Any, kind: type[nn.Module], settings: dict[str, Any]) -> nn.
     )
     frozen = layer.weight is not None and not layer.weight.requires_grad
     new.requires_grad_(not frozen)
-    state = layer.state_dict()
+    own = dict(layer.named_parameters(recurse=False))
+    own |= dict(layer.named_buffers(recurse=False))
+    state = dict(own)
     if layer.weight is not None and layer.bias is None:  # BatchNorm(bias=False)
         state['bias'] = torch.zeros_like(layer.weight)
         new.bias.requires_grad_(False)
     new.load_state_dict(state)
-    for name, parameter in layer.named_parameters():
-        setattr(new, name, parameter)
-    for name, buffer in layer.named_buffers():
-        setattr(new, name, buffer)
-    return new.train(layer.training)
+    for name, tensor in own.items():
+        setattr(new, name, tensor)
+    new.train(layer.training)
+    for name, child in layer.named_children():
+        new.add_module(name, child)
+    new.applied_after = tuple(name for name, _ in layer.named_children())
+    return new

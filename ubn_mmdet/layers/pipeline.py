@@ -130,6 +130,10 @@ class PipelineNorm(Base):
 
     _abbr_ = 'bn'  # the toolbox then names attributes as BatchNorm checkpoints do
 
+    # The names of children that are applied to the result, in this order: the activation
+    # of a layer that was converted from a BatchNorm with one (convert.py).
+    applied_after: tuple[str, ...] = ()
+
     def __init__(
         self,
         num_features: int,
@@ -222,8 +226,7 @@ class PipelineNorm(Base):
         """Normalise ``x`` of shape ``(N, C, H, W)``.
 
         An empty ``x`` gives an empty tensor that still depends on every parameter, and
-        leaves the statistics alone. A layer has no children, unless it was converted from
-        a BatchNorm that had: these are applied to the result, in their order.
+        leaves the statistics alone.
         """
         if isinstance(x, fx.Proxy):  # a leaf of the graph, as BatchNorm is
             tracer: Any = x.tracer
@@ -231,8 +234,8 @@ class PipelineNorm(Base):
             return tracer.create_proxy('call_module', path, (x,), {})
         self._check_input(x)
         y = self._normalize(x, self._valid_part(x))
-        for child in self.children():
-            y = child(y)
+        for name in self.applied_after:
+            y = getattr(self, name)(y)
         return y
 
     def _valid_part(self, x: Tensor) -> ValidPart | None:

@@ -2,7 +2,8 @@
 
 :func:`install`, called when the package is imported, makes what would replace them refuse
 (``replacers.py``), and gives every runner the hook that looks at what arrived
-(``guard_hook.py``). It also lets MMEngine's FLOP counter see the layers (``flops.py``).
+(``guard_hook.py``). It also lets the toolbox's initialisers respect how a layer starts
+(``initialisation.py``), and MMEngine's FLOP counter see it (``flops.py``).
 :func:`uninstall` takes all of it back.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 from .flops import COUNTER
 from .guard_hook import UBNGuardHook
+from .initialisation import STARTS
 from .patching import Patch, Patches
 from .replacers import REPLACERS
 
@@ -30,6 +32,7 @@ _patches = Patches(
         *REPLACERS,
         Patch('mmengine.runner', 'Runner.register_hooks', _with_guard_hook),
         Patch('mmengine.runner', 'FlexibleRunner.register_hooks', _with_guard_hook),
+        STARTS,
         COUNTER,
     )
 )

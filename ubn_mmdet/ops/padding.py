@@ -21,16 +21,20 @@ from .tensors import compute_dtype, over_positions
 Size = tuple[int, int]
 
 
-class Images(NamedTuple):
+class Images:
     """The images of a batch.
 
     Attributes:
         sizes: Height and width of each, in pixels, without its padding.
         padded: Height and width of all of them with it.
+        parts: The valid parts of maps that have been asked for so far, by the maps' size
+            and device: many layers have maps of one size.
     """
 
-    sizes: tuple[Size, ...]
-    padded: Size
+    def __init__(self, sizes: tuple[Size, ...], padded: Size) -> None:
+        self.sizes = sizes
+        self.padded = padded
+        self.parts: dict[tuple, ValidPart | None] = {}
 
 
 class _Announcement(NamedTuple):
@@ -114,17 +118,24 @@ def valid_part(images: Images, x: Tensor) -> ValidPart | None:
     n, _, height, width = x.shape
     if n != len(images.sizes) or not n:
         return None
+    key = height, width, x.device, compute_dtype(x)
+    if key not in images.parts:
+        images.parts[key] = _valid_part(images, x)
+    return images.parts[key]
+
+
+def _valid_part(images: Images, x: Tensor) -> ValidPart | None:
+    n, _, height, width = x.shape
     stride = map_stride(images.padded, (height, width))
     if stride is None:
         return None
     sizes = [[_ceil(side, stride) for side in size] for size in images.sizes]
-    count = sum(h * w for h, w in sizes)
-    valid = torch.tensor(sizes, device=x.device)
-    rows = torch.arange(height, device=x.device) < valid[:, :1]
-    columns = torch.arange(width, device=x.device) < valid[:, 1:]
-    mask = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
-    positions = valid.prod(dim=1, keepdim=True).to(compute_dtype(x))
-    return ValidPart(mask, positions, count)
+    # Filled, image by image: a copy of the sizes to a GPU would wait for it.
+    mask = torch.zeros((n, 1, height, width), dtype=torch.bool, device=x.device)
+    for one, (h, w) in zip(mask.unbind(), sizes, strict=True):
+        one[:, :h, :w].fill_(True)
+    positions = mask.sum(dim=(2, 3), dtype=compute_dtype(x))
+    return ValidPart(mask, positions, sum(h * w for h, w in sizes))
 
 
 def map_stride(padded: Size, size: Size) -> int | None:
@@ -134,10 +145,15 @@ def map_stride(padded: Size, size: Size) -> int | None:
     ``ceil(size / stride)``, as do several whose strides multiply. Powers of two come
     first: where the size of the maps leaves a choice, it is one of them.
     """
-    largest = max(padded)
-    powers = [2**i for i in range(largest.bit_length() + 1)]
-    for stride in (*powers, *range(3, largest)):
-        if tuple(_ceil(side, stride) for side in padded) == size:
+    if not all(1 <= s <= p for s, p in zip(size, padded, strict=True)):
+        return None
+    # ceil(p / stride) == s for strides from ceil(p / s) to below p / (s - 1).
+    pairs = list(zip(padded, size, strict=True))
+    least = max(_ceil(p, s) for p, s in pairs)
+    ends = [_ceil(p, s - 1) for p, s in pairs if s > 1]
+    power = 1 << (least - 1).bit_length()
+    for stride in (power, least):
+        if all(stride < end for end in ends):
             return stride
     return None
 

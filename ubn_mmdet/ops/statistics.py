@@ -65,8 +65,8 @@ def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
         var: Biased, of each map, ``(N, C)``.
     """
     n = _samples(x)
+    x, mean, var = (tensor[:n].detach() for tensor in (x, mean, var))
     with torch.no_grad():
-        x, mean, var = x[:n], mean[:n], var[:n]
         squares = torch.addcmul(var, mean, mean).sum(dim=1) * (x.shape[2] * x.shape[3])
         weights = _inverse_norm(squares)
         total = squares.new_zeros(())
@@ -87,9 +87,10 @@ def pooled_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
     ``(C + 1,)``, and a number. Not differentiated. Arguments as for :func:`flat_summary`.
     """
     n = _samples(x)
+    mean = mean[:n].detach()
     with torch.no_grad():
-        squares = mean[:n].square().sum(dim=1)
-        direction = _inverse_norm(squares) @ mean[:n]
+        squares = mean.square().sum(dim=1)
+        direction = _inverse_norm(squares) @ mean
         return torch.cat([direction, squares.count_nonzero().view(1)]), n
 
 
@@ -244,3 +245,10 @@ class _MergeStatistics(torch.autograd.Function):
         dist.all_reduce(grad, group=ctx.group)
         grad_mean, grad_var = (share * grad).chunk(2)
         return grad_mean + 2 * deviation * grad_var, grad_var, None, None, None
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise RuntimeError(
+            'statistics that are merged over ranks have no forward-mode derivative: '
+            'differentiate on one rank, or with sync=False'
+        )

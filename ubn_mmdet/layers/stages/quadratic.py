@@ -94,3 +94,10 @@ class _ScaleWithGradient(torch.autograd.Function):
         # backward of the merge.
         back = correlation * curvature * (-0.5 * count / ranks)
         return back, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise RuntimeError(
+            'this norm layer has no forward-mode derivative in training: its gradient is '
+            'an average over batches, not the derivative of its output'
+        )

@@ -1,0 +1,167 @@
+"""Forwards in a backward: activation checkpointing repeats one, a hook makes a new one."""
+
+import copy
+import threading
+
+import pytest
+import torch
+import torch.utils.checkpoint as cp
+from helpers.layers import images, shake
+from torch import nn
+
+from ubn_mmdet import MABN, UBN, BatchRenorm, PowerNorm, padded_images, reference_passes
+
+REENTRANT = pytest.mark.parametrize('reentrant', [True, False])
+# Each with a state that its second call finds changed by the first.
+LAYERS = {
+    'UBN': lambda: UBN(2, condensation_threshold=0.9),  # open, then closed
+    'BatchRenorm': lambda: BatchRenorm(2, plain_steps=0, r_steps=0, d_steps=0),
+    'MABN': lambda: MABN(2, memory_size=2, warmup_steps=0, renorm_steps=0),
+    'PowerNorm': lambda: PowerNorm(2, warmup_steps=0),
+}
+WHICH = pytest.mark.parametrize('make', LAYERS.values(), ids=LAYERS)
+
+
+def trained(make):
+    layer = shake(make().double())
+    layer(images(3, 2, 4, 4, seed=9)).sum().backward()
+    layer.zero_grad()
+    return layer
+
+
+def step(layer, xs, run):
+    """A layer called once on each input, the results together in one loss."""
+    xs = [x.clone().requires_grad_() for x in xs]
+    loss = sum(run(layer, x).pow(3).sum() for x in xs)
+    loss.backward()
+    return [x.grad for x in xs] + [p.grad for p in layer.parameters()]
+
+
+def assert_same(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@REENTRANT
+@WHICH
+def test_each_call_of_a_layer_is_repeated_with_its_own_state(make, reentrant):
+    layer = trained(make)
+    again = copy.deepcopy(layer)
+    xs = [images(3, 2, 4, 4, seed=seed, alike=seed == 0) for seed in range(3)]
+    want = step(layer, xs, lambda layer, x: layer(x))
+    got = step(
+        again, xs, lambda layer, x: cp.checkpoint(layer, x, use_reentrant=reentrant)
+    )
+    assert_same(got, want)
+    assert_same(dict(again.named_buffers()), dict(layer.named_buffers()))
+
+
+@REENTRANT
+@WHICH
+def test_two_calls_within_one_segment(make, reentrant):
+    layer = trained(make)
+    again = copy.deepcopy(layer)
+    x = images(3, 2, 4, 4)
+    twice = lambda x: layer(torch.tanh(layer(x)))  # noqa: E731
+    want = step(layer, [x], lambda _, x: twice(x))
+    layer = again
+    got = step(
+        again, [x], lambda _, x: cp.checkpoint(twice, x, use_reentrant=reentrant)
+    )
+    assert_same(got, want)
+
+
+@REENTRANT
+def test_calls_on_one_and_the_same_input_are_told_apart(reentrant):
+    make = LAYERS['BatchRenorm']
+    layer = trained(make)
+    again = copy.deepcopy(layer)
+    xs = [images(3, 2, 4, 4)] * 3
+    want = step(layer, xs, lambda layer, x: layer(x))
+    got = step(
+        again, xs, lambda layer, x: cp.checkpoint(layer, x, use_reentrant=reentrant)
+    )
+    assert_same(got, want)
+
+
+def test_a_call_with_nan_leaves_the_others_to_be_found():
+    layer = trained(LAYERS['BatchRenorm'])
+    again = copy.deepcopy(layer)
+    x = images(3, 2, 4, 4)
+    want = step(layer, [x], lambda layer, x: layer(x))
+    with torch.no_grad():
+        again(torch.full_like(x, torch.nan))
+    got = step(
+        again, [x], lambda layer, x: cp.checkpoint(layer, x, use_reentrant=False)
+    )
+    assert_same(got, want)
+
+
+@WHICH
+def test_a_forward_made_in_a_backward_hook_counts(make):
+    layer = trained(make)
+    again = copy.deepcopy(layer)
+    x, inside = images(3, 2, 4, 4), images(3, 2, 4, 4, seed=1)
+
+    y = layer(x)
+    expected = layer(inside)
+    seen = []
+    leaf = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    leaf.register_hook(lambda grad: seen.append(again(inside)))
+    (again(x).sum() + leaf).backward()
+
+    assert_same(seen[0].detach(), expected.detach())
+    y.sum().backward()
+    names = {'running_mean', 'running_var', 'num_batches_tracked', 'condensation'}
+    for name, buffer in layer.named_buffers():
+        if name in names:
+            assert_same(again.get_buffer(name), buffer)
+
+
+def backward_in_a_thread(loss):
+    errors = []
+
+    def run():
+        try:
+            loss.backward()
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not errors, errors
+
+
+def test_a_choice_of_passes_holds_for_a_repetition_elsewhere():
+    layer, x = trained(LAYERS['UBN']), images(3, 2, 4, 4).requires_grad_()
+    with reference_passes():
+        y = cp.checkpoint(layer, x, use_reentrant=False)
+    backward_in_a_thread(y.sum())  # CheckpointError where other passes ran
+
+
+def test_announced_images_hold_for_a_repetition_elsewhere():
+    layer, x = trained(LAYERS['UBN']), images(2, 2, 4, 4)
+    again = copy.deepcopy(layer)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with padded_images([(4, 4), (3, 2)], (4, 4)):
+        y = cp.checkpoint(again, ours, use_reentrant=False)
+        want = layer(theirs)
+    other = images(2, 2, 5, 5)
+    with padded_images([(1, 1), (1, 1)], (5, 5)):
+        layer(other), again(other)
+    backward_in_a_thread(y.pow(3).sum())
+    want.pow(3).sum().backward()
+    assert_same(ours.grad, theirs.grad)
+
+
+def test_copies_and_pickles_have_no_memory():
+    layer = trained(LAYERS['UBN'])
+    assert layer._calls._calls
+    assert not copy.deepcopy(layer)._calls._calls
+
+
+def test_a_statistic_does_not_move_in_a_repetition_of_a_batchnorm_like_layer():
+    norm = nn.Sequential(UBN(2, centering=False, condensation_threshold=None)).double()
+    x = images(3, 2, 4, 4).requires_grad_()
+    cp.checkpoint(norm, x, use_reentrant=True).sum().backward()
+    assert norm[0].num_batches_tracked == 1

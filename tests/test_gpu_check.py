@@ -1,0 +1,98 @@
+"""The checks for a GPU, tried on a CPU: those that need none."""
+
+import json
+
+import pytest
+import torch
+
+from ubn_mmdet import choose_passes, gpu_check
+from ubn_mmdet.gpu_check import Machine, check_numbers, checks, run_checks
+from ubn_mmdet.ops import fused
+
+CPU = Machine(torch.device('cpu'), ('fused',), ((2, 4, 6, 5),), (32, 32), 2)
+
+
+def only(monkeypatch, *words):
+    """Leave the checks whose names have one of the words."""
+    chosen = [
+        (name, check)
+        for name, check in checks(CPU)
+        if any(word in name for word in words)
+    ]
+    monkeypatch.setattr(gpu_check, 'checks', lambda machine: iter(chosen))
+
+
+def test_what_needs_no_gpu_passes(tmp_path, monkeypatch):
+    only(monkeypatch, 'numbers', 'AMP', 'checkpointing', 'layer')
+    lines = []
+    result = run_checks(CPU, tmp_path / 'check.json', 60, lines.append)
+    assert not result['failed']
+    assert len(lines) == len(result['checks']) == 15
+    assert json.loads((tmp_path / 'check.json').read_text()) == result
+    table = (tmp_path / 'check.md').read_text()
+    assert table.startswith('CPU, PyTorch') and '| numbers: UBN, fused |' in table
+
+
+@pytest.mark.slow
+def test_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)  # takes a minute
+    out = tmp_path / 'check.json'
+    assert gpu_check.main(['--device', 'cpu', '--out', str(out)]) == 0
+    assert 'two ranks' in json.loads(out.read_text())['checks']
+
+
+def test_every_member_is_compared():
+    names = {
+        name.split(',')[0].removeprefix('numbers: ') for name, _ in check_numbers(CPU)
+    }
+    assert names == {member.__name__ for member in gpu_check.FAMILY}
+
+
+@pytest.mark.parametrize('broken', ['apply', 'sums', 'moments', 'gradient'])
+def test_a_wrong_kernel_fails_and_is_named(tmp_path, monkeypatch, broken):
+    right = getattr(fused.EAGER, broken)
+
+    def wrong(*args):
+        result = right(*args)
+        first = result[0] if isinstance(result, tuple) else result
+        first.view(-1)[-1] += 0.5 * first.abs().max()
+        return result
+
+    kernels = fused.EAGER._replace(**{broken: wrong})
+    monkeypatch.setattr(fused, 'EAGER', kernels)
+    only(monkeypatch, 'numbers: UBN, fused')
+    result = run_checks(CPU, tmp_path / 'check.json', 60, lambda line: None)
+    assert 'differs by' in result['failed']['numbers: UBN, fused']
+    assert 'failed' in (tmp_path / 'check.md').read_text()
+
+
+def test_an_error_of_any_kind_leaves_the_other_checks(tmp_path, monkeypatch):
+    def fail():
+        raise RuntimeError('device-side assert')
+
+    monkeypatch.setattr(
+        gpu_check,
+        'checks',
+        lambda machine: iter([('a', fail), ('b', lambda: {'c': 1.0})]),
+    )
+    result = run_checks(CPU, tmp_path / 'check.json', 60, lambda line: None)
+    assert result['failed'] == {'a': 'RuntimeError: device-side assert'}
+    assert result['checks'] == {'b': {'c': 1.0}}
+
+
+def test_what_there_was_no_time_for_counts_as_failed(tmp_path, monkeypatch):
+    only(monkeypatch, 'AMP')
+    result = run_checks(CPU, tmp_path / 'check.json', -1, lambda line: None)
+    assert 'time was over' in result['failed']['AMP with a scaler that overflows once']
+
+
+def test_without_a_gpu_it_says_so(capsys):
+    if torch.cuda.is_available():
+        pytest.skip('there is one')
+    with pytest.raises(SystemExit):
+        gpu_check.main([])
+    assert 'finds no GPU' in capsys.readouterr().err
+
+
+def test_a_choice_of_passes_may_be_a_decorator():
+    assert choose_passes('fused')(lambda: 3)() == 3

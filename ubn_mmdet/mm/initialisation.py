@@ -1,0 +1,28 @@
+"""Lets the toolbox's "start at one" mean "start as this norm starts".
+
+MMEngine's ``constant_init(norm, 1)`` initialises every norm layer, called by each
+``ConvModule`` and, through ``init_cfg``, by backbones, with no hook on the norm's side. For
+a layer with an ``initial_weight`` of its own, one is taken for that. Every other value is
+taken as it is, above all the 0 of ``zero_init_residual``.
+"""
+
+import functools
+from collections.abc import Callable
+
+from torch import nn
+
+from .members import is_ours
+from .patching import Patch
+
+
+def _with_own_start(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
+        original(module, val, bias)
+        if val == 1 and is_ours(module) and module.weight is not None:
+            nn.init.constant_(module.weight, module.initial_weight)
+
+    return constant_init
+
+
+STARTS = Patch('mmengine.model.weight_init', 'constant_init', _with_own_start)
