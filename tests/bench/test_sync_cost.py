@@ -7,11 +7,11 @@ import torch
 import torch.distributed as dist
 from helpers.commands import ROOT, run
 from helpers.ranks import Ranks
+from ubn_mmdet.ops.distributed import merge_statistics
 
 from ubn_mmdet import UBN
 from ubn_mmdet.bench import sync_cost
 from ubn_mmdet.bench.sync_cost import Network
-from ubn_mmdet.ops.distributed import merge_statistics
 
 NETWORK = Network(latency=1.0, bandwidth=10.0)
 

@@ -10,11 +10,12 @@ from helpers.layers import images
 
 triton = pytest.importorskip('triton', reason='Triton is not installed')
 
+from ubn_mmdet.ops.triton_kernels import GRAM_SAMPLES  # noqa: E402
+from ubn_mmdet.ops.triton_kernels.launch import Launch, noting  # noqa: E402
+
 from ubn_mmdet import UBN, choose_passes  # noqa: E402
 from ubn_mmdet.bench import traffic  # noqa: E402
 from ubn_mmdet.bench.operations import Operations  # noqa: E402
-from ubn_mmdet.ops.triton_kernels import GRAM_SAMPLES  # noqa: E402
-from ubn_mmdet.ops.triton_kernels.launch import Launch, noting  # noqa: E402
 
 STEP = {
     k: [

@@ -18,12 +18,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
-
-from ubn_mmdet.ops import triton_kernels
 from ubn_mmdet.ops.coefficients import Form, Learnt
 from ubn_mmdet.ops.eager_algebra import Saved, Sums
 from ubn_mmdet.ops.memory import memory_format
 from ubn_mmdet.ops.normalizer import Averages
+
+from ubn_mmdet.ops import triton_kernels
 
 POINTERS = {
     torch.float64: '*fp64',

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-
 from ubn_mmdet.ops.reference import ReferencePasses
 
 

@@ -5,12 +5,12 @@ import warnings
 import pytest
 import torch
 from helpers.commands import run
+from ubn_mmdet.ops.dispatch import passes_for
+from ubn_mmdet.ops.reference import ReferencePasses
 
 from ubn_mmdet import UBN, choose_passes, reference_passes
 from ubn_mmdet.ops import dispatch, first_use, trials
-from ubn_mmdet.ops.dispatch import passes_for
 from ubn_mmdet.ops.fused import FusedPasses
-from ubn_mmdet.ops.reference import ReferencePasses
 
 X = torch.zeros(2, 3, 4, 4)
 

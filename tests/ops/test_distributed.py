@@ -14,9 +14,9 @@ from helpers.one_process import FLOAT64, assert_equals_one_process, step
 from helpers.ranks import Ranks, process_group
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from ubn_mmdet.ops.distributed import sync_group
 
 from ubn_mmdet import UBN
-from ubn_mmdet.ops.distributed import sync_group
 
 FLOAT32 = {'rtol': 1e-5, 'atol': 1e-5}
 

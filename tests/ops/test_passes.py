@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from helpers.layers import OFF, images, trained
 from helpers.passes import gradients
+from ubn_mmdet.ops.reference import ReferencePasses
 
 from ubn_mmdet import reference_passes
 from ubn_mmdet.ops import passes
 from ubn_mmdet.ops.fused import FusedPasses
-from ubn_mmdet.ops.reference import ReferencePasses
 
 KERNELS = pytest.mark.parametrize('kernel_size', [1, 3])
 MODES = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])

@@ -7,10 +7,11 @@ from helpers.passes import applied, coefficients
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
-from ubn_mmdet.ops import triton_kernels  # noqa: E402
 from ubn_mmdet.ops.memory import memory_format  # noqa: E402
 from ubn_mmdet.ops.triton_kernels import tiles  # noqa: E402
 from ubn_mmdet.ops.triton_kernels.moments import GRAM_SAMPLES  # noqa: E402
+
+from ubn_mmdet.ops import triton_kernels  # noqa: E402
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 FORMATS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}

@@ -10,6 +10,8 @@ from helpers.passes import gradients
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
+from ubn_mmdet.ops.dispatch import passes_for  # noqa: E402
+
 from ubn_mmdet import (  # noqa: E402
     BGN,
     MABN,
@@ -20,7 +22,6 @@ from ubn_mmdet import (  # noqa: E402
     reference_passes,
 )
 from ubn_mmdet.layers import pipeline  # noqa: E402
-from ubn_mmdet.ops.dispatch import passes_for  # noqa: E402
 from ubn_mmdet.ops.triton_passes import TritonPasses  # noqa: E402
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
