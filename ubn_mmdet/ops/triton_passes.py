@@ -5,7 +5,7 @@ one step more of it: for a depthwise stage, ``u`` is not written. The backward o
 reduces what ``dy`` and ``x`` make of it, and hands over ``dy`` and the kernel, of which
 the last pass makes ``u`` again. So k = 1 and k = 3 move the same bytes, BatchNorm's:
 forward reads ``x`` twice and writes ``y``; backward reads ``dy`` and ``x`` twice and
-writes ``dx`` (``ubn_mmdet/bench/traffic.py`` counts them).
+writes ``dx``.
 
 Importing this imports Triton.
 """
