@@ -25,7 +25,7 @@ from .layer_steps import SHAPES
 from .results import Results, ResultsError, describe, git, measured_on
 from .tables import value_table
 from .timing import SHORTEST, median_with_interval
-from .worker import FEATURES, Worker
+from .worker import DETECTOR, Worker
 
 
 def compare_round(
@@ -56,7 +56,7 @@ def measure(
     results: Results, trees: tuple[Path, Path], args: argparse.Namespace
 ) -> None:
     """Memory and launches of both commits, and rounds of two processes that take turns."""
-    cases = [*SHAPES, *([FEATURES] if args.detector else [])]
+    cases = [*SHAPES, *([DETECTOR] if args.detector else [])]
 
     @contextmanager
     def workers() -> Iterator[list[Worker]]:
@@ -92,7 +92,7 @@ def tables(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         }
         for case in rounds[0]
     }
-    detector = {case: ratios.pop(case) for case in [FEATURES] if case in ratios}
+    detector = {case: ratios.pop(case) for case in [DETECTOR] if case in ratios}
     return {
         'layers': value_table('new / old', ratios),
         **({'detector': value_table('new / old', detector)} if detector else {}),
@@ -106,7 +106,7 @@ def worktree(commit: str) -> Iterator[Path]:
     """The code of a commit, with the benchmarks of this checkout."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, commit)
-        git('worktree', 'add', '--detach', str(tree), commit)
+        git('worktree', 'add', '--quiet', '--detach', str(tree), commit)
         try:
             here = Path(__file__).parent
             shutil.rmtree(tree / here.name, ignore_errors=True)
@@ -127,7 +127,7 @@ def parse_args() -> argparse.Namespace:
         '--rounds', type=int, default=9, help='pairs of processes (%(default)s)'
     )
     parser.add_argument(
-        '--detector', action='store_true', help=f'also: {FEATURES} (needs MMDetection)'
+        '--detector', action='store_true', help=f'also: {DETECTOR} (needs MMDetection)'
     )
     out = Path('work_dirs/benchmarks/OLD-NEW.jsonl')
     add_common_arguments(parser, out, turns=9)

@@ -30,22 +30,27 @@ LABELS = 4  # of objects; every detector here has so many classes
 class Case(NamedTuple):
     """A detector, and its images: how many, of which height and width in pixels."""
 
+    name: str
     config: str
     images: int
     size: tuple[int, int]
 
     def __str__(self) -> str:
-        """Such as ``'mask-rcnn_r50, 2 images of 320x512'``."""
-        name = Path(self.config).name.partition('-live')[0].partition('-scratch')[0]
-        height, width = self.size
-        return f'{name}, {self.images} images of {height}x{width}'
+        """Such as ``'Mask R-CNN R50, 2 images of 320x512'``."""
+        return f'{self.name}, {self.images} images of {self.size[0]}x{self.size[1]}'
 
 
-R50 = Case('finetune/mask-rcnn_r50-live_fpn_bn_1x_coco.py', 2, (320, 512))
-FEATURES = R50, Case('demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py', 8, (160, 160))
+R50 = Case(
+    'Mask R-CNN R50', 'finetune/mask-rcnn_r50-live_fpn_bn_1x_coco.py', 2, (320, 512)
+)
+R18 = Case(
+    'Mask R-CNN R18', 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py', 8, (160, 160)
+)
 # The work of a two-stage detector's heads depends on what it proposes, which differs from
 # norm to norm. Whole steps are those of a detector of one stage.
-WHOLE = (Case('finetune/retinanet_r50-live_fpn_bn_1x_coco.py', 2, (320, 512)),)
+RETINANET = Case(
+    'RetinaNet R50', 'finetune/retinanet_r50-live_fpn_bn_1x_coco.py', 2, (320, 512)
+)
 
 
 def detectors(case: Case, device: torch.device) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import torch
 
 from .command import parse_args, run_and_print
 from .detector_steps import (
-    FEATURES,
-    WHOLE,
+    R18,
+    R50,
+    RETINANET,
     Case,
     feature_memory,
     feature_steps,
@@ -35,13 +36,12 @@ def measure(results: Results, turns: int, device: torch.device) -> None:
     def time(steps: Callable, case: Case) -> dict:
         return time_in_turns(steps(case, device), turns, device)
 
-    for case in FEATURES:
+    for case in (R50, R18):
         name = f'{case}: backbone and neck'
         results.measure('seconds', name, partial(time, feature_steps, case))
         results.measure('saved bytes', str(case), partial(feature_memory, case, device))
-    for case in WHOLE:
-        name = f'{case}: whole step'
-        results.measure('seconds', name, partial(time, whole_steps, case))
+    name = f'{RETINANET}: whole step'
+    results.measure('seconds', name, partial(time, whole_steps, RETINANET))
 
 
 def tables(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """What it costs to merge UBN's statistics over ranks, by gloo on CPUs, by NCCL on GPUs.
 
-OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m benchmarks.ranks
+Merged and local statistics take turns in a layer's training step.
+
+    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m benchmarks.ranks
 """
 
 import os
@@ -60,11 +62,10 @@ def main() -> None:
     ranks = dist.get_world_size()
     times = {
         f'{shape} on each of {ranks} ranks': time_in_turns(
-            # All ranks call alike often.
             rank_steps(shape, args.device),
             args.turns,
             args.device,
-            shortest=0,
+            shortest=0,  # one call a turn: all ranks have to make equally many
         )
         for shape in SHAPES
     }

@@ -12,7 +12,7 @@ import torch
 from .layer_steps import SHAPES, layer_launches, layer_memory, layer_steps
 from .timing import Step, seconds_of
 
-FEATURES = 'Mask R-CNN R50, backbone and neck'
+DETECTOR = 'Mask R-CNN R50, backbone and neck'
 
 
 class Worker:
@@ -71,7 +71,7 @@ def serve(device: torch.device) -> None:
 
 
 def _steps(case: str, device: torch.device) -> dict[str, Step]:
-    if case != FEATURES:
+    if case != DETECTOR:
         return layer_steps(SHAPES[case], device)
     from .detector_steps import R50, feature_steps  # the rest needs no toolbox
 

@@ -92,12 +92,12 @@ def test_ranks_are_timed_together(tmp_path):
 
 @pytest.fixture(scope='module')
 def small():
-    return Case('demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py', 2, (64, 64))
+    return Case('small', 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py', 2, (64, 64))
 
 
 @pytest.mark.slow
 def test_detectors_are_the_same_but_for_the_norm(small):
-    assert str(small) == 'mask-rcnn_r18, 2 images of 64x64'
+    assert str(small) == 'small, 2 images of 64x64'
     found = detectors(small, CPU)
     norms = {
         name: [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | UBN)]
@@ -114,7 +114,9 @@ def test_detectors_are_the_same_but_for_the_norm(small):
 
 @pytest.mark.slow
 def test_steps_of_detectors(small):
-    one_stage = Case('demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py', 2, (64, 64))
+    one_stage = Case(
+        'one', 'demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py', 2, (64, 64)
+    )
     features, whole = feature_steps(small, CPU), whole_steps(one_stage, CPU)
     assert set(features) == set(whole) == NORMS
     for steps in (features, whole):
