@@ -1,44 +1,70 @@
-"""Putting another norm into the config of a model."""
+"""Putting a norm in the place of every BatchNorm of a model's config."""
 
 import inspect
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
-from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
 
+from ..layers import FAMILY
 from .config_nodes import all_nodes
 
-BATCHNORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
+# BatchNorm of images, and its relatives.
+REPLACED = (
+    *('BN', 'BN2d', 'SyncBN', 'MMSyncBN'),
+    *(member.__name__ for member in FAMILY),
+)
+# What holds for a norm whatever its kind.
+_KEPT = 'eps', 'momentum', 'affine', 'track_running_stats'
 
 
-def with_norm(model: ConfigDict, norm: Mapping[str, Any]) -> ConfigDict:
-    """``model`` with ``norm`` for every BatchNorm that a ``norm_cfg`` can name.
+def with_norm(
+    model: ConfigDict, norm: Mapping[str, Any], scope: str = 'mmdet'
+) -> ConfigDict:
+    """``model`` with ``norm`` for every BatchNorm that a config can name.
 
-    What else a ``norm_cfg`` says holds for the new norm as well (``requires_grad``,
-    ``eps``, ``momentum``). Where the config is silent and the class's own default is a
-    BatchNorm, the ``norm_cfg`` is written out.
+    ``eps`` and ``momentum`` of the norm that is replaced hold for the new one where that
+    states none. Whether it is trained (``requires_grad``) is said by the one that is
+    replaced, if it says so. Where the config is silent and the class's own default is a
+    BatchNorm, the new norm is written out. A model without a BatchNorm stays as it is.
+
+    Args:
+        model: Of a config.
+        norm: The new ``norm_cfg``.
+        scope: Of the toolbox in whose registry the model's classes are.
     """
     model = deepcopy(model)
-    for node in list(all_nodes(model)):
-        for key, default in _silent_defaults(node):
-            node[key] = deepcopy(default)
-    for node in all_nodes(model):
-        for key, value in node.items():
-            if 'norm' in key and _is_batchnorm(value):
-                node[key] = ConfigDict(value, **norm)
+    for node, key, old in list(batchnorms(model, scope)):
+        kept = {name: old[name] for name in _KEPT if name in old}
+        trained = {k: v for k, v in old.items() if k == 'requires_grad'}
+        node[key] = ConfigDict({**kept, **deepcopy(dict(norm)), **trained})
     return model
 
 
+def batchnorms(
+    model: ConfigDict, scope: str = 'mmdet'
+) -> Iterator[tuple[ConfigDict, str, Mapping]]:
+    """Each BatchNorm of a model: the node, the key in it, and the ``norm_cfg``."""
+    for node in list(all_nodes(model)):
+        for key, value in list(node.items()):
+            if 'norm' in key and _is_batchnorm(value):
+                yield node, key, value
+        for key, value in _silent_defaults(node, scope):
+            yield node, key, value
+
+
 def _is_batchnorm(value: object) -> bool:
-    return isinstance(value, Mapping) and value.get('type') in BATCHNORMS
+    return isinstance(value, Mapping) and value.get('type') in REPLACED
 
 
-def _silent_defaults(node: ConfigDict) -> Iterator[tuple[str, Mapping]]:
+def _silent_defaults(node: ConfigDict, scope: str) -> Iterator[tuple[str, Mapping]]:
     """Arguments of the class that ``node`` builds whose default is a BatchNorm."""
-    kind = node.get('type')
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    cls = node.get('type')
+    if isinstance(cls, str):
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            cls = registry.get(cls)
     for base in getattr(cls, '__mro__', ()):
         if '__init__' not in vars(base):
             continue
