@@ -13,7 +13,6 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
@@ -21,6 +20,7 @@ from ubn_mmdet import convert_batchnorm
 
 from .costs import saved_bytes
 from .layer_steps import BN, BN_3X3, UBN_1, UBN_3
+from .quiet import hide_initialisation
 from .timing import Step
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -56,9 +56,7 @@ RETINANET = Case(
 def detectors(case: Case, device: torch.device) -> dict[str, Any]:
     """The detector of a case in training, with BatchNorm and with what replaces it."""
     register_all_modules()
-    if not MMLogger.check_instance_created('benchmark'):
-        # At a lower level it tells how it initialises every parameter.
-        MMLogger.get_instance('benchmark', log_level='WARNING')
+    hide_initialisation('benchmark')
     cfg = Config.fromfile(CONFIGS / case.config)
     cfg.model.backbone.init_cfg = None  # weights would change no time
     torch.manual_seed(0)

@@ -24,8 +24,7 @@ import mmengine
 import torch
 from mmdet.utils import register_all_modules
 
-from ubn_mmdet.mm.quiet import hide_initialisation
-
+from ..quiet import hide_initialisation
 from ..results import Results, ResultsError
 from . import compare
 from .configs import families
