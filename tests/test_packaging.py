@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 PARTS = (
-    *('ubn_mmdet', 'comparisons', 'configs', 'tools', 'tests'),
+    *('ubn_mmdet', 'benchmarks', 'comparisons', 'configs', 'tools', 'tests'),
     *('setup.py', 'setup.cfg', 'pyproject.toml', 'MANIFEST.in'),
     *('LICENSE', 'README.md', 'CHANGELOG.md', 'model-index.yml'),
 )

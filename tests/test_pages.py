@@ -7,10 +7,10 @@ from helpers.commands import ROOT
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in ('.', 'configs', 'docs')
+    for folder in ('.', 'benchmarks', 'configs', 'docs')
     for path in (ROOT / folder).glob('*.md')
 )
-FOLDERS = '.ci', 'configs', 'docs', 'tests', 'tools', 'ubn_mmdet'
+FOLDERS = '.ci', 'benchmarks', 'configs', 'docs', 'tests', 'tools', 'ubn_mmdet'
 
 
 def read(path):

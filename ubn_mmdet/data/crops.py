@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from ..files import write_whole
 from ..records import claim_folder
+from .checks import check_int
 from .coco_folder import SPLITS, CocoFolder, annotation_file
 from .image_folder import CLASSES, list_file, write_lists
 
@@ -64,10 +65,10 @@ def make_crops(
         ValueError: For an argument out of its range, or if a split has no crop.
         RecordError: If the folder holds something else.
     """
-    _check('size', size, 8)
-    _check('min_size', min_size, 1)
+    check_int('size', size, 8)
+    check_int('min_size', min_size, 1)
     if max_per_class is not None:
-        _check('max_per_class', max_per_class, 1)
+        check_int('max_per_class', max_per_class, 1)
     folder = Path(folder)
     texts = {s: (source.root / annotation_file(s)).read_bytes() for s in SPLITS}
     record = {
@@ -158,10 +159,3 @@ def _jpeg(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format='JPEG', quality=_QUALITY, subsampling=0)
     return stream.getvalue()
-
-
-def _check(name: str, value: int, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(
-            f'{name} must be an integer of at least {minimum}, got {value!r}'
-        )

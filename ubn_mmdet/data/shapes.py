@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 
 from ..files import write_whole
 from ..records import claim_folder
+from .checks import check_int
 from .coco_folder import SPLITS, annotation_file
 
 CLASSES = ('ellipse', 'rectangle', 'triangle', 'star')
@@ -85,10 +86,10 @@ def make_shapes(
         ValueError: An argument is out of its range.
         RecordError: The folder holds something else.
     """
-    _check_int('num_train', num_train, 1)
-    _check_int('num_val', num_val, 1)
-    _check_int('image_size', image_size, MIN_IMAGE_SIZE)
-    _check_int('seed', seed, 0)
+    check_int('num_train', num_train, 1)
+    check_int('num_val', num_val, 1)
+    check_int('image_size', image_size, MIN_IMAGE_SIZE)
+    check_int('seed', seed, 0)
     folder = Path(folder)
     counts = {'train': num_train, 'val': num_val}
     record = {
@@ -99,7 +100,9 @@ def make_shapes(
         'seed': seed,
     }
     claim_folder(folder, _RECORD, record, 'generated shapes')
-    if _is_complete(folder, counts):
+    # They say that the images are all there, so they are written last.
+    annotation_files = {split: folder / annotation_file(split) for split in SPLITS}
+    if all(path.is_file() for path in annotation_files.values()):
         progress(f'{folder} already holds this data set')
         return folder
 
@@ -108,9 +111,8 @@ def make_shapes(
         annotations[split] = _draw_split(
             folder, split, counts[split], image_size, seed, progress
         )
-    # The annotation files say that the images are all there, so they come last.
-    for split in SPLITS:
-        write_whole(_annotation_file(folder, split), _json_bytes(annotations[split]))
+    for split, path in annotation_files.items():
+        write_whole(path, (json.dumps(annotations[split]) + '\n').encode())
     return folder
 
 
@@ -334,28 +336,6 @@ def _geometry(mask: np.ndarray) -> dict:
     }
 
 
-def _check_int(name: str, value: int, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(
-            f'{name} must be an integer of at least {minimum}, got {value!r}'
-        )
-
-
-def _is_complete(folder: Path, counts: dict[str, int]) -> bool:
-    return all(
-        _annotation_file(folder, split).is_file()
-        and all(
-            (folder / split / _file_name(index)).is_file()
-            for index in range(counts[split])
-        )
-        for split in SPLITS
-    )
-
-
-def _annotation_file(folder: Path, split: str) -> Path:
-    return folder / annotation_file(split)
-
-
 def _file_name(index: int) -> str:
     return f'{index:06d}.png'
 
@@ -364,7 +344,3 @@ def _png_bytes(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format='PNG')
     return stream.getvalue()
-
-
-def _json_bytes(value: dict) -> bytes:
-    return (json.dumps(value) + '\n').encode('utf-8')

@@ -16,8 +16,15 @@ def use_coco_folder(cfg: Config, folder: CocoFolder) -> None:
     and every ``num_classes`` of the model. The test split is the validation split.
 
     Raises:
-        ValueError: If the model has no ``num_classes`` to set.
+        ValueError: If the model has no ``num_classes`` to set, or learns masks where the
+            folder has annotations without any.
     """
+    pipeline = all_nodes(cfg.train_dataloader)
+    if not folder.has_masks and any(node.get('with_mask') for node in pipeline):
+        raise ValueError(
+            f'it learns masks, and {folder.root} has annotations without segmentation; '
+            'take a detector of boxes, such as a RetinaNet'
+        )
     for loader, split in SPLIT_OF_LOADER.items():
         cfg[f'{loader}_dataloader'].dataset.merge(
             {

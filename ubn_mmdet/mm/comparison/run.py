@@ -21,11 +21,11 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from ...bench.machine import describe_machine
 from ...evidence.plan import Comparison, Norm, Run
 from ...evidence.report.curves import EVALUATED, read_scalars
 from ...evidence.results import DIVERGED, FINISHED, metric_name
 from ...files import write_whole
+from ...machine import describe_machine
 from ...paths import PACKAGE
 from ..condensation_hook import FILE as CONDENSATION
 from ..condensation_hook import CondensationHook

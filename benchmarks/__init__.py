@@ -1,0 +1,1 @@
+"""What the norm layers cost, and whether MMDetection's detectors work with them."""

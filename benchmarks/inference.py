@@ -1,0 +1,101 @@
+"""What UBN costs in a detector's inference, as trained and folded for deployment.
+
+One image of noise, random weights. What is done with the last boxes and masks is left out.
+"At rest" is UBN without centering and scaling, which can be folded.
+
+    python -m benchmarks.inference
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+
+from ubn_mmdet.mm.deploy import example, fold_detector
+from ubn_mmdet.paths import configs_dir
+
+from .command import parse_args, run_and_print
+from .results import Results
+from .tables import ratio_table
+from .timing import Step, time_in_turns
+
+DETECTORS = {
+    'Mask R-CNN R18': 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py',
+    'RetinaNet R18': 'demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py',
+}
+SIZE = 320, 320  # height and width in pixels
+AT_REST: dict[str, Any] = {'type': 'UBN', 'centering': False, 'scaling': None}
+NORMS: dict[str, dict[str, Any]] = {
+    'BN': {'type': 'BN'},
+    'UBN': {'type': 'UBN'},
+    'UBN k=1 at rest': {**AT_REST, 'kernel_size': 1},
+    'UBN k=3 at rest': {
+        **AT_REST,
+        **{'initial_weight': 0, 'initial_spatial': 'kaiming'},
+    },
+}
+FOLDED = ', folded'  # behind a norm's name
+RATIOS = (
+    *((name, 'BN') for name in NORMS if name != 'BN'),
+    *((name + FOLDED, 'BN' + FOLDED) for name in NORMS if 'at rest' in name),
+)
+
+
+def forward(
+    config: Path, norm_cfg: Mapping[str, Any], device: torch.device, folds: bool
+) -> Step:
+    """The forward pass of a detector whose backbone has that norm."""
+    cfg = Config.fromfile(config)
+    cfg.model.backbone.norm_cfg = dict(norm_cfg)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).to(device).eval()
+    image, sample = example(model, SIZE)
+    if folds:
+        fold_detector(model)
+
+    @torch.no_grad()
+    def step() -> None:
+        model(image, [sample], mode='tensor')
+
+    return step
+
+
+def time_inference(
+    config: Path, turns: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each turn by norm, and by norm that is folded."""
+    register_all_modules()
+    steps = {}
+    for name, norm_cfg in NORMS.items():
+        steps[name] = forward(config, norm_cfg, device, folds=False)
+        if name != 'UBN':  # with centering and scaling it stays as it is
+            steps[name + FOLDED] = forward(config, norm_cfg, device, folds=True)
+    return time_in_turns(steps, turns, device)
+
+
+def measure(results: Results, turns: int, device: torch.device) -> None:
+    """Seconds of each of ``DETECTORS``."""
+    for name, config in DETECTORS.items():
+        case = f'{name}, one image of {SIZE[0]}x{SIZE[1]}'
+        run = partial(time_inference, configs_dir() / config, turns, device)
+        results.measure('seconds', case, run)
+
+
+def tables(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The results as a Markdown table."""
+    return {'ratios': ratio_table(rows['seconds'], RATIOS, 'BN')}
+
+
+def main() -> None:
+    """Measure what is missing, and print all."""
+    out = Path('work_dirs/benchmarks/inference.jsonl')
+    run_and_print(parse_args(__doc__, out, turns=31), measure, tables)
+
+
+if __name__ == '__main__':
+    main()

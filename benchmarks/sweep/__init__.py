@@ -1,0 +1,1 @@
+"""MMDetection's own detectors with UBN in the place of BatchNorm."""

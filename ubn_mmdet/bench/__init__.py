@@ -1,1 +1,0 @@
-"""What layers and synchronisation cost."""
