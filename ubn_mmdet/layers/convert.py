@@ -78,7 +78,7 @@ def convert_batchnorm(
     return module
 
 
-def _member(norm: str | type[nn.Module]) -> type[nn.Module]:
+def _member(norm: str | type[nn.Module]) -> type[PipelineNorm]:
     members = {member.__name__: member for member in PipelineNorm.__subclasses__()}
     if isinstance(norm, type) and issubclass(norm, PipelineNorm):
         return norm
@@ -113,7 +113,9 @@ def _is_batchnorm_and_children(layer: Any) -> bool:
         return False
 
 
-def _convert(layer: Any, kind: type[nn.Module], settings: dict[str, Any]) -> nn.Module:
+def _convert(
+    layer: Any, kind: type[PipelineNorm], settings: dict[str, Any]
+) -> PipelineNorm:
     like = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
     factory = {} if like is None else {'device': like.device, 'dtype': like.dtype}
     new = kind(

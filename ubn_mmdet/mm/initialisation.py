@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from .members import is_ours
+from ..layers.pipeline import PipelineNorm
 from .patching import Patch
 
 
@@ -19,7 +19,7 @@ def _with_own_start(original: Callable) -> Callable:
     @functools.wraps(original)
     def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
         original(module, val, bias)
-        if val == 1 and is_ours(module) and module.weight is not None:
+        if val == 1 and isinstance(module, PipelineNorm) and module.affine:
             nn.init.constant_(module.weight, module.initial_weight)
 
     return constant_init
