@@ -1,10 +1,10 @@
 """Print how large the features of a detector are, level by level."""
 
 import argparse
+import sys
 
-from mmengine.config import DictAction
-
-from ubn_mmdet.mm.feature_scale import feature_scale
+from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
+from ubn_mmdet.mm.tools import add_cfg_options
 
 
 def main() -> None:
@@ -21,13 +21,14 @@ def main() -> None:
         '--images', type=int, default=4, help='how many (default: %(default)s)'
     )
     parser.add_argument('--folder', help='of images (default: noise)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help="settings of the config to override, key=value as in MMDetection's tools",
-    )
+    add_cfg_options(parser)
     args = parser.parse_args()
+    try:
+        require_toolbox()
+    except ToolboxError as error:
+        sys.exit(f'feature_scale: {error}')
+    from ubn_mmdet.mm.feature_scale import feature_scale
+
     scales = feature_scale(
         args.config,
         args.checkpoint,
