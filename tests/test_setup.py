@@ -119,10 +119,15 @@ def test_after_three_files_the_time_left_is_known(tmp_path):
     lines = 'downloads', '[1/78] c++', '[3/78] c++', '[4/78] c++', '  set-up: slow', ''
     (tmp_path / 'said.txt').write_text('\n'.join(lines))
     # In place of waiting: 20 s pass, the log has a line more, until there is none.
-    clock = (
-        'sleep() { SECONDS=$((SECONDS + 20)); read -r line <&3 && echo "$line" >>log; }'
-    )
-    code = f'set -euo pipefail\n{progress}\n{clock}\nprogress log 3<said.txt'
+    # Once unset, SECONDS is a variable like any other.
+    code = f"""
+set -euo pipefail
+unset SECONDS
+SECONDS=0
+sleep() {{ SECONDS=$((SECONDS + 20)); read -r line <&3 && echo "$line" >>log; }}
+{progress}
+progress log 3<said.txt
+"""
     done = subprocess.run(
         ['bash', '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
