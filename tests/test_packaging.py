@@ -109,9 +109,7 @@ def test_it_installs_and_trains_beside_an_existing_toolbox(wheel, tmp_path):
     tool = str(mim / 'tools/make_shapes.py')
     few = '--train', '2', '--val', '1', '--size', '64'
     run(str(python), tool, 'data/shapes', *few, cwd=tmp_path)
-    (tmp_path / 'mine.py').write_text(
-        MY_CONFIG.replace('{configs}', lines['configs'])
-    )
+    (tmp_path / 'mine.py').write_text(MY_CONFIG.replace('{configs}', lines['configs']))
     # `mim train mmdet` runs MMDetection's own tool, ours runs it too.
     for train in (find_tool('mmdet', 'train'), mim / 'tools/train.py'):
         run(str(python), str(train), 'mine.py', '--work-dir', 'run', cwd=tmp_path)
