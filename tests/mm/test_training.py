@@ -120,20 +120,3 @@ train_cfg = dict(max_epochs=1)
         'val_dataloader.dataset.pipeline.1.scale=(64,64)', cwd=place,
     )  # fmt: skip
     assert 'Epoch(val) [1]' in output and (work_dir / 'epoch_1.pth').exists()
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_resumes(place):
-    work_dir = place / 'work_dirs/resumed'
-    command = [ROOT / 'tools/train.py', MASK_RCNN, '--work-dir', work_dir]
-    run(*command, '--cfg-options', *SHORT, cwd=place)
-    output = run(
-        *command,
-        '--resume',
-        '--cfg-options',
-        *SHORT,
-        'train_cfg.max_epochs=2',
-        cwd=place,
-    )
-    assert 'Epoch(train) [2]' in output or 'Saving checkpoint at 2 epochs' in output
-    assert 'Saving checkpoint at 1 epochs' not in output
