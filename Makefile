@@ -16,24 +16,34 @@ OLDEST_PYTHON ?= python$(shell sed -n 's/^python_requires = >=//p' setup.cfg)
 OLDEST_TORCH ?= $(shell sed -n 's/^ *torch>=/torch==/p' setup.cfg)
 TORCH_ALONE = tests/ops tests/layers tests/test_import.py
 
+# A worker computes with one thread (tests/conftest.py) and holds about a gigabyte; what a
+# slow test starts holds as much again. PYTEST_XDIST_AUTO_NUM_WORKERS= sets another number.
+PYTEST = pytest -n logical --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torch test-oldest test-openmmlab lint setup check clean
+.PHONY: help demo test test-slow test-torch test-oldest test-openmmlab lint setup check \
+	clean
 export VENV PYTHON TORCH MAX_JOBS
 
 help:
-	@echo 'make demo     set up, make a small data set, train a Mask R-CNN with UBN and one'
-	@echo '              with BatchNorm, show both in one table and in pictures'
+	@echo 'PY=<python>   for each of these: an environment with MMDetection that you have,'
+	@echo '              used as it is. Without it, the first one makes $(VENV), for which'
+	@echo '              it compiles MMCV.'
+	@echo
+	@echo 'make demo     make a small data set, train a Mask R-CNN with UBN and one with'
+	@echo '              BatchNorm, show both in one table and in pictures'
 	@echo '              DATA=<folder>  a COCO-format folder instead: train/, val/,'
 	@echo '                             instances_train.json, instances_val.json'
 	@echo '              SIZE=<pixels>  to resize images to; by default it fits them'
 	@echo '              ARGS=<options> of tools/demo.py'
-	@echo 'make test     set up, run the tests; ARGS=<options> of pytest'
-	@echo '              The same in environments of their own, beside $(VENV):'
+	@echo 'make test     run the quick tests; ARGS=<options> of pytest'
+	@echo 'make test-slow   run the others: trainings, exports, several processes'
+	@echo '              All tests in environments of their own, beside $(VENV):'
 	@echo '  make test-openmmlab   with the last releases of mmengine, mmcv and mmdet'
 	@echo '  make test-torch       what PyTorch alone suffices for, without a toolbox'
 	@echo '  make test-oldest      that, with the oldest PyTorch ($(OLDEST_TORCH)) on the'
 	@echo '                        oldest Python (OLDEST_PYTHON=$(OLDEST_PYTHON))'
-	@echo 'make lint     set up, run the linters and the type checker'
+	@echo 'make lint     run the linters and the type checker'
 	@echo 'make setup    make the virtual environment (the others do it if need be)'
 	@echo 'make clean    delete build leftovers; the environment and results stay'
 	@echo
@@ -43,27 +53,31 @@ help:
 	@echo '                   options; on a GPU machine, name the build that fits its'
 	@echo '                   driver. Settings of pip (PIP_INDEX_URL) apply as always.'
 	@echo 'MAX_JOBS=<number>  compilers at once while MMCV is built; all cores by default'
-	@echo 'PY=<python>        use this existing environment with MMDetection as it is'
+	@echo 'CXX=<command>      the C++ compiler; c++ by default'
 
 demo: $(prepare)
 	$(PY) tools/demo.py $(if $(DATA),--data '$(DATA)') $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 test: $(prepare)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m $(PYTEST) --maxprocesses 8 -m 'not slow' $(ARGS)
+
+test-slow: $(prepare)
+	$(PY) -m $(PYTEST) --maxprocesses 4 -m slow $(ARGS)
 
 test-openmmlab:
 	@VENV=$(VENV)-openmmlab TOOLBOX=openmmlab .ci/setup.sh
-	TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 $(VENV)-openmmlab/bin/python -m pytest $(ARGS)
+	TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 $(VENV)-openmmlab/bin/python -m $(PYTEST) \
+		--maxprocesses 4 $(ARGS)
 
 test-torch:
 	@VENV=$(VENV)-torch TOOLBOX=none .ci/setup.sh
-	$(VENV)-torch/bin/python -m pytest $(TORCH_ALONE) $(ARGS)
+	$(VENV)-torch/bin/python -m $(PYTEST) --maxprocesses 8 $(TORCH_ALONE) $(ARGS)
 
 # The index may have this PyTorch with CUDA only: some 5 GiB on disk.
 test-oldest:
 	@VENV=$(VENV)-oldest TOOLBOX=none PYTHON=$(OLDEST_PYTHON) TORCH=$(OLDEST_TORCH) \
 		.ci/setup.sh
-	$(VENV)-oldest/bin/python -m pytest $(TORCH_ALONE) $(ARGS)
+	$(VENV)-oldest/bin/python -m $(PYTEST) --maxprocesses 8 $(TORCH_ALONE) $(ARGS)
 
 lint: $(prepare)
 	$(PY) -m ruff check .

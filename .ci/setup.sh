@@ -11,6 +11,7 @@ VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
 # A limit on the threads of a training, which nproc heeds, is none on compilers.
 MAX_JOBS=${MAX_JOBS:-$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)}
+CXX=${CXX:-c++}
 TOOLBOX=${TOOLBOX:-onedl}
 requirements=.ci/requirements.txt
 pretraining=.ci/pretraining.txt
@@ -54,8 +55,8 @@ sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
     "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
         fail "$PYTHON cannot make virtual environments: install its venv package" \
             "(Debian, Ubuntu: apt-get install python3-venv)"
-    command -v "${CXX:-c++}" >/dev/null ||
-        fail "MMCV's operators need a C++ compiler, and ${CXX:-c++} is not found" \
+    command -v "${CXX%% *}" >/dev/null ||
+        fail "MMCV's operators need a C++ compiler, and ${CXX%% *} is not found" \
             "(Debian, Ubuntu: apt-get install g++; or set CXX)"
     "$PYTHON" -c 'import os, sysconfig
 sys_include = sysconfig.get_paths()["include"]
@@ -85,14 +86,25 @@ advise() {
     esac
 }
 
-# A line every 20 s: time passed, and files compiled if the log tells.
+# A line every 20 s: time passed; files compiled, if the log tells, and once three are, the
+# time left; and what .ci/pch-g++ has to say.
 progress() {
-    local log=$1 start=$SECONDS count
+    local log=$1 start=$SECONDS count='' compiled total first since left note=''
     # The sleep must not hold the output open for those who wait for its end.
     while sleep 20 &>/dev/null; do
+        left=''
         count=$(grep -aoE '^ *\[[0-9]+/[0-9]+\] ' "$log" | tail -n 1 | tr -d ' []') || true
-        printf '    %d min %02d s%s\n' $(((SECONDS - start) / 60)) \
-            $(((SECONDS - start) % 60)) "${count:+, ${count/\// of } files compiled}"
+        if [[ $count ]]; then
+            compiled=${count%/*} total=${count#*/}
+            # Counted from the first: before it come downloads and headers.
+            : "${first:=$compiled}" "${since:=$SECONDS}"
+            ((compiled - first < 3)) ||
+                left=$(((SECONDS - since) * (total - compiled) / (compiled - first) / 60 + 1))
+        fi
+        printf '    %d min %02d s%s%s\n' $(((SECONDS - start) / 60)) \
+            $(((SECONDS - start) % 60)) "${count:+, ${count/\// of } files compiled}" \
+            "${left:+, about $left min left}"
+        [[ $note ]] || ! note=$(grep -aom 1 'set-up: .*' "$log") || echo "$note"
     done
 }
 
@@ -104,15 +116,20 @@ step() {
     : >"$log"
     progress "$log" &
     ticker=$!
-    trap 'kill "$ticker" 2>/dev/null' EXIT
     "$@" >"$log" 2>&1 || status=$?
-    kill "$ticker" 2>/dev/null || true
-    wait "$ticker" 2>/dev/null || true
-    trap - EXIT
+    stop_ticker
     ((status)) || return 0
     tail -n 20 "$log" >&2
     fail "failed; above is the end of $log. $(advise "$log")" \
         "The next run continues from this step."
+}
+
+ticker=''
+stop_ticker() {
+    [[ $ticker ]] || return 0
+    kill "$ticker" 2>/dev/null || true
+    wait "$ticker" 2>/dev/null || true
+    ticker=''
 }
 
 # pip reuses a wheel that it built once, for whatever PyTorch there was. So MMCV gets a
@@ -143,11 +160,14 @@ install_toolbox() {
 
     local cache
     mapfile -t cache < <(mmcv_cache)
-    step mmcv "MMCV. Its C++ operators are compiled from source the first time: 78 files, about
-    $((25 / MAX_JOBS + 1)) minutes with $MAX_JOBS compilers at once (MAX_JOBS), longer with CUDA.
-    Later set-ups take pip's copy. Log: $VENV/log/mmcv.txt" \
-        env MMCV_WITH_OPS=1 MAX_JOBS="$MAX_JOBS" "${pip[@]}" -v --no-deps \
+    # An absolute path: pip builds in a folder of its own.
+    step mmcv "MMCV. Its C++ operators are compiled from source the first time: 78 files, with
+    $MAX_JOBS compilers at once (MAX_JOBS), more and longer with CUDA. After three of them you
+    see how long it takes. Later set-ups take pip's copy. Log: $VENV/log/mmcv.txt" \
+        env MMCV_WITH_OPS=1 MAX_JOBS="$MAX_JOBS" CXX="$PWD/.ci/pch-g++" REAL_CXX="$CXX" \
+        PCH_DIR="$(cd "$VENV" && pwd)/pch" "${pip[@]}" -v --no-deps \
         --no-build-isolation --force-reinstall "${cache[@]}" "$(pinned '(onedl-)?mmcv')"
+    rm -rf "$VENV/pch"
 
     step package "ubn_mmdet itself, editable" \
         "${pip[@]}" --no-deps --no-build-isolation -e .
@@ -171,6 +191,7 @@ check_machine
 [[ -x $VENV/bin/pip ]] || "$PYTHON" -m venv "$VENV"
 mkdir -p "$VENV/log"
 rm -f "$stamp"
+trap 'stop_ticker; rm -rf "$VENV/pch"' EXIT # precompiled headers take half a gigabyte
 pip=("$VENV/bin/python" -m pip --disable-pip-version-check install)
 
 # TORCH may hold options of pip as well: several words.

@@ -31,6 +31,7 @@ def test_every_member_of_the_family_can_be_imported():
         assert member.__name__ in ubn_mmdet.__all__
 
 
+@pytest.mark.slow
 def test_registering_needs_no_torchvision(tmp_path):
     pytest.importorskip('mmengine')
     output = run(

@@ -9,8 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from ubn_mmdet import paths
+from ubn_mmdet.mm.tools import find_tool
 from ubn_mmdet.version import __version__
 
 pytestmark = pytest.mark.slow
@@ -81,33 +83,39 @@ def empty_environment(folder: Path) -> tuple[Path, Path]:
     return python, packages
 
 
-@pytest.mark.parametrize('kind', ['wheel', 'sdist'])
-def test_it_installs_and_works_beside_an_existing_toolbox(kind, request, tmp_path):
+# As a user writes it, with the folder that `python -m ubn_mmdet` prints.
+MY_CONFIG = """
+_base_ = '{configs}/demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py'
+custom_imports = dict(imports=['ubn_mmdet'], allow_failed_imports=False)
+model = dict(backbone=dict(norm_cfg=dict(type='UBN')))
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+train_cfg = dict(max_epochs=1, val_interval=2)
+"""
+
+
+def test_it_installs_and_trains_beside_an_existing_toolbox(wheel, tmp_path):
     python, packages = empty_environment(tmp_path / 'env')
     pip = sys.executable, '-m', 'pip', '--python', str(python), 'install'
     # What is there stays as it is, another copy of this package too.
     options = '--no-build-isolation', '--no-deps', '--ignore-installed'
-    archive = request.getfixturevalue(kind)
-    run(*pip, *options, str(archive), cwd=tmp_path)
+    run(*pip, *options, str(wheel), cwd=tmp_path)
 
     report = run(str(python), '-m', 'ubn_mmdet', cwd=tmp_path)
     lines = dict(line.split(maxsplit=1) for line in report.splitlines() if line)
-    assert lines['configs'] == str(packages / 'ubn_mmdet/.mim/configs')
+    mim = packages / 'ubn_mmdet/.mim'
+    assert lines['configs'] == str(mim / 'configs')
     assert lines['ubn_mmdet'] == __version__ and lines['UBN'] == 'registered'
 
-    train = packages / 'ubn_mmdet/.mim/tools/train.py'
-    assert '--cfg-options' in run(str(python), str(train), '--help', cwd=tmp_path)
-    code = (
-        'from mmdet.utils import register_all_modules\n'
-        'from mmdet.registry import MODELS\n'
-        'from mmengine.config import Config\n'
-        'from ubn_mmdet.paths import configs_dir\n'
-        'register_all_modules()\n'
-        'name = "demo/retinanet_r18-scratch_fpn_ubn_6e_shapes.py"\n'
-        'model = MODELS.build(Config.fromfile(configs_dir() / name).model)\n'
-        'print(type(model.backbone.bn1).__name__)\n'
-    )
-    assert run(str(python), '-c', code, cwd=tmp_path).split()[-1] == 'UBN'
+    tool = str(mim / 'tools/make_shapes.py')
+    few = '--train', '2', '--val', '1', '--size', '64'
+    run(str(python), tool, 'data/shapes', *few, cwd=tmp_path)
+    (tmp_path / 'mine.py').write_text(MY_CONFIG.replace('{configs}', lines['configs']))
+    # `mim train mmdet` runs MMDetection's own tool, ours runs it too.
+    for train in (find_tool('mmdet', 'train'), mim / 'tools/train.py'):
+        run(str(python), str(train), 'mine.py', '--work-dir', 'run', cwd=tmp_path)
+        state = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=False)
+        assert 'backbone.bn1.spatial_weight' in state['state_dict']
+        (tmp_path / 'run/epoch_1.pth').unlink()
 
 
 def below(folder: Path) -> set[str]:

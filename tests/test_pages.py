@@ -38,6 +38,11 @@ def test_files_that_are_named_exist(page):
 
 
 @pytest.mark.parametrize('page', PAGES)
+def test_nothing_is_installed_that_has_not_been_published(page):
+    assert not re.search(r'pip install [^`\n]*\bubn_mmdet(?!-)\b', read(page))
+
+
+@pytest.mark.parametrize('page', PAGES)
 def test_cited_tests_exist(page):
     cited = set(re.findall(r'\btest_\w+\.py', read(page)))
     assert cited <= {path.name for path in ROOT.glob('tests/**/test_*.py')}

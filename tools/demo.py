@@ -16,6 +16,7 @@ from ubn_mmdet.evidence.report.summary import FILES
 from ubn_mmdet.evidence.results import ResultsError
 from ubn_mmdet.evidence.workplace import ComparisonError
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
+from ubn_mmdet.mm.tools import add_cfg_options
 from ubn_mmdet.records import RecordError
 
 SHAPES = Path('data/shapes')
@@ -35,8 +36,6 @@ ERRORS = (
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,12 +57,7 @@ def parse_args() -> argparse.Namespace:
         '--config',
         help='the detector, a config below configs/ or a path (default: Mask R-CNN R18)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help="settings of the config to override, key=value as in MMDetection's tools",
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--jobs',
         type=int,
@@ -87,9 +81,9 @@ def say(text: str) -> None:
 
 def main() -> None:
     """Run the demo; what is wrong with toolbox, data or settings ends it with a message."""
+    args = parse_args()
     try:
         require_toolbox()
-        args = parse_args()
         work_dir = args.work_dir
         if work_dir is None:
             name = args.data and args.data.resolve().name

@@ -7,13 +7,12 @@ analysis_tools/get_flops; all others are the tool's.
 import sys
 
 import ubn_mmdet  # noqa: F401  registers UBN
-from ubn_mmdet.mm.toolbox import ToolboxError
-from ubn_mmdet.mm.tools import run_mmdet_tool
+from ubn_mmdet.mm.tools import run_tool
 
 if __name__ == '__main__':
-    if len(sys.argv) < 2 or sys.argv[1].startswith('-'):
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
-    try:
-        run_mmdet_tool(sys.argv.pop(1))
-    except ToolboxError as error:
-        sys.exit(f'mmdet_tool: {error}')
+    if sys.argv[1] in ('-h', '--help'):
+        print(__doc__)
+    else:
+        run_tool('mmdet', sys.argv.pop(1), __doc__)

@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mmengine.config import DictAction
-
-from ubn_mmdet.mm.precise import evaluate_precise
+from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
+from ubn_mmdet.mm.tools import add_cfg_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,12 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, help='write the weights with precise statistics there'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help="settings of the config to override, key=value as in MMDetection's tools",
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -45,6 +39,9 @@ def main() -> None:
     """Print both evaluations."""
     args = parse_args()
     try:
+        require_toolbox()
+        from ubn_mmdet.mm.precise import evaluate_precise
+
         with TemporaryDirectory() as logs:
             metrics = evaluate_precise(
                 args.config,
@@ -55,7 +52,7 @@ def main() -> None:
                 args.out,
                 args.cfg_options,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ToolboxError, ValueError) as error:
         sys.exit(f'precise_statistics: {error}')
     print(f'{"":24} as it is  precise')
     for name, (before, after) in metrics.items():

@@ -1,7 +1,7 @@
 """Test a detector: MMDetection's own tools/test.py, with UBN registered."""
 
 import ubn_mmdet  # noqa: F401  registers UBN
-from ubn_mmdet.mm.tools import run_mmdet_tool
+from ubn_mmdet.mm.tools import run_tool
 
 if __name__ == '__main__':
-    run_mmdet_tool('test')
+    run_tool('mmdet', 'test', __doc__)

@@ -1,7 +1,7 @@
 """Train a detector: MMDetection's own tools/train.py, with UBN registered."""
 
 import ubn_mmdet  # noqa: F401  registers UBN
-from ubn_mmdet.mm.tools import run_mmdet_tool
+from ubn_mmdet.mm.tools import run_tool
 
 if __name__ == '__main__':
-    run_mmdet_tool('train')
+    run_tool('mmdet', 'train', __doc__)

@@ -1,5 +1,7 @@
 """Small detectors as after training: with statistics of data, and scores that differ."""
 
+from unittest.mock import patch
+
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
@@ -67,6 +69,15 @@ def image(seed: int = 0, size: tuple[int, int] = SIZE) -> Tensor:
 
 @torch.no_grad()
 def predictions(model: nn.Module, seed: int = 5) -> dict[str, Tensor]:
-    """Boxes, scores, labels and masks for an image."""
-    [found] = model.predict(image(seed), [example(model, SIZE)[1]])
-    return dict(found.pred_instances.items())
+    """Boxes, scores, labels and masks for an image; masks from 0 to 1, in steps of 1/255.
+
+    Which pixels are above the threshold is a matter of rounding where one is close to it.
+    """
+    rcnn = model.roi_head.test_cfg if hasattr(model, 'roi_head') else {}
+    grey = {'mask_thr_binary': -1} if 'mask_thr_binary' in rcnn else {}
+    with patch.dict(rcnn, grey):
+        [found] = model.predict(image(seed), [example(model, SIZE)[1]])
+    predicted = dict(found.pred_instances.items())
+    if grey:
+        predicted['masks'] = predicted['masks'] / 255
+    return predicted

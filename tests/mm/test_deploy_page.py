@@ -107,6 +107,8 @@ def test_tools(folder):
     augments = 'mask' not in folder.name  # MMDetection has it for boxes alone
     said = command(tta, folder, ok=augments)
     assert ('bbox_mAP' if augments else 'TTA of instance segmentation does not') in said
+    if not augments:
+        return  # the others have nothing to do with masks
     assert re.search(r'Flops: [\d.]+G', command(flops, folder))
     command(browse, folder)
     assert len([*(folder / 'browsed').iterdir()]) == 4
@@ -130,8 +132,7 @@ def test_compiling(retinanet, monkeypatch):
         assert_same(names['compiled'](images), names['features'](images))
 
 
-@pytest.mark.parametrize('dynamic', [False, True])
-@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize(('training', 'dynamic'), [(False, False), (True, True)])
 def test_a_block_compiles_to_machine_code(training, dynamic):
     def block():
         torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,12 @@ def place(tmp_path_factory):
     return folder
 
 
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        return str(taken.getsockname()[1])
+
+
 def train(place, command, name, batch_size):
     work_dir = place / name
     options = [
@@ -95,6 +102,7 @@ def train(place, command, name, batch_size):
             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
             'PYTHONPATH': f'{ROOT}:{place}',
             'OMP_NUM_THREADS': '1',
+            'PORT': free_port(),  # other processes train beside this one
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

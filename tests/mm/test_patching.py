@@ -50,6 +50,8 @@ def home(monkeypatch):
     module = ModuleType('some_home')
     module.speak, module.Speaker = speak, Speaker
     monkeypatch.setitem(sys.modules, 'some_home', module)
+    # What a test leaves there is no other test's matter.
+    monkeypatch.setattr(Speaker, 'of_object', Speaker.of_object)
     return module
 
 

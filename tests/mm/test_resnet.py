@@ -50,20 +50,18 @@ def test_it_trains(block, norm_eval, stages, memory_format):
 
 
 def flops(norm_cfg):
-    net = ResNet(50, norm_cfg=norm_cfg, init_cfg=None)
+    one = {'num_stages': 1, 'strides': (1,), 'dilations': (1,), 'out_indices': (0,)}
+    net = ResNet(50, norm_cfg=norm_cfg, **one)
     net.eval()
-    counter = FlopAnalyzer(net, torch.zeros(1, 3, 224, 224))
+    counter = FlopAnalyzer(net, torch.zeros(1, 3, 64, 64))
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     return counter.by_operator()
 
 
 def test_the_operations_of_norms_are_counted():
     plain = flops({'type': 'BN'})
-    maps = 64 * 112**2  # elements behind each norm of a ResNet-50 at 224 pixels
-    for blocks, width, size in [(3, 64, 56), (4, 128, 28), (6, 256, 14), (3, 512, 7)]:
-        maps += blocks * (width + 4 * width) * size**2  # of conv2 and conv3
-        maps += width * (2 * size) ** 2 if width > 64 else width * size**2  # conv1
-        maps += (blocks - 1) * width * size**2 + 4 * width * size**2  # and downsample
+    maps = 64 * 32**2  # elements behind each norm of the stem, at 64 pixels
+    maps += 16**2 * (3 * (64 + 64 + 256) + 256)  # and of a stage: blocks, downsample
     assert plain['batch_norm'] == 2 * maps and 'norm' not in plain
     # Like BatchNorm, a scale and a shift; the mean of each map; the bias of a kernel.
     for norm, kernel, more in [

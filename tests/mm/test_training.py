@@ -56,13 +56,18 @@ def test_training_and_testing_by_command_line(place, config, tool):
     assert 'Epoch(test) [' in run(*test, *options, cwd=place)
 
 
-# With a kernel and without, starting small, as BatchNorm, and as the authors' layer.
-PRESETS = 'bn', 'bn-small', 'ubn', 'ubn-from-bn', 'rbn'
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('preset', PRESETS)
-@pytest.mark.parametrize('detector', ['mask-rcnn', 'retinanet'])
+@pytest.mark.parametrize(
+    ('detector', 'preset'),
+    [
+        # Without a kernel and with one, starting small and as BatchNorm. Both detectors
+        # are trained with UBN at its authors' start above.
+        ('retinanet', 'bn'),
+        ('mask-rcnn', 'bn-small'),
+        ('retinanet', 'ubn-from-bn'),
+        ('mask-rcnn', 'rbn'),
+    ],
+)
 def test_every_kind_of_norm_trains_in_the_demo(place, detector, preset):
     """In a detector's neighbourhood: in-place activations, sums, freezing, optimizer."""
     base = DEMO_CONFIGS / f'{detector}_r18-scratch_fpn_bn_6e_shapes.py'
@@ -115,20 +120,3 @@ train_cfg = dict(max_epochs=1)
         'val_dataloader.dataset.pipeline.1.scale=(64,64)', cwd=place,
     )  # fmt: skip
     assert 'Epoch(val) [1]' in output and (work_dir / 'epoch_1.pth').exists()
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_resumes(place):
-    work_dir = place / 'work_dirs/resumed'
-    command = [ROOT / 'tools/train.py', MASK_RCNN, '--work-dir', work_dir]
-    run(*command, '--cfg-options', *SHORT, cwd=place)
-    output = run(
-        *command,
-        '--resume',
-        '--cfg-options',
-        *SHORT,
-        'train_cfg.max_epochs=2',
-        cwd=place,
-    )
-    assert 'Epoch(train) [2]' in output or 'Saving checkpoint at 2 epochs' in output
-    assert 'Saving checkpoint at 1 epochs' not in output

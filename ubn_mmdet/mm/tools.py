@@ -1,12 +1,17 @@
 """Runs the toolbox's own command lines, so that ours do exactly what they do."""
 
+import argparse
 import runpy
+import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch.distributed as dist
 
 from .toolbox import ToolboxError, require_pretraining, require_toolbox
+
+_CHECKS = {'mmdet': require_toolbox, 'mmpretrain': require_pretraining}
 
 
 def find_tool(package_name: str, name: str) -> Path:
@@ -30,26 +35,45 @@ def find_tool(package_name: str, name: str) -> Path:
     )
 
 
-def run_mmdet_tool(name: str) -> None:
-    """Run MMDetection's ``tools/<name>.py`` as the main program, on ``sys.argv``.
+def run_tool(package: str, name: str, description: str) -> None:
+    """Be a command line: run a package's ``tools/<name>.py`` on ``sys.argv``.
 
-    Raises:
-        ToolboxError: If the toolbox cannot be used or has no such tool.
+    If the toolbox cannot be used, the program ends with what is wrong, and ``--help``
+    prints ``description`` in place of the tool's own.
+
+    Args:
+        package: ``mmdet`` or ``mmpretrain``.
+        name: Of the tool.
+        description: What ours does.
     """
-    require_toolbox()
+    try:
+        _CHECKS[package]()
+        tool = find_tool(package, name)
+    except ToolboxError as error:
+        if {'-h', '--help'}.isdisjoint(sys.argv):
+            sys.exit(f'{Path(sys.argv[0]).stem}: {error}')
+        print(f'{description}\nIts options cannot be shown here:\n{error}')
+        return
     join_ranks_on_cpu()
-    runpy.run_path(str(find_tool('mmdet', name)), run_name='__main__')
+    runpy.run_path(str(tool), run_name='__main__')
 
 
-def run_mmpretrain_tool(name: str) -> None:
-    """Run MMPreTrain's ``tools/<name>.py`` as the main program, on ``sys.argv``.
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options`` as MMDetection's tools have it.
 
-    Raises:
-        ToolboxError: If MMPreTrain cannot be used or has no such tool.
+    Without MMEngine there is the help alone: values stay text.
     """
-    require_pretraining()
-    join_ranks_on_cpu()
-    runpy.run_path(str(find_tool('mmpretrain', name)), run_name='__main__')
+    action: type[argparse.Action] | str = 'store'
+    with suppress(ImportError):
+        from mmengine.config import DictAction
+
+        action = DictAction
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=action,
+        help="settings of the config to override, key=value as in MMDetection's tools",
+    )
 
 
 def join_ranks_on_cpu() -> None:
