@@ -21,8 +21,8 @@ TORCH_ALONE = tests/ops tests/layers tests/test_import.py
 PYTEST = pytest -n logical --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch test-oldest test-openmmlab lint setup check \
-	clean
+.PHONY: help demo test test-slow test-torch test-oldest test-openmmlab gpu-check lint \
+	setup check clean
 export VENV PYTHON TORCH MAX_JOBS
 
 help:
@@ -43,6 +43,8 @@ help:
 	@echo '  make test-torch       what PyTorch alone suffices for, without a toolbox'
 	@echo '  make test-oldest      that, with the oldest PyTorch ($(OLDEST_TORCH)) on the'
 	@echo '                        oldest Python (OLDEST_PYTHON=$(OLDEST_PYTHON))'
+	@echo 'make gpu-check   check and measure every layer on this machine'"'"'s GPU, in at most'
+	@echo '              8 minutes; ARGS=<options> of python -m ubn_mmdet.gpu_check'
 	@echo 'make lint     run the linters and the type checker'
 	@echo 'make setup    make the virtual environment (the others do it if need be)'
 	@echo 'make clean    delete build leftovers; the environment and results stay'
@@ -78,6 +80,9 @@ test-oldest:
 	@VENV=$(VENV)-oldest TOOLBOX=none PYTHON=$(OLDEST_PYTHON) TORCH=$(OLDEST_TORCH) \
 		.ci/setup.sh
 	$(VENV)-oldest/bin/python -m $(PYTEST) --maxprocesses 8 $(TORCH_ALONE) $(ARGS)
+
+gpu-check: $(prepare)
+	$(PY) -m ubn_mmdet.gpu_check $(ARGS)
 
 lint: $(prepare)
 	$(PY) -m ruff check .
