@@ -8,6 +8,7 @@ from helpers.layers import OFF, images, trained
 from helpers.passes import gradients
 
 from ubn_mmdet import reference_passes
+from ubn_mmdet.ops import fused, tensors
 from ubn_mmdet.ops.fused import FusedPasses
 from ubn_mmdet.ops.passes import ReferencePasses
 
@@ -31,10 +32,25 @@ def test_it_equals_the_reference(
     kernel_size, training, dtype, memory_format, tolerance
 ):
     layer = trained(4, kernel_size=kernel_size).float().train(training)
+    x = images(3, 4, 6, 5).to(dtype, memory_format=memory_format)
+    assert_equals_the_reference(layer, x, tolerance)
+
+
+@KERNELS
+@MODES
+def test_so_does_what_runs_on_a_gpu(kernel_size, training, monkeypatch):
+    """Broadcasting operations, in either memory format."""
+    monkeypatch.setattr(fused, '_has_flat_maps', lambda x: False)
+    layer = trained(4, kernel_size=kernel_size).float().train(training)
+    assert_equals_the_reference(layer, images(3, 4, 6, 5).float(), 1e-4)
+
+
+def assert_equals_the_reference(layer, x, tolerance):
+    """Output, gradients, their dtypes and their memory format."""
     # The step moves the statistics: both start from the same.
     state = {name: value.clone() for name, value in layer.state_dict().items()}
-    x = images(3, 4, 6, 5).to(dtype, memory_format=memory_format)
-    upstream = images(3, 4, 6, 5, seed=1).to(dtype, memory_format=memory_format)
+    memory_format = tensors.memory_format(x)
+    upstream = images(*x.shape, seed=1).to(x.dtype, memory_format=memory_format)
     ours = gradients(layer, x, upstream)
     layer.load_state_dict(state)
     with reference_passes():
