@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from ubn_mmdet.ops.reference import ReferencePasses
+
+from ubn_mmdet.ops.passes import ReferencePasses
 
 
 def coefficients(x: Tensor, kernel_size: int = 1, seed: int = 2) -> dict[str, Tensor]:

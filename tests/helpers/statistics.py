@@ -53,10 +53,6 @@ def batch_renorm(
         new = {'running_mean': mean, 'running_var': var * n / (n - 1)}
         for name, value in new.items():
             state[name] = (1 - step) * state[name] + step * value.detach()
-        state |= {'renorm_scale': r, 'renorm_shift': d}
-    else:
-        state.setdefault('renorm_scale', r)
-        state.setdefault('renorm_shift', d)
     ys = []
     for x in xs:
         xhat = (x - over_maps(mean)) / torch.sqrt(over_maps(var) + eps)
@@ -96,7 +92,6 @@ def mabn(
     xs = [x - over_maps(pivot) for x in xs]
     one = torch.ones_like(pivot)
     elements = _elements(xs)
-    state.setdefault('renorm_scale', one)
     if not training or not elements.numel():
         scale = 1 / torch.sqrt(state['running_var'] + eps)
         return [affine(over_maps(scale) * x, state) for x in xs], state
@@ -117,7 +112,6 @@ def mabn(
         'square_memory': squares,
         'batches_memorized': state['batches_memorized'] + 1,
         'running_var': (1 - pace) * state['running_var'] + pace * chi,
-        'renorm_scale': r,
         'gradient_memory': state['gradient_memory'].clone(),
     }
 
@@ -147,7 +141,6 @@ def power_norm(
     pivot = state['running_mean']
     xs = [x - over_maps(pivot) for x in xs]
     elements = _elements(xs)
-    state.setdefault('last_square', torch.ones_like(pivot))
     if not training or not elements.numel():
         scale = 1 / torch.sqrt(state['running_var'] + eps)
         return [affine(over_maps(scale) * x, state) for x in xs], state
@@ -160,7 +153,6 @@ def power_norm(
         'num_batches_tracked': state['num_batches_tracked'] + 1,
         'running_var': state['running_var']
         + momentum * (square.detach() - state['running_var']),
-        'last_square': used.detach(),
     }
 
     def backward(x: Tensor, g: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from helpers import relatives
 from helpers.layers import images, shake
 from helpers.norm_tester import NormTester, assert_same_step
 from torch import nn
@@ -28,16 +27,6 @@ class TestBGN(NormTester):
         ({'num_groups': 0}, 'num_groups.*positive integer, got 0'),
         ({'num_groups': 2.0}, 'num_groups.*positive integer, got 2.0'),
     ]
-
-    def define(self, layer, xs, state):
-        return relatives.bgn(
-            xs,
-            state,
-            training=layer.training,
-            eps=layer.eps,
-            momentum=layer.momentum,
-            num_groups=layer.num_groups,
-        )
 
     def is_batchnorm(self, settings):
         return settings['num_groups'] == C

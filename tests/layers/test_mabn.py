@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from helpers import statistics
 from helpers.layers import images
 from helpers.norm_tester import NormTester
 from torch import nn
@@ -14,31 +13,17 @@ from ubn_mmdet import MABN, CentralizedConv2d
 SOON = {'memory_size': 2, 'warmup_steps': 0, 'renorm_steps': 0}
 
 
-class Promises(NormTester):
+class TestMABN(NormTester):
     norm = MABN
     refuses = ('no statistics',)
-
-    def is_batchnorm(self, settings):
-        return False  # it does not centre
-
-    def define(self, layer, xs, state):
-        settings = layer.stages.statistics
-        return statistics.mabn(
-            xs,
-            state,
-            training=layer.training,
-            eps=layer.eps,
-            momentum=layer.momentum,
-            memory_size=settings.memory_size,
-            warmup_steps=settings.warmup_steps,
-            renorm_steps=settings.renorm_steps,
-            r_max=settings.r_max,
-        )
-
-
-class TestMABN(Promises):
-    # The first batch is on its own, so that its gradient is exact.
-    variants = {'default': {}, 'soon': {'memory_size': 2, 'warmup_steps': 0}}
+    variants = {
+        'default': {},
+        # The first batch is on its own, so that its gradient is exact.
+        'soon': {'memory_size': 2, 'warmup_steps': 0},
+        'at once': SOON,
+        'narrow': SOON | {'r_max': 1.01},
+    }
+    inexact = 'at once', 'narrow'
     wrong = [
         ({'memory_size': 0}, 'memory_size.*positive integer, got 0'),
         ({'warmup_steps': -1}, 'warmup_steps.*integer >= 0, got -1'),
@@ -48,10 +33,8 @@ class TestMABN(Promises):
         ({'track_running_stats': False}, 'track_running_stats must be True, got False'),
     ]
 
-
-class TestMABNInFull(Promises):
-    gradient_is_exact = False
-    variants = {'wide': SOON, 'narrow': SOON | {'r_max': 1.01}}
+    def is_batchnorm(self, settings):
+        return False  # it does not centre
 
 
 def through(layer, batches):

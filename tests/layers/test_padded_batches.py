@@ -8,6 +8,7 @@ import torch.utils.checkpoint as cp
 from helpers import definition
 from helpers.definitions import define
 from helpers.layers import STAGES, images, shake, state_of, trained
+from helpers.reads_back import ReadsBack
 from torch import nn
 from torch.nn import functional as F
 
@@ -32,7 +33,10 @@ SIZES = (7, 9), (3, 12), (10, 2)
 PADDED = (12, 14)
 STRIDE = 2
 LAYERS = {
-    **{f'UBN, {name}': (UBN, settings) for name, settings in STAGES.items()},
+    **{
+        f'UBN, {name}': (UBN, STAGES[name])
+        for name in ('all', 'k=5', 'no gate', 'no affine', 'all off')
+    },
     'UBN, pooled': (UBN, {'condensation_feature': 'pooled'}),
     'UBN, no statistics': (UBN, {'track_running_stats': False}),
     'RBN': (RBN, {}),
@@ -126,9 +130,9 @@ def test_all_is_as_on_the_images_before_padding(kind, training, monkeypatch):
             torch.testing.assert_close(buffer, state[name], **CLOSE)
 
 
-@EVERY
-def test_the_amount_of_padding_has_no_effect(kind):
-    layer = make(kind)
+@pytest.mark.parametrize('name', ['UBN, all', 'UBN, pooled', 'BGN', 'MABN'])
+def test_the_amount_of_padding_has_no_effect(name):
+    layer = make(LAYERS[name])
     states = []
     for padded in [(10, 12), (12, 14), (40, 64)]:
         again = copy.deepcopy(layer)
@@ -139,14 +143,12 @@ def test_the_amount_of_padding_has_no_effect(kind):
     torch.testing.assert_close(states[2], states[0], **CLOSE)
     again = copy.deepcopy(layer)
     again(stack(maps(), fill=0.0))  # it would have, were it not announced
-    if layer.running_var is not None:
-        assert not torch.allclose(again.running_var, states[0]['running_var'])
+    assert not torch.allclose(again.running_var, states[0]['running_var'])
 
 
-@pytest.mark.parametrize('settings', STAGES.values(), ids=STAGES)
 @MODES
-def test_gradcheck(settings, training):
-    layer = trained(2, **settings).train(training)
+def test_gradcheck(training):
+    layer = trained(2).train(training)
     names = [name for name, _ in layer.named_parameters()]
     sizes, padded = [(2, 3), (4, 1)], (4, 4)
 
@@ -259,6 +261,17 @@ def test_activation_checkpointing_knows_it_in_the_backward(reentrant):
         y.square().sum().backward()
         results.append([x.grad, *(p.grad for p in layer.parameters())])
     torch.testing.assert_close(*results)
+
+
+def test_the_host_waits_once_for_the_sizes_of_a_batch():
+    """At the first layer that asks; not at every norm and every convolution."""
+    net = nn.Sequential(nn.Conv2d(C, C, 3, padding=1), UBN(C), UBN(C))
+    hide_padding(net)
+    x = stack(maps(), fill=1.0).float()
+    with padded_images(SIZES, PADDED):
+        UBN(C)(x)
+        with ReadsBack():
+            net(x)
 
 
 def test_it_ends_with_the_announcement():

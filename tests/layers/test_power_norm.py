@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from helpers import statistics
 from helpers.layers import images
 from helpers.norm_tester import NormTester
 from torch import nn
@@ -10,37 +9,24 @@ from torch import nn
 from ubn_mmdet import PowerNorm
 
 
-class Promises(NormTester):
+class TestPowerNorm(NormTester):
     norm = PowerNorm
     refuses = ('no statistics', 'no momentum')
-
-    def is_batchnorm(self, settings):
-        return False  # it does not centre
-
-    def define(self, layer, xs, state):
-        return statistics.power_norm(
-            xs,
-            state,
-            training=layer.training,
-            eps=layer.eps,
-            momentum=layer.momentum,
-            warmup_steps=layer.stages.statistics.warmup_steps,
-        )
-
-
-class TestPowerNorm(Promises):
-    # The first batch is warm-up, where the gradient is exact.
-    variants = {'default': {}, 'soon': {'warmup_steps': 1}}
+    variants = {
+        'default': {},
+        # The first batch is warm-up, where the gradient is exact.
+        'soon': {'warmup_steps': 1},
+        'at once': {'warmup_steps': 0},
+    }
+    inexact = ('at once',)
     wrong = [
         ({'warmup_steps': -1}, 'warmup_steps.*integer >= 0, got -1'),
         ({'momentum': None}, r'momentum.*within \[0, 1\], got None'),
         ({'track_running_stats': False}, 'track_running_stats must be True, got False'),
     ]
 
-
-class TestPowerNormInFull(Promises):
-    gradient_is_exact = False
-    variants = {'at once': {'warmup_steps': 0}}
+    def is_batchnorm(self, settings):
+        return False  # it does not centre
 
 
 def test_many_batches_go_by_the_definition():

@@ -53,17 +53,19 @@ def test_of_a_gated_norm_the_batches_count_whose_gate_is_open():
 
 
 @pytest.mark.parametrize('norm', [nn.BatchNorm2d, *FAMILY])
-@pytest.mark.parametrize('training', [False, True])
-def test_nothing_else_changes(norm, training):
-    layer = trained(norm).train(training)
-    before = {name: value.clone() for name, value in layer.state_dict().items()}
-    momentum = layer.momentum
-    precise_statistics(layer, BATCHES)
-    assert layer.training is training and layer.momentum == momentum
-    after = layer.state_dict()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert 'running_var' in changed
-    assert changed <= {'running_mean', 'running_var'}
+def test_nothing_else_changes(norm):
+    for training in (True, False):
+        layer = trained(norm).train(training)
+        before = {name: value.clone() for name, value in layer.state_dict().items()}
+        momentum = layer.momentum
+        precise_statistics(layer, BATCHES)
+        assert layer.training is training and layer.momentum == momentum
+        after = layer.state_dict()
+        changed = {
+            name for name in before if not torch.equal(before[name], after[name])
+        }
+        assert 'running_var' in changed
+        assert changed <= {'running_mean', 'running_var'}
 
 
 class Held(nn.Module):

@@ -1,20 +1,11 @@
 """The layer's numbers, against its definition in float64."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from helpers import definition
 from helpers.layers import STAGES, compare, images, trained
 
-from ubn_mmdet import UBN, reference_passes
-
-
-@pytest.fixture(autouse=True, params=['fused', 'reference'])
-def _passes(request):
-    """Every number holds for both implementations of the passes."""
-    with nullcontext() if request.param == 'fused' else reference_passes():
-        yield
+from ubn_mmdet import UBN
 
 
 @pytest.mark.parametrize('feature', ['flat', 'pooled'])

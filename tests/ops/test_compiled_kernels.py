@@ -11,7 +11,7 @@ pytest.importorskip(
 )
 
 SPILLED = 32  # bytes of a thread: a few registers
-PASSES = {
+KERNELS = {
     '_moments_of_parts',
     '_moments_of_maps',
     '_apply',
@@ -20,37 +20,22 @@ PASSES = {
     '_sums_of_maps',
     '_gradient',
 }
-ALGEBRA = {'_pack', '_coefficients', '_gradients'}
-CAPABILITY = pytest.mark.parametrize('capability', [80, 90])  # A100, H100
-
-
-def compiled(folder, *options):
-    """What of a GPU each kernel uses, by its name."""
-    # Where Triton interprets, it does not compile: in a process of its own.
-    output = run(
-        '-m', 'helpers.compile_kernels', *options,
-        cwd=folder, path=str(ROOT / 'tests'),
-        TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(folder),
-    )  # fmt: skip
-    return json.loads(output.splitlines()[-1])
-
-
-def assert_compiles(usage, kernels):
-    """Every one did, and spills next to nothing."""
-    assert {name.split()[0] for name in usage} == kernels
-    for name, used in usage.items():
-        assert used['LOCAL'] + used['STACK'] <= SPILLED, name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
 @pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
-@CAPABILITY
-def test_the_passes_compile(capability, dtype, layout, tmp_path):
-    assert_compiles(compiled(tmp_path, capability, dtype, layout), PASSES)
-
-
-@pytest.mark.slow
-@CAPABILITY
-def test_the_algebra_compiles(capability, tmp_path):
-    assert_compiles(compiled(tmp_path, capability), ALGEBRA)
+@pytest.mark.parametrize('capability', [80, 90])  # A100, H100
+def test_every_kernel_compiles_and_spills_next_to_nothing(
+    capability, dtype, layout, tmp_path
+):
+    # Where Triton interprets, it does not compile: in a process of its own.
+    output = run(
+        '-m', 'helpers.compile_kernels', capability, dtype, layout,
+        cwd=tmp_path, path=str(ROOT / 'tests'),
+        TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(tmp_path),
+    )  # fmt: skip
+    usage = json.loads(output.splitlines()[-1])
+    assert {name.split()[0] for name in usage} == KERNELS
+    for name, used in usage.items():
+        assert used['LOCAL'] + used['STACK'] <= SPILLED, name

@@ -14,6 +14,8 @@ from ubn_mmdet.ops.padding import (
     valid_part,
 )
 
+X = torch.zeros(1, 3, 8, 8)
+
 
 def halved(x):
     """What strided layers make of a map; with kernels of 7, 3, 3 and 1."""
@@ -67,17 +69,17 @@ def test_maps_that_are_not_of_the_images_are_wholly_valid():
 
 def test_what_is_announced_holds_within_and_not_for_layers_apart():
     layer, apart = nn.Identity(), nn.Identity()
-    assert images_for(layer) is None
+    assert images_for(layer, X) is None
     with padded_images([(5, 8)], (8, 8), apart=[apart]):
-        assert images_for(layer) == Images(((5, 8),), (8, 8))
-        assert images_for(apart) is None
+        assert images_for(layer, X) == Images(((5, 8),), (8, 8))
+        assert images_for(apart, X) is None
         with padded_images([(2, 2)], (4, 4)):
-            assert images_for(layer).padded == (4, 4)
-        assert images_for(layer).padded == (8, 8)
-    assert images_for(layer) is None
+            assert images_for(layer, X).padded == (4, 4)
+        assert images_for(layer, X).padded == (8, 8)
+    assert images_for(layer, X) is None
     with pytest.raises(RuntimeError, match='within'), padded_images([(5, 8)], (8, 8)):
         raise RuntimeError('within')
-    assert images_for(layer) is None
+    assert images_for(layer, X) is None
 
 
 @pytest.mark.parametrize('size', [(0, 3), (3, 9), (9, 3), (-1, 2)])

@@ -1,197 +1,139 @@
-"""The hand-written backward: what it saves, preserves and leaves to the reference."""
-
-import weakref
+"""Which passes run: by default, chosen by hand, and where a choice cannot run."""
 
 import pytest
 import torch
-import torch.nn.functional as F
-from helpers.layers import OFF, images, trained
-from helpers.passes import gradients
-from ubn_mmdet.ops.reference import ReferencePasses
+from helpers.commands import run
+from torch import nn
 
-from ubn_mmdet import reference_passes
+from ubn_mmdet import choose_passes, reference_passes
 from ubn_mmdet.ops import passes
-from ubn_mmdet.ops.fused import FusedPasses
+from ubn_mmdet.ops.fused import EAGER, FusedPasses
+from ubn_mmdet.ops.passes import ReferencePasses, passes_for
 
-KERNELS = pytest.mark.parametrize('kernel_size', [1, 3])
-MODES = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
+X = torch.zeros(2, 3, 4, 4)
 
 
-@KERNELS
-@MODES
-@pytest.mark.parametrize(
-    'memory_format', [torch.contiguous_format, torch.channels_last]
-)
-@pytest.mark.parametrize(
-    ('dtype', 'tolerance'),
-    [(torch.float32, 1e-4), (torch.bfloat16, 0.05), (torch.float16, 0.01)],
-    ids=str,
-)
-def test_it_equals_the_reference(
-    kernel_size, training, memory_format, dtype, tolerance
-):
-    layer = trained(4, kernel_size=kernel_size).float().train(training)
-    # The step moves the statistics: both start from the same.
-    state = {name: value.clone() for name, value in layer.state_dict().items()}
-    x = images(3, 4, 6, 5).to(dtype, memory_format=memory_format)
-    upstream = images(3, 4, 6, 5, seed=1).to(dtype, memory_format=memory_format)
-    ours = gradients(layer, x, upstream)
-    layer.load_state_dict(state)
+@pytest.fixture(autouse=True)
+def _nothing_chosen(monkeypatch):
+    monkeypatch.delenv('UBN_MMDET_PASSES', raising=False)
+
+
+class OnGPU:
+    """A tensor on an NVIDIA GPU, as far as the choice looks at it."""
+
+    is_cuda = True
+    device = torch.device('cuda:0')
+    shape = torch.Size([2, 3, 4, 4])
+
+    def __init__(self, dtype=torch.float32):
+        self.dtype = dtype
+
+    def __len__(self):
+        return self.shape[0]
+
+    def numel(self):
+        return self.shape.numel()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Makes such tensors; Triton is there."""
+    pytest.importorskip('triton', reason='Triton is not installed')
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    monkeypatch.setattr(passes, 'Tensor', OnGPU)
+    return OnGPU
+
+
+def assert_fused(x):
+    chosen = passes_for(x)
+    assert type(chosen) is FusedPasses and chosen._call.kernels is EAGER
+
+
+def assert_reference(x):
+    assert type(passes_for(x)) is ReferencePasses
+
+
+def test_by_default_the_hand_written_backward():
+    assert_fused(X)
+    assert_fused(X.double())
+    assert_fused(nn.Parameter(X))
+
+
+def test_what_has_not_run_on_a_gpu_is_not_its_default(gpu):
+    from ubn_mmdet.ops.triton_passes import TritonPasses
+
+    assert_fused(gpu())
+    assert_fused(gpu(torch.float16))
+    with choose_passes('triton'):
+        assert type(passes_for(gpu())) is TritonPasses
+
+
+def test_what_the_kernels_cannot_do_they_leave(gpu, monkeypatch):
+    large = gpu()
+    large.shape = torch.Size([1, 64, 2**13, 2**12])
+    with choose_passes('triton'):
+        assert_fused(gpu(torch.float64))
+        assert_fused(large)
+        monkeypatch.setattr(torch.version, 'hip', '6.0')
+        assert_fused(gpu())
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def test_what_only_the_reference_can_run():
+    assert_reference(X[:0])
+    assert_reference(X.to('meta'))
+    assert_reference(X.as_subclass(Subclass))
+    seen = []
+    torch.vmap(lambda row: seen.append(type(passes_for(row))) or row)(X)
+    with torch.autograd.forward_ad.dual_level():
+        seen.append(type(passes_for(X)))
+    torch.jit.trace(
+        lambda x: seen.append(type(passes_for(x))) or x, X, check_trace=False
+    )
+    assert set(seen) == {ReferencePasses} and len(seen) >= 3
+
+
+def test_chosen_by_a_context():
     with reference_passes():
-        theirs = gradients(layer, x, upstream)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.dtype == b.dtype
-        scale = b.abs().max().item()
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(scale, 1))
-    for tensor in ours[:2]:
-        assert tensor.is_contiguous(memory_format=memory_format)
+        assert_reference(X)
+        with choose_passes('fused'):
+            assert_fused(X)
+        assert_reference(X)
+    assert_fused(X)
 
 
-@pytest.mark.parametrize('samples', [1, 3])
-@pytest.mark.parametrize('of_samples', [True, False])
-def test_the_convolution_adds_the_bias(samples, of_samples, monkeypatch):
-    x, kernel = images(samples, 4, 64, 64).float(), images(1, 4, 3, 3)[0].float()
-    bias = images(1, 1, samples if of_samples else 1, 4)[0, 0].float()
-    wide = bias.double()[:, :, None, None]
-    want = wide + F.conv2d(x.double(), kernel.double()[:, None], padding=1, groups=4)
-    monkeypatch.setattr(passes, 'over_positions', None)  # a pass of its own fails
-    y = passes.depthwise(x, kernel, bias if of_samples else bias[0])
-    torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-5)
-    assert not y._is_view()
+def test_chosen_by_the_environment(monkeypatch):
+    monkeypatch.setenv('UBN_MMDET_PASSES', 'reference')
+    assert_reference(X)
+    with choose_passes('fused'):  # the nearer one
+        assert_fused(X)
+    monkeypatch.setenv('UBN_MMDET_PASSES', '')
+    assert_fused(X)
 
 
-@MODES
-@pytest.mark.parametrize('samples', [1, 2, 3])
-@pytest.mark.parametrize('stages', [{}, {'centering': False, 'scaling': None}])
-def test_large_maps(training, samples, stages):
-    layer = trained(4, **stages).float().train(training)
-    state = {name: value.clone() for name, value in layer.state_dict().items()}
-    net = torch.nn.Sequential(layer, torch.nn.ReLU(inplace=True))
-    x = images(samples, 4, 64, 64).float()
-    assert x[0, 0].numel() >= passes.LARGE_MAP
-    upstream = images(samples, 4, 64, 64, seed=1).float()
-    ours = gradients(net, x, upstream)
-    layer.load_state_dict(state)
-    with reference_passes():
-        theirs = gradients(net, x, upstream)
-    # The centring's gradient is a small difference of large sums.
-    largest = max(value.abs().max().item() for value in theirs)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * largest)
+def test_a_misspelt_choice(monkeypatch):
+    with pytest.raises(ValueError, match="fused, triton, reference, got 'fuse'"):
+        choose_passes('fuse').__enter__()
+    monkeypatch.setenv('UBN_MMDET_PASSES', 'eager')
+    with pytest.raises(ValueError, match="UBN_MMDET_PASSES .* got 'eager'"):
+        passes_for(X)
 
 
-@KERNELS
-@MODES
-def test_only_the_input_and_tensors_of_maps_are_saved(kernel_size, training):
-    layer = trained(4, kernel_size=kernel_size).float().train(training)
-    x = images(3, 4, 32, 32).float().requires_grad_()
-    saved = {}
-
-    def note(tensor):
-        saved[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        layer(x)
-    maps = [t for t in saved.values() if t.untyped_storage().nbytes() >= x.nbytes]
-    assert [t.data_ptr() for t in maps] == [x.data_ptr()]
-    rest = [t for t in saved.values() if t is not maps[0]]
-    assert all(t.numel() <= max(3 * 4, 4 * kernel_size**2) for t in rest)
-
-
-def test_gradients_that_are_not_contiguous():
-    layer = trained(4).float()
-    x = images(3, 4, 6, 5).float()
-    upstream = torch.ones(3, 4, 1, 1).expand(3, 4, 6, 5)  # as a sum gives it
-    expanded = gradients(layer.eval(), x, upstream)
-    contiguous = gradients(layer, x, upstream.contiguous())
-    torch.testing.assert_close(expanded, contiguous)
-
-
-def test_large_means_keep_their_gradients():
-    layer = trained(2, **OFF)
-    x = 3000 + images(4, 2, 16, 16, alike=False)
-    upstream = images(4, 2, 16, 16, seed=1)
-    exact = gradients(layer, x, upstream)
-    close = gradients(layer.float(), x.float(), upstream.float())
-    torch.testing.assert_close(close[1].double(), exact[1], rtol=1e-2, atol=1e-3)
-    torch.testing.assert_close(close[2].double(), exact[2], rtol=1e-2, atol=1e-2)
-
-
-def test_differentiating_twice_needs_and_has_the_reference():
-    layer = trained(2)
-    x = images(2, 2, 3, 3).requires_grad_()
-
-    def penalty():
-        loss = layer(x).square().sum()
-        [gradient] = torch.autograd.grad(loss, x, create_graph=True)
-        return gradient.square().sum()
-
-    with pytest.raises(RuntimeError, match='reference_passes'):
-        penalty()  # although the incoming gradient, of a sum, needs none
-    with reference_passes():
-        penalty().backward()
-    assert torch.isfinite(x.grad).all() and x.grad.any()
-
-
-def test_a_cotangent_that_needs_no_gradient_is_no_way_around():
-    x = images(2, 2, 3, 3).requires_grad_()
-    y = trained(2)(x)
-    with pytest.raises(RuntimeError, match='reference_passes'):
-        torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
-
-
-def test_one_reduction_and_one_apply_a_call():
-    x = images(2, 2, 3, 3)
-    zero, one = torch.zeros(2).double(), torch.ones(2).double()
-    passes = FusedPasses(x)
-    passes.moments()
-    with pytest.raises(RuntimeError, match='one reduction'):
-        passes.mean()
-    passes.pointwise(zero, one, zero)
-    with pytest.raises(RuntimeError, match='one apply'):
-        passes.pointwise(zero, one, zero)
-    with pytest.raises(RuntimeError, match='one apply'):
-        passes.depthwise(zero, one, zero, torch.ones(2, 3, 3).double(), zero)
-    with pytest.raises(RuntimeError, match='before its apply'):
-        passes.moments()
-
-
-@KERNELS
-@MODES
-@pytest.mark.parametrize('backward', [True, False])
-def test_a_graph_that_is_dropped_is_freed(kernel_size, training, backward):
-    class Packed:
-        def __init__(self, tensor):
-            self.tensor = tensor
-
-    packed = []
-
-    def pack(tensor):
-        held = Packed(tensor.detach())  # its graph would hold the pack itself
-        packed.append(weakref.ref(held))
-        return held
-
-    layer = trained(4, kernel_size=kernel_size).train(training)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
-        y = layer(images(2, 4, 5, 5).requires_grad_())
-    if backward:
-        y.sum().backward()
-    assert packed
-    del y
-    assert not any(reference() for reference in packed)
-
-
-@pytest.mark.parametrize('shape', [(3, 1, 4, 4), (2, 2, 1, 1)], ids=str)
-def test_coefficients_that_share_one_number(shape):
-    """Expanded, they have no memory for BatchNorm's kernels to go on reading."""
-    x, upstream = images(*shape), images(*shape, seed=1)
-    one = torch.full((1,), 2.0, dtype=torch.float64)
-    results = []
-    for kind in (FusedPasses, ReferencePasses):
-        leaf = x.clone().requires_grad_()
-        # Of memory where the next numbers are not the same.
-        scale, shift = (torch.stack([v, v + 1e9])[:1, 0] for v in (one, one + 1))
-        scale, shift = (v.expand(shape[1]).requires_grad_() for v in (scale, shift))
-        y = kind(leaf).pointwise(shift, scale, shift)
-        results.append([y, *torch.autograd.grad(y, [leaf, scale, shift], upstream)])
-    torch.testing.assert_close(*results)
+def test_triton_is_needed_where_it_is_chosen_alone(tmp_path):
+    script = (
+        'import sys\n'
+        'sys.modules["triton"] = None  # an import of it fails\n'
+        'import torch\n'
+        'from ubn_mmdet import UBN, choose_passes\n'
+        'layer, x = UBN(4), torch.randn(2, 4, 3, 3)\n'
+        'layer(x)\n'
+        'print("without it")\n'
+        'with choose_passes("triton"):\n'
+        '    layer(x)\n'
+    )
+    output = run('-c', script, cwd=tmp_path, ok=False, TRITON_INTERPRET='1')
+    assert 'without it' in output
+    assert 'import of triton halted' in output
