@@ -71,7 +71,7 @@ def test_what_is_announced_holds_within_and_not_for_layers_apart():
     layer, apart = nn.Identity(), nn.Identity()
     assert images_for(layer, X) is None
     with padded_images([(5, 8)], (8, 8), apart=[apart]):
-        assert images_for(layer, X) == Images(((5, 8),), (8, 8))
+        assert images_for(layer, X).sizes == ((5, 8),)
         assert images_for(apart, X) is None
         with padded_images([(2, 2)], (4, 4)):
             assert images_for(layer, X).padded == (4, 4)

@@ -290,9 +290,8 @@ class PipelineNorm(Base):
 
     @property
     def _tracks(self) -> bool:
-        """Whether a batch has to do with the running statistics."""
-        tracks = self.training and self.track_running_stats
-        return tracks and self.running_mean is not None
+        """Whether a batch in training has to do with the running statistics."""
+        return self.track_running_stats and self.running_mean is not None
 
     def _batch(
         self,

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .tensors import is_empty
+from .tensors import is_empty, refuse_forward_mode
 
 CONDENSATION_SAMPLES = 16
 CACHED = 2**18  # elements that fit a processor's cache
@@ -212,6 +212,7 @@ def merge_statistics(
     2,000 deviations. At a million of them it is 2e-4, and float32 itself, which the
     elements are in, has resolved the deviations no better.
     """
+    refuse_forward_mode(mean, 'whose statistics are merged over ranks (sync=True)')
     return _MergeStatistics.apply(mean, var, count, summary, group)
 
 
@@ -245,10 +246,3 @@ class _MergeStatistics(torch.autograd.Function):
         dist.all_reduce(grad, group=ctx.group)
         grad_mean, grad_var = (share * grad).chunk(2)
         return grad_mean + 2 * deviation * grad_var, grad_var, None, None, None
-
-    @staticmethod
-    def jvp(ctx, *tangents):
-        raise RuntimeError(
-            'statistics that are merged over ranks have no forward-mode derivative: '
-            'differentiate on one rank, or with sync=False'
-        )

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -19,6 +20,20 @@ def over_positions(coefficient: Tensor) -> Tensor:
 def is_empty(x: Tensor) -> bool:
     """Whether ``x`` has no elements. A traced size is a tensor: a trace has elements."""
     return not torch.jit.is_tracing() and x.numel() == 0
+
+
+def refuse_forward_mode(tensor: Tensor, why: str) -> None:
+    """Raise RuntimeError if a forward-mode derivative of a norm is asked for.
+
+    Args:
+        tensor: What would be differentiated.
+        why: Goes on from "a norm layer".
+    """
+    # Not in "jvp" of the functions concerned, which would keep a compiler from them.
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if forward_ad.unpack_dual(tensor).tangent is not None:
+        raise RuntimeError(f'there is no forward-mode derivative of a norm layer {why}')
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

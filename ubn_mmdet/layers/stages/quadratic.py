@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...ops.tensors import refuse_forward_mode
 from .stage import Layer
 from .statistics import Batch, Statistics, all_finite, count_batch, move
 
@@ -67,6 +68,7 @@ def scale_with_gradient(
         batch: The batch; the mean is over all its elements, on all its ranks.
         respond: From ``mean(dxhat * xhat)``, ``(C,)``, to what stands in for it.
     """
+    refuse_forward_mode(square, 'whose gradient is an average over batches')
     return _ScaleWithGradient.apply(
         square, scale, curvature, batch.count, batch.group, respond
     )
@@ -94,10 +96,3 @@ class _ScaleWithGradient(torch.autograd.Function):
         # backward of the merge.
         back = correlation * curvature * (-0.5 * count / ranks)
         return back, None, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx, *tangents):
-        raise RuntimeError(
-            'this norm layer has no forward-mode derivative in training: its gradient is '
-            'an average over batches, not the derivative of its output'
-        )
