@@ -117,11 +117,6 @@ def test_activation_checkpointing_moves_the_state_once(reentrant, alike):
 
 @REENTRANT
 @pytest.mark.parametrize('feature', ['flat', 'pooled'])
-@pytest.mark.xfail(
-    raises=AssertionError,
-    strict=True,
-    reason='a limit that docs/compatibility.md names',
-)
 def test_checkpointed_calls_keep_the_gate_they_had(feature, reentrant):
     xs = images(4, 3, 5, 5), images(4, 3, 5, 5, alike=False, seed=1)
     probe = trained(condensation_feature=feature)
