@@ -1,6 +1,6 @@
 # The paper's protocol at full size, on 8 GPUs (--launcher pytorch) with 2 images each; the
 # folder's train/ and val/ are links to train2017/ and val2017/.
-from ubn_mmdet.evidence.pretrained import backbone_from as _backbone_from
+from ubn_mmdet.comparison.pretrained import backbone_from as _backbone_from
 
 
 def _pretrained(name):

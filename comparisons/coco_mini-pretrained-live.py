@@ -1,5 +1,5 @@
 # As coco_mini-pretrained.py, with nothing frozen: statistics and gate act in detection too.
-from ubn_mmdet.evidence.pretrained import pretrained as _pretrained
+from ubn_mmdet.comparison.pretrained import pretrained as _pretrained
 
 _backbones = 'coco_mini-pretraining/resnet18_1xb64_crops'
 

@@ -14,7 +14,7 @@ import torch
 from ubn_mmdet.bench.machine import describe_machine
 from ubn_mmdet.bench.results import Results
 from ubn_mmdet.bench.tables import inference_tables
-from ubn_mmdet.evidence.code_copy import describe_code
+from ubn_mmdet.comparison.code_copy import describe_code
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.toolbox import require_toolbox
 from ubn_mmdet.paths import configs_dir

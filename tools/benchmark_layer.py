@@ -17,7 +17,7 @@ from ubn_mmdet.bench.machine import describe_machine, describe_passes
 from ubn_mmdet.bench.operations import SHAPE, count_operations, family
 from ubn_mmdet.bench.results import Results
 from ubn_mmdet.bench.tables import report
-from ubn_mmdet.evidence.code_copy import describe_code
+from ubn_mmdet.comparison.code_copy import describe_code
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.paths import configs_dir
 from ubn_mmdet.records import RecordError

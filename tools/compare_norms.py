@@ -9,11 +9,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ubn_mmdet.evidence.code_copy import CodeError
-from ubn_mmdet.evidence.driver import Driver, Resources
-from ubn_mmdet.evidence.plan import Comparison, PlanError
-from ubn_mmdet.evidence.results import FAILED, ResultsError
-from ubn_mmdet.evidence.workplace import ComparisonError
+from ubn_mmdet.comparison.code_copy import CodeError
+from ubn_mmdet.comparison.driver import Driver, Resources
+from ubn_mmdet.comparison.results import FAILED, ResultsError
+from ubn_mmdet.comparison.spec import Comparison, SpecError
+from ubn_mmdet.comparison.workspace import ComparisonError
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 
 WORK_DIRS = Path('work_dirs/comparisons')
@@ -101,7 +101,7 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
     for name in args.only:
         if name not in comparison.norm_names():
             known = ', '.join(comparison.norm_names())
-            raise PlanError(f'--only: there is no norm {name!r}; there are {known}')
+            raise SpecError(f'--only: there is no norm {name!r}; there are {known}')
     if args.launcher == 'pytorch':
         import torch
 
@@ -126,7 +126,7 @@ def main() -> None:
             say=lambda text: print(text, flush=True),
         )
         lines = driver.run(choose(comparison, args), args.only, args.seeds)
-    except (ToolboxError, PlanError, CodeError, ComparisonError, ResultsError) as error:
+    except (ToolboxError, SpecError, CodeError, ComparisonError, ResultsError) as error:
         sys.exit(f'compare_norms: {error}')
     except KeyboardInterrupt:
         print('\nInterrupted: the same command goes on from here.', file=sys.stderr)

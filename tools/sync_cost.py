@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ubn_mmdet.bench import sync_cost
 from ubn_mmdet.bench.machine import describe_machine
 from ubn_mmdet.bench.tables import sync_tables
-from ubn_mmdet.evidence.code_copy import describe_code
+from ubn_mmdet.comparison.code_copy import describe_code
 from ubn_mmdet.files import write_whole
 
 SHAPES = ((2, 64, 160, 160), (2, 256, 50, 84), (2, 512, 25, 42), (8, 256, 10, 10))

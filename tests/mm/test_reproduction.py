@@ -8,9 +8,9 @@ import torch
 from helpers.commands import ROOT, run
 from helpers.pretraining import PYTHONPATH, needs_mmpretrain
 
+from ubn_mmdet.comparison import results
+from ubn_mmdet.comparison.predictions_file import read_predictions
 from ubn_mmdet.data.shapes import make_shapes
-from ubn_mmdet.evidence import results
-from ubn_mmdet.evidence.predictions_file import read_predictions
 
 TOOLS = ROOT / 'tools'
 # Without git it is this code that runs, not that of the last commit.

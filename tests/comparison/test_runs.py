@@ -1,0 +1,348 @@
+"""Runs of a comparison differ in the norm alone, resume exactly, and survive each other."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers.commands import ROOT
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from ubn_mmdet.comparison import results
+from ubn_mmdet.comparison.coco_metrics import NAMES, coco_metrics
+from ubn_mmdet.comparison.predictions_file import read_predictions
+from ubn_mmdet.comparison.spec import Comparison, SpecError
+from ubn_mmdet.comparison.training.configs import (
+    open_data,
+    preset,
+    put_norm,
+    resolve,
+    shared_config,
+)
+from ubn_mmdet.comparison.training.describe import make_plan
+from ubn_mmdet.comparison.training.run import train
+from ubn_mmdet.data.shapes import make_shapes
+from ubn_mmdet.mm.config_nodes import nodes_of
+
+pytestmark = pytest.mark.slow
+
+FIELDS = {
+    'name': 'tiny',
+    'data': 'shapes',
+    'detector': 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py',
+    'image_size': 64,
+    'epochs': 1,
+    'batch_size': 2,
+    'groups': [{'norms': ['BN', 'UBN'], 'seeds': [3]}],
+    # Every step is in the curves.
+    'options': {'default_hooks.logger.interval': 1, 'log_processor.window_size': 1},
+}
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data') / 'shapes'
+    make_shapes(folder, num_train=6, num_val=2, image_size=64)
+    return folder
+
+
+def configs(comparison, shapes):
+    register_all_modules()
+    folder = open_data(comparison, shapes, None)
+    return {
+        run.norm.name: resolve(comparison, run, folder) for run in comparison.runs()
+    }
+
+
+def test_configs_follow_the_comparison(shapes):
+    bn, ubn = configs(Comparison.read(FIELDS), shapes).values()
+    assert bn.model.backbone.norm_cfg == preset('bn')
+    assert ubn.model.backbone.norm_cfg == preset('ubn')
+    for cfg in bn, ubn:
+        assert cfg.train_cfg.max_epochs == 1
+        assert [s.end for s in cfg.param_scheduler] == [50, 1]
+        assert cfg.train_dataloader.batch_size == 2
+        for loader in ('train', 'val'):
+            assert cfg[f'{loader}_dataloader'].num_workers == 0
+            [resize] = [
+                step
+                for step in cfg[f'{loader}_dataloader'].dataset.pipeline
+                if step.type == 'Resize'
+            ]
+            assert resize.scale == (64, 64)
+        assert cfg.randomness.seed == 3
+    bn.model.backbone.norm_cfg = ubn.model.backbone.norm_cfg
+    assert bn.to_dict() == ubn.to_dict()
+
+
+def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
+    def plan(folder=shapes, **changes):
+        return make_plan(Comparison.read(FIELDS | changes), folder, tmp_path)
+
+    def hashes(made):
+        return [made['setting_hash'], *(run['config_hash'] for run in made['runs'])]
+
+    first = hashes(plan())
+    assert len(set(first)) == 3
+    moved = tmp_path / 'elsewhere'
+    moved.symlink_to(shapes)
+    os.makedirs(tmp_path / 'copy')
+    assert hashes(plan(moved)) == hashes(plan(epochs=1)) == first
+    for changes in (
+        {'epochs': 2},
+        {'image_size': 96},
+        {'batch_size': 3},
+        {'processes': 2},
+        {'train_images': 4},
+        {'options': {'optim_wrapper.optimizer.lr': 0.1}},
+    ):
+        assert not set(hashes(plan(**changes))) & set(first), changes
+    other_seed = hashes(plan(groups=[{'norms': ['BN'], 'seeds': [4]}]))
+    assert other_seed[0] == first[0] and other_seed[1] not in first
+    logging = plan(options={'default_hooks.logger.interval': 7})
+    assert hashes(logging) == first
+
+
+def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
+    def plan(path):
+        start = {'_delete_': True, 'type': 'Pretrained', 'checkpoint': str(path)}
+        norm = {'name': 'BN', 'options': {'model.backbone.init_cfg': start}}
+        fields = FIELDS | {'groups': [{'norms': [norm], 'seeds': [3]}]}
+        made = make_plan(Comparison.read(fields), shapes, tmp_path)
+        return made['setting_hash'], made['runs'][0]['config_hash']
+
+    one, two = tmp_path / 'one.pth', tmp_path / 'two.pth'
+    one.write_bytes(b'weights')
+    two.write_bytes(b'weights')
+    first = plan(one)
+    assert plan(two) == first
+    two.write_bytes(b'others')
+    setting, run = plan(two)
+    assert setting == first[0] and run != first[1]
+    with pytest.raises(SpecError, match=r'no pre-trained weights .*three\.pth'):
+        plan(tmp_path / 'three.pth')
+    # Those that the detector's own config names need not be there.
+    protocol = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py'}
+    with pytest.raises(SpecError, match='no pre-trained weights work_dirs'):
+        make_plan(Comparison.read(FIELDS | protocol), shapes, tmp_path)
+    comparison = Comparison.read(FIELDS | protocol)
+    shared = shared_config(comparison, open_data(comparison, shapes, None))
+    assert shared.model.backbone.init_cfg.checkpoint is None
+
+
+def test_images_may_fit_into_a_rectangle(shapes):
+    for cfg in configs(
+        Comparison.read(FIELDS | {'image_size': [96, 64]}), shapes
+    ).values():
+        for loader in ('train', 'val', 'test'):
+            [resize] = nodes_of(cfg[f'{loader}_dataloader'], 'Resize')
+            assert tuple(resize.scale) == (96, 64) and resize.keep_ratio is True
+
+
+def test_every_batch_norm_is_replaced_and_nothing_else():
+    cfg = Config(
+        {
+            'model': {
+                'backbone': {'norm_cfg': {'type': 'SyncBN', 'momentum': 0.01}},
+                'neck': [{'norm_cfg': {'type': 'GN', 'num_groups': 32}}, {'other': 1}],
+                'head': {'norm_cfg': {'type': 'BN'}, 'deep': {'norm_cfg': None}},
+            }
+        }
+    )
+    put_norm(cfg.model, {'type': 'UBN'})
+    assert cfg.model.to_dict() == {
+        'backbone': {'norm_cfg': {'type': 'UBN'}},
+        'neck': [{'norm_cfg': {'type': 'GN', 'num_groups': 32}}, {'other': 1}],
+        'head': {'norm_cfg': {'type': 'UBN'}, 'deep': {'norm_cfg': None}},
+    }
+    with pytest.raises(SpecError, match='no norm_cfg with a BatchNorm'):
+        put_norm(Config({'neck': {'norm_cfg': None}})._cfg_dict, {'type': 'UBN'})
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'detector': 'demo/none.py'}, 'the detector is neither'),
+        (
+            {'groups': [{'norms': ['XN'], 'seeds': [0]}]},
+            "no norm preset 'xn'.*bn-small",
+        ),
+        ({'options': {'model.backbone.depth.x': 1}}, 'do not fit'),
+    ],
+)
+def test_what_does_not_fit_is_named(shapes, changes, message):
+    with pytest.raises(SpecError, match=message):
+        configs(Comparison.read(FIELDS | changes), shapes)
+
+
+@HOOKS.register_module()
+class RecordHook(Hook):
+    """Keeps what a run starts from and what it is fed."""
+
+    runs = {}
+
+    def __init__(self, name):
+        self.start, self.batches = None, []
+        self.runs[name] = self
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if self.start is None:
+            self.start = copy.deepcopy(runner.model.state_dict())
+        samples = data_batch['data_samples']
+        boxes = [sample.gt_instances.bboxes.tensor for sample in samples]
+        self.batches.append([*data_batch['inputs'], *boxes])
+
+
+def test_runs_share_their_start_and_their_data(shapes, tmp_path):
+    comparison = Comparison.read(FIELDS)
+    folder = open_data(comparison, shapes, None)
+    for name, cfg in configs(comparison, shapes).items():
+        cfg.custom_hooks = [{'type': 'RecordHook', 'name': name}]
+        cfg.experiment_name = f'{tmp_path.name}_{name}'  # both in this process
+        result = train(cfg, 3, tmp_path / name, folder, os.getpid())
+        assert result['status'] == results.FINISHED
+    bn, ubn = RecordHook.runs['BN'], RecordHook.runs['UBN']
+    norms = {key.rpartition('.')[0] for key in ubn.start if 'condensation' in key}
+    shared = [key for key in ubn.start if key.rpartition('.')[0] not in norms]
+    assert len(norms) == 20 and len(shared) > 60
+    assert set(shared) <= set(bn.start)
+    for key in shared:
+        torch.testing.assert_close(ubn.start[key], bn.start[key], rtol=0, atol=0)
+    assert len(bn.batches) == len(ubn.batches) == 3
+    for ours, theirs in zip(ubn.batches, bn.batches, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def command(tmp_path, shapes, fields):
+    path = tmp_path / 'tiny.py'
+    path.write_text('\n'.join(f'{key} = {value!r}' for key, value in fields.items()))
+    return [sys.executable, ROOT / 'tools/compare_norms.py', path, '--data', shapes]
+
+
+def environment():
+    # Without git it is this code that runs, not that of the last commit.
+    return os.environ | {'PYTHONPATH': str(ROOT), 'PATH': '', 'OMP_NUM_THREADS': '1'}
+
+
+def start(line, **streams):
+    return subprocess.Popen(
+        list(map(str, line)),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def complete(line, status=0):
+    process = start(line)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == status, output[-3000:]
+    return output
+
+
+def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_path):
+    fields = FIELDS | {'epochs': 3}
+    line = command(tmp_path, shapes, fields)
+    whole = [*line, '--work-dir', tmp_path / 'whole', '--only', 'UBN']
+    complete(whole)
+
+    cut = [*line, '--work-dir', tmp_path / 'cut', '--only', 'UBN']
+    process = start(cut)
+    progress = tmp_path / 'cut/mask-rcnn_r18-scratch_fpn/UBN/seed3/progress.json'
+    patience = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < patience:
+        # In the second epoch.
+        if progress.exists() and json.loads(progress.read_text())['step'] >= 4:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'goes on from here' in output, output
+    assert not results.read(tmp_path / 'cut/results.jsonl')
+    assert 'Going on' in complete(cut)
+    [ours] = results.read(tmp_path / 'cut/results.jsonl')
+    [theirs] = results.read(tmp_path / 'whole/results.jsonl')
+    assert len(theirs['curves']['loss']) == 9
+    differing = {key for key in theirs if ours[key] != theirs[key]}
+    assert differing <= {
+        'seconds', 'seconds_per_step', 'peak_memory_mb', 'started', 'finished'
+    }  # fmt: skip
+
+    run_dir = (tmp_path / 'cut' / ours['checkpoint']).parent
+    assert not list(run_dir.glob('epoch_*.pth')) and not list(run_dir.glob('start*'))
+    predictions = read_predictions(tmp_path / 'cut' / ours['predictions'])
+    assert predictions == read_predictions(tmp_path / 'whole' / theirs['predictions'])
+    annotations = shapes / 'instances_val.json'
+    again = coco_metrics(annotations, predictions, ('bbox', 'segm'))
+    assert {key: ours[key] for key in again} == again
+    # The toolbox's own evaluation, which rounds.
+    assert ours['curves']['segm_mAP'][-1] == round(ours['segm_mAP'], 3)
+
+    finished = complete(cut)
+    assert 'started' not in finished and '1 runs in' in finished
+
+    other = command(tmp_path, shapes, fields | {'image_size': 96})
+    refused = complete([*other, *cut[5:]], status=1)
+    assert 'with other settings' in refused
+    assert 'Traceback' not in refused
+
+
+@HOOKS.register_module()
+class CutHook(Hook):
+    """Ends the process, as it were, between an epoch's checkpoint and its evaluation."""
+
+    def __init__(self, epoch):
+        self._epoch = epoch
+
+    def before_val(self, runner):
+        if runner.epoch == self._epoch:
+            raise KeyboardInterrupt
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(shapes, tmp_path):
+    comparison = Comparison.read(FIELDS | {'epochs': 2})
+    folder = open_data(comparison, shapes, None)
+
+    def curves(name, part, **changes):
+        cfg = configs(comparison, shapes)['UBN']
+        cfg.merge_from_dict(changes)
+        # All in this process, where names stand for what was built under them.
+        cfg.experiment_name = cfg.visualizer.name = f'{tmp_path.name}_{name}_{part}'
+        return train(cfg, 3, tmp_path / name, folder, os.getpid())['curves']
+
+    whole = curves('whole', 0)
+    assert whole['epoch'] == [1, 2]
+    for epoch in 1, 2:
+        cut = {'type': 'CutHook', 'epoch': epoch}
+        with pytest.raises(KeyboardInterrupt):
+            curves(f'cut{epoch}', 0, custom_hooks=[cut])
+        assert curves(f'cut{epoch}', 1) == whole
+
+
+def test_runs_that_diverge_or_die_do_not_stop_the_others(shapes, tmp_path):
+    wild = {'name': 'Wild', 'preset': 'bn'}
+    wild['options'] = {'optim_wrapper.optimizer.lr': 1e30}
+    broken = {'name': 'Broken', 'preset': 'bn'}
+    broken['options'] = {'model.neck.in_channels': [1, 2, 3, 4]}
+    groups = [{'norms': [wild, broken, 'BN'], 'seeds': [0]}]
+    line = command(tmp_path, shapes, FIELDS | {'groups': groups})
+    line += ['--work-dir', tmp_path / 'work', '--jobs', '2']
+    output = complete(line, status=1)
+    assert '1 of them failed' in output
+    lines = {r['norm']: r for r in results.read(tmp_path / 'work/results.jsonl')}
+    assert lines['Wild']['status'] == results.DIVERGED
+    assert 'loss is nan' in lines['Wild']['error'] or 'inf' in lines['Wild']['error']
+    assert lines['Broken']['status'] == results.FAILED
+    assert 'RuntimeError' in lines['Broken']['error']
+    assert lines['BN']['status'] == results.FINISHED
+    for name in NAMES:
+        assert f'bbox_{name}' in lines['BN'] and f'segm_{name}' in lines['BN']

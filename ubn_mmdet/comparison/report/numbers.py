@@ -1,0 +1,226 @@
+"""All numbers of a group of runs, computed once: tables, figures and json show them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from ..groups import Result, ResultGroup
+from ..statistics import paired, spread, verdict
+from .coco_table import COLUMNS
+
+KINDS = {'bbox': 'box', 'segm': 'mask'}
+# Of classifiers.
+ACCURACIES = {'accuracy_top1': 'top-1, %', 'accuracy_top5': 'top-5, %'}
+# Those that are told first, and that curves and figures show.
+MAIN = {
+    'bbox_mAP': 'box AP',
+    'segm_mAP': 'mask AP',
+    'accuracy_top1': ACCURACIES['accuracy_top1'],
+}
+# Not COCO's: it says how early a run gets where it gets.
+OVER_EPOCHS = 'mAP_over_epochs'
+COSTS = ('seconds_per_step', 'peak_memory_mb', 'seconds', 'parameters')
+MADE = ('classes', 'train_images', 'val_images', 'device', 'jobs', 'versions')
+CURVES = {'epoch': tuple(MAIN), 'iteration': ('loss',)}
+
+
+def numbers_of(
+    group: ResultGroup,
+    baseline: str,
+    images: dict | str,
+    condensation: Sequence[dict] = (),
+) -> dict:
+    """Everything that a report says of a group; json can hold it.
+
+    Args:
+        group: The runs.
+        baseline: The norm to compare with; need not be there.
+        images: What ``images_of`` gives, or the sentence why there is nothing.
+        condensation: What ``condensation_of`` gives.
+    """
+    norms = sorted(group.norms, key=lambda norm: norm != baseline)
+    metrics = [
+        f'{kind}_{name}'
+        for kind in KINDS
+        if any(run.number(f'{kind}_mAP') is not None for run in group.runs)
+        for name in (*COLUMNS.values(), OVER_EPOCHS)
+    ] + [
+        metric
+        for metric in ACCURACIES
+        if any(run.number(metric) is not None for run in group.runs)
+    ]
+    by_norm = {norm: group.of(norm) for norm in norms}
+    values = {
+        metric: {norm: _values(runs, metric) for norm, runs in by_norm.items()}
+        for metric in metrics
+    }
+    over_images = images.get('differences', {}) if isinstance(images, dict) else {}
+    return {
+        'settings': group.settings,
+        'baseline': baseline if by_norm.get(baseline) else None,
+        'metrics': metrics,
+        'runs': [
+            _run(run, metrics) for norm in norms for run in by_norm[norm].values()
+        ],
+        'broken': [_broken(run) for run in group.broken],
+        'norms': {
+            norm: {
+                'norm_cfg': _first(group, norm).record.get('norm_cfg'),
+                'options': _first(group, norm).record.get('options'),
+                'seeds': list(runs),
+                'broken': sorted(r.seed for r in group.broken if r.norm == norm),
+                'metrics': {m: _spread(values[m][norm].values()) for m in metrics},
+                'costs': {
+                    c: _spread(_values(runs, c, Result.number).values()) for c in COSTS
+                },
+            }
+            for norm, runs in by_norm.items()
+        },
+        'against': {
+            norm: {
+                m: _compare(values[m], baseline, norm, over_images.get(norm, {}).get(m))
+                for m in metrics
+            }
+            for norm in norms
+            if norm != baseline and by_norm[norm] and by_norm.get(baseline)
+        },
+        'pairs': {
+            m: {
+                a: {b: _compare(values[m], b, a) for b in norms if a != b}
+                for a in norms
+            }
+            for m in metrics
+            if m in MAIN
+        },
+        'curves': {
+            norm: _curves(list(runs.values())) for norm, runs in by_norm.items()
+        },
+        'images': images,
+        'errors': _errors(images) if isinstance(images, dict) else {},
+        'condensation': list(condensation),
+        'made': _made(group.runs or group.broken),
+    }
+
+
+def metric_value(run: Result, metric: str) -> float | None:
+    """A metric of a run; also those that follow from its curves."""
+    kind, _, name = metric.partition('_')
+    if name != OVER_EPOCHS:
+        return run.number(metric)
+    curve = _points(run, 'epoch', f'{kind}_mAP')
+    return float(np.mean(list(curve.values()))) if curve else None
+
+
+def _values(
+    runs: Mapping[int, Result],
+    key: str,
+    read: Callable[[Result, str], float | None] = metric_value,
+) -> dict[int, float]:
+    found = {seed: read(run, key) for seed, run in runs.items()}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _spread(values: Iterable[float]) -> dict | None:
+    found = spread(list(values))
+    return asdict(found) if found else None
+
+
+def _compare(
+    values: Mapping[str, Mapping[int, float]],
+    baseline: str,
+    other: str,
+    images: Mapping | None = None,
+) -> dict | None:
+    """Other minus baseline, over seeds and over images, with the verdict."""
+    found = paired(values[baseline], values[other])
+    if found is None:
+        return None
+    over_images = images['interval'] if images else None
+    return {
+        **asdict(found),
+        'seeds': list(found.seeds),
+        'images': dict(images) if images else None,
+        'verdict': verdict(found.interval, over_images),
+    }
+
+
+def _run(run: Result, metrics: Sequence[str]) -> dict:
+    return {
+        'norm': run.norm,
+        'seed': run.seed,
+        **{metric: metric_value(run, metric) for metric in metrics},
+        **{cost: run.number(cost) for cost in COSTS},
+    }
+
+
+def _broken(run: Result) -> dict:
+    keys = 'norm', 'seed', 'status', 'error'
+    return {key: run.record.get(key) for key in keys}
+
+
+def _first(group: ResultGroup, norm: str) -> Result:
+    return next(run for run in (*group.runs, *group.broken) if run.norm == norm)
+
+
+def _points(run: Result, axis: str, curve: str) -> dict[float, float]:
+    curves = run.record.get('curves') or {}
+    places, values = curves.get(axis) or [], curves.get(curve) or []
+    return {
+        x: float(y)
+        for x, y in zip(places, values, strict=False)
+        if y is not None and np.isfinite(y) and y >= 0
+    }
+
+
+def _curves(runs: Sequence[Result]) -> dict:
+    """Mean and standard deviation over seeds, where all seeds have a point."""
+    curves: dict[str, dict] = {}
+    for axis, names in CURVES.items():
+        for name in names:
+            points = [_points(run, axis, name) for run in runs]
+            common = sorted(set.intersection(*map(set, points))) if points else []
+            if common:
+                spreads = [_spread([p[x] for p in points]) or {} for x in common]
+                curves[name] = {
+                    axis: common,
+                    'mean': [s['mean'] for s in spreads],
+                    'deviation': [s['deviation'] for s in spreads],
+                }
+    return curves
+
+
+def _errors(images: Mapping) -> dict[str, dict]:
+    """What each kind of error costs, over seeds: by box or mask, norm, kind of error."""
+    found: dict[str, dict] = {}
+    for record in images['errors']:
+        for kind in record.keys() & KINDS.keys():
+            of_norm = found.setdefault(kind, {}).setdefault(record['norm'], {})
+            for error, cost in record[kind].items():
+                of_norm.setdefault(error, []).append(cost)
+    return {
+        kind: {
+            norm: {error: _spread(costs) for error, costs in errors.items()}
+            for norm, errors in found[kind].items()
+        }
+        for kind in KINDS
+        if kind in found
+    }
+
+
+def _made(runs: Sequence[Result]) -> dict:
+    """With what the runs were made: all values that occur, as text."""
+    made: dict[str, list[str] | None] = {}
+    for key in MADE:
+        values = [run.record[key] for run in runs if run.record.get(key) is not None]
+        shown = dict.fromkeys(
+            ', '.join(f'{k} {v}' for k, v in x.items())
+            if isinstance(x, dict)
+            else str(x)
+            for x in values
+        )
+        made[key] = list(shown)
+    started = [run.record['started'] for run in runs if run.record.get('started')]
+    finished = [run.record['finished'] for run in runs if run.record.get('finished')]
+    made['times'] = [min(started), max(finished)] if started and finished else None
+    return made
