@@ -8,10 +8,10 @@ import pytest
 from helpers.commands import ROOT
 from helpers.results import result, write_results
 
+from ubn_mmdet.comparison.groups import ResultsError
+
 SCRIPT = runpy.run_path(str(ROOT / 'docs/make_results_page.py'))
 write_results_page = SCRIPT['write_results_page']
-
-from ubn_mmdet.comparison.groups import ResultsError
 
 
 @pytest.fixture

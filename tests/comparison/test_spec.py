@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ubn_mmdet.comparison.spec import Comparison, SpecError, fingerprint
+from ubn_mmdet.comparison.spec import Comparison, Contrast, Norm, SpecError, fingerprint
 
 FIELDS = {
     'name': 'some',
@@ -75,21 +75,44 @@ def test_a_file_has_the_fields_of_its_base_where_it_has_none(tmp_path):
     (tmp_path / 'second.py').write_text("_base_ = 'first.py'\nepochs = 5\n")
     (tmp_path / 'below').mkdir()
     third = tmp_path / 'below/third.py'
-    third.write_text("_base_ = '../second.py'\noptions = {'b': 2}\n")
-    changed = {'name': 'third', 'epochs': 5, 'options': {'b': 2}}
+    third.write_text("_base_ = '../second.py'\nbatch_size = 2\n")
+    changed = {'name': 'third', 'epochs': 5, 'batch_size': 2, 'options': {'a': 1}}
     assert Comparison.open(third) == Comparison.read(FIELDS | changed)
 
 
-def test_a_base_that_is_not_there_or_the_file_itself_is_named(tmp_path):
-    one, other = tmp_path / 'one.py', tmp_path / 'other.py'
-    one.write_text("_base_ = 'other.py'\n")
-    with pytest.raises(
-        SpecError, match=r'no comparison .*other\.py, the base of .*one'
-    ):
-        Comparison.open(one)
-    other.write_text("_base_ = 'one.py'\n")
-    with pytest.raises(SpecError, match=r'one\.py is based on itself'):
-        Comparison.open(one)
+def test_options_of_a_base_are_merged_as_in_the_toolbox(tmp_path):
+    first = {k: v for k, v in FIELDS.items() if k != 'name'} | {'options': {'a': 1}}
+    text = ''.join(f'{key} = {value!r}\n' for key, value in first.items())
+    (tmp_path / 'first.py').write_text(text)
+    second = tmp_path / 'second.py'
+    second.write_text("_base_ = 'first.py'\noptions = {'b': 2}\n")
+    assert Comparison.open(second).options == {'a': 1, 'b': 2}
+    second.write_text("_base_ = 'first.py'\noptions = {'_delete_': True, 'b': 2}\n")
+    assert Comparison.open(second).options == {'b': 2}
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / 'one.py'
+    path.write_text("_base_ = 'other.py'\n")
+    with pytest.raises(SpecError, match=r'one\.py cannot be read: .*other\.py'):
+        Comparison.open(path)
+    path.write_text('epochs = 1 / 0\n')
+    with pytest.raises(SpecError, match=r'one\.py cannot be read: ZeroDivisionError'):
+        Comparison.open(path)
+
+
+def test_a_norm_may_start_from_a_classifiers_backbone():
+    norm = Norm.read({'name': 'UBN', 'backbone': 'runs/final.pth', 'options': {'a': 1}})
+    start = norm.options.pop('model.backbone.init_cfg')
+    assert start['type'] == 'Pretrained' and start['checkpoint'] == 'runs/final.pth'
+    assert start['prefix'] == 'backbone.' and norm.options == {'a': 1}
+
+
+def test_primary_contrasts_go_there_and_back():
+    named = [{'norm': 'UBN', 'metric': 'bbox_mAP'}]
+    comparison = Comparison.read(FIELDS | {'primary': named})
+    assert comparison.primary == (Contrast('UBN', 'bbox_mAP', 'BN'),)
+    assert Comparison.read(json.loads(json.dumps(comparison.to_dict()))) == comparison
 
 
 @pytest.mark.parametrize(
@@ -128,6 +151,18 @@ def test_the_detectors_name_has_no_norm(detector, name):
         ),
         ({'groups': [{'norms': ['BN'], 'seeds': [-1]}]}, 'a seed must be'),
         ({'groups': [{'norms': ['B/N'], 'seeds': [0]}]}, "got 'B/N'"),
+        ({'groups': [{'norms': ['..'], 'seeds': [0]}]}, r"got '\.\.'"),
+        ({'workers': -1}, 'workers must be an integer of at least 0, got -1'),
+        ({'primary': [{'norm': 'UBN'}]}, "a primary contrast needs 'metric'"),
+        ({'primary': [{'norm': 'X', 'metric': 'bbox_mAP'}]}, "is about 'X'; the norms"),
+        (
+            {'primary': [{'norm': 'UBN', 'metric': 'AP'}]},
+            "one of bbox_mAP, segm_mAP, accuracy_top1; got 'AP'",
+        ),
+        (
+            {'primary': [{'norm': 'UBN', 'metric': 'bbox_mAP'}] * 2},
+            'a primary contrast is listed twice',
+        ),
         ({'groups': [{'norms': ['BN'], 'seeds': [0, 0]}]}, 'BN seed 0 is listed twice'),
         ({'groups': [{'norms': ['BN']}]}, "a group needs 'seeds'"),
         (

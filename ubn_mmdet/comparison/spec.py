@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import re
-import runpy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+from .results import MAIN_METRICS
 
 _TUPLE = '__tuple__'  # the key of a tuple in json
 
@@ -36,19 +37,64 @@ class Norm:
 
     @classmethod
     def read(cls, value: str | Mapping) -> 'Norm':
-        """From a name, whose preset is the same in lower case, or a dict of the fields."""
+        """From a name, whose preset is the same in lower case, or a dict of the fields.
+
+        The dict may have a ``backbone`` besides: the checkpoint of a classifier with this
+        norm, whose backbone the detector starts from.
+        """
         if isinstance(value, str):
             value = {'name': value}
         entries: dict[str, Any] = {'preset': str(value.get('name')).lower(), **value}
-        _check_keys('a norm', entries, cls, needed=('name',))
         options = _tuples_again(entries.pop('options', {}))
+        if 'backbone' in entries:
+            options = {**_backbone_from(entries.pop('backbone')), **options}
+        _check_keys('a norm', entries, cls, needed=('name',))
         norm = cls(options=options, **entries)
-        if not isinstance(norm.name, str) or not re.fullmatch(r'[\w.+-]+', norm.name):
+        # A name is a folder's, too.
+        if not isinstance(norm.name, str) or not re.fullmatch(r'\w[\w.+-]*', norm.name):
             raise SpecError(
-                'the name of a norm is made of letters, digits and ._+-, got '
-                f'{norm.name!r}'
+                'the name of a norm is made of letters, digits and ._+-, and starts with '
+                f'a letter or digit; got {norm.name!r}'
             )
         return norm
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference that the comparison is to decide about, named before it is run.
+
+    Attributes:
+        norm: The norm that is expected to differ.
+        metric: What it is expected to differ in.
+        baseline: The norm that it is compared with.
+    """
+
+    norm: str
+    metric: str
+    baseline: str = 'BN'
+
+    @classmethod
+    def read(cls, value: Mapping, norms: Sequence[str]) -> 'Contrast':
+        """From a dict of the fields.
+
+        Args:
+            value: The dict.
+            norms: Those of the comparison.
+        """
+        _check_keys('a primary contrast', value, cls, needed=('norm', 'metric'))
+        contrast = cls(**value)
+        for name in contrast.norm, contrast.baseline:
+            if name not in norms:
+                known = ', '.join(norms)
+                raise SpecError(
+                    f'a primary contrast is about {name!r}; the norms are {known}'
+                )
+        if contrast.metric not in MAIN_METRICS:
+            raise SpecError(
+                f'the metric of a primary contrast is one of {", ".join(MAIN_METRICS)}; '
+                f'got {contrast.metric!r}'
+            )
+        return contrast
 
 
 @dataclass(frozen=True)
@@ -98,7 +144,11 @@ class Comparison:
             (longer side, shorter side).
         epochs: The schedule of the detector's config is stretched to these.
         batch_size: Images of a step of one process.
+        primary: The differences that the comparison is to decide about. All others are
+            reported without a verdict.
         processes: Processes that train together, each with a batch of its own.
+        workers: Processes that load data for each of these; 0 loads in the process itself.
+            Augmentation depends on their number.
         options: What to override in the config, ``{'dotted.key': value}``.
         classes: Keep the most frequent of the training images only; None for all.
         train_images: Train on this many images, drawn once; None for all.
@@ -111,7 +161,9 @@ class Comparison:
     image_size: int | tuple[int, int]
     epochs: int
     batch_size: int
+    primary: tuple[Contrast, ...] = ()
     processes: int = 1
+    workers: int = 0
     options: dict = field(default_factory=dict)
     classes: int | None = None
     train_images: int | None = None
@@ -132,12 +184,13 @@ class Comparison:
                 raise SpecError(f'image_size must be one number or two, got {size!r}')
             size = tuple(size)
         options = _tuples_again(value.get('options', {}))
-        read = {'groups': groups, 'image_size': size, 'options': options}
+        read = {'groups': groups, 'image_size': size, 'options': options, 'primary': ()}
         comparison = cls(**{**value, **read})
         for side in size if isinstance(size, tuple) else [size]:
             _check_count('image_size', side)
         for name in ('epochs', 'batch_size', 'processes'):
             _check_count(name, getattr(comparison, name))
+        _check_count('workers', comparison.workers, least=0)
         for name in ('classes', 'train_images'):
             if getattr(comparison, name) is not None:
                 _check_count(name, getattr(comparison, name))
@@ -151,22 +204,38 @@ class Comparison:
         for run in comparison.runs():
             if by_name.setdefault(run.norm.name, run.norm) != run.norm:
                 raise SpecError(f'the norm {run.norm.name} has two meanings')
-        return comparison
+        primary = tuple(
+            Contrast.read(contrast, list(by_name))
+            for contrast in value.get('primary', ())
+        )
+        if len(set(primary)) < len(primary):
+            raise SpecError('a primary contrast is listed twice')
+        return replace(comparison, primary=primary)
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> 'Comparison':
-        """Run a Python file and take its public variables for the fields.
+        """Read a Python file, a config of the toolbox whose variables are the fields.
 
-        One that assigns ``_base_ = 'other.py'``, relative to its own folder, has the
-        other's fields where it has none.
+        ``_base_`` and ``_delete_`` work as in the toolbox's other configs. Variables that
+        start with an underscore are the file's own.
 
         Raises:
             SpecError: If there is no such file, or as for :meth:`read`.
         """
+        from mmengine.config import Config
+
         path = Path(path)
-        value = {'name': path.stem} | _variables(path)
+        if not path.is_file():
+            raise SpecError(f'there is no comparison {path}')
         try:
-            return cls.read(value)
+            content = Config.fromfile(path).to_dict()
+        except Exception as error:  # whatever a Python file may raise
+            raise SpecError(
+                f'{path} cannot be read: {type(error).__name__}: {error}'
+            ) from error
+        public = {key: x for key, x in content.items() if not key.startswith('_')}
+        try:
+            return cls.read({'name': path.stem} | public)
         except SpecError as error:
             raise SpecError(f'{path}: {error}') from None
 
@@ -207,19 +276,15 @@ class Comparison:
         return re.sub(r'_(u|sync)?bn(?=-|_|$)', '', stem)
 
 
-def _variables(path: Path, heirs: tuple[Path, ...] = ()) -> dict:
-    """The public variables of a file and of those that it is based on."""
-    if not path.is_file():
-        of = f', the base of {heirs[-1]}' if heirs else ''
-        raise SpecError(f'there is no comparison {path}{of}')
-    if path.resolve() in heirs:
-        raise SpecError(f'{path} is based on itself')
-    variables = runpy.run_path(str(path))
-    own = {key: item for key, item in variables.items() if not key.startswith('_')}
-    if '_base_' not in variables:
-        return own
-    base = path.parent / variables['_base_']
-    return _variables(base, (*heirs, path.resolve())) | own
+def _backbone_from(checkpoint: str) -> dict:
+    return {
+        'model.backbone.init_cfg': {
+            '_delete_': True,
+            'type': 'Pretrained',
+            'prefix': 'backbone.',
+            'checkpoint': checkpoint,
+        }
+    }
 
 
 def _mark_tuples(value: object) -> object:
