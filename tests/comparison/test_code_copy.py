@@ -56,8 +56,19 @@ def test_an_installed_package_runs_from_where_it_is(repository, tmp_path):
     (repository / 'setup.cfg').unlink()
     assert code_copy.checkout() is None
     commit = code_copy.resolve_commit()
-    assert commit == f'v{code_copy.__version__}'
+    assert commit.startswith(f'v{code_copy.__version__}-')
     assert code_copy.clean_copy(commit, tmp_path) == repository
     assert not code_copy.has_uncommitted_changes()
     with pytest.raises(code_copy.CodeError, match='no git checkout'):
         code_copy.resolve_commit('abc')
+    # What has been edited is other code, although its version is the same.
+    (repository / 'package/module.py').write_text('x = 2')
+    assert code_copy.resolve_commit() != commit
+    with pytest.raises(code_copy.CodeError, match=f'{commit}.* is not here'):
+        code_copy.clean_copy(commit, tmp_path)
+
+
+def test_a_checkout_that_git_refuses_is_no_installed_package(repository, monkeypatch):
+    monkeypatch.setenv('GIT_TEST_ASSUME_DIFFERENT_OWNER', '1')
+    with pytest.raises(code_copy.CodeError, match='dubious ownership'):
+        code_copy.resolve_commit()

@@ -12,25 +12,19 @@ import pytest
 import torch
 from helpers.commands import ROOT
 from mmdet.utils import register_all_modules
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ubn_mmdet.comparison import results
 from ubn_mmdet.comparison.coco_metrics import NAMES, coco_metrics
 from ubn_mmdet.comparison.predictions_file import read_predictions
-from ubn_mmdet.comparison.spec import Comparison, SpecError
+from ubn_mmdet.comparison.spec import Comparison
 from ubn_mmdet.comparison.training.configs import (
     open_data,
-    preset,
-    put_norm,
     resolve,
-    shared_config,
 )
-from ubn_mmdet.comparison.training.describe import make_plan
 from ubn_mmdet.comparison.training.run import train
 from ubn_mmdet.data.shapes import make_shapes
-from ubn_mmdet.mm.config_nodes import nodes_of
 
 pytestmark = pytest.mark.slow
 
@@ -62,127 +56,6 @@ def configs(comparison, shapes):
     }
 
 
-def test_configs_follow_the_comparison(shapes):
-    bn, ubn = configs(Comparison.read(FIELDS), shapes).values()
-    assert bn.model.backbone.norm_cfg == preset('bn')
-    assert ubn.model.backbone.norm_cfg == preset('ubn')
-    for cfg in bn, ubn:
-        assert cfg.train_cfg.max_epochs == 1
-        assert [s.end for s in cfg.param_scheduler] == [50, 1]
-        assert cfg.train_dataloader.batch_size == 2
-        for loader in ('train', 'val'):
-            assert cfg[f'{loader}_dataloader'].num_workers == 0
-            [resize] = [
-                step
-                for step in cfg[f'{loader}_dataloader'].dataset.pipeline
-                if step.type == 'Resize'
-            ]
-            assert resize.scale == (64, 64)
-        assert cfg.randomness.seed == 3
-    bn.model.backbone.norm_cfg = ubn.model.backbone.norm_cfg
-    assert bn.to_dict() == ubn.to_dict()
-
-
-def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
-    def plan(folder=shapes, **changes):
-        return make_plan(Comparison.read(FIELDS | changes), folder, tmp_path)
-
-    def hashes(made):
-        return [made['setting_hash'], *(run['config_hash'] for run in made['runs'])]
-
-    first = hashes(plan())
-    assert len(set(first)) == 3
-    moved = tmp_path / 'elsewhere'
-    moved.symlink_to(shapes)
-    os.makedirs(tmp_path / 'copy')
-    assert hashes(plan(moved)) == hashes(plan(epochs=1)) == first
-    for changes in (
-        {'epochs': 2},
-        {'image_size': 96},
-        {'batch_size': 3},
-        {'processes': 2},
-        {'train_images': 4},
-        {'options': {'optim_wrapper.optimizer.lr': 0.1}},
-    ):
-        assert not set(hashes(plan(**changes))) & set(first), changes
-    other_seed = hashes(plan(groups=[{'norms': ['BN'], 'seeds': [4]}]))
-    assert other_seed[0] == first[0] and other_seed[1] not in first
-    logging = plan(options={'default_hooks.logger.interval': 7})
-    assert hashes(logging) == first
-
-
-def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
-    def plan(path):
-        start = {'_delete_': True, 'type': 'Pretrained', 'checkpoint': str(path)}
-        norm = {'name': 'BN', 'options': {'model.backbone.init_cfg': start}}
-        fields = FIELDS | {'groups': [{'norms': [norm], 'seeds': [3]}]}
-        made = make_plan(Comparison.read(fields), shapes, tmp_path)
-        return made['setting_hash'], made['runs'][0]['config_hash']
-
-    one, two = tmp_path / 'one.pth', tmp_path / 'two.pth'
-    one.write_bytes(b'weights')
-    two.write_bytes(b'weights')
-    first = plan(one)
-    assert plan(two) == first
-    two.write_bytes(b'others')
-    setting, run = plan(two)
-    assert setting == first[0] and run != first[1]
-    with pytest.raises(SpecError, match=r'no pre-trained weights .*three\.pth'):
-        plan(tmp_path / 'three.pth')
-    # Those that the detector's own config names need not be there.
-    protocol = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py'}
-    with pytest.raises(SpecError, match='no pre-trained weights work_dirs'):
-        make_plan(Comparison.read(FIELDS | protocol), shapes, tmp_path)
-    comparison = Comparison.read(FIELDS | protocol)
-    shared = shared_config(comparison, open_data(comparison, shapes, None))
-    assert shared.model.backbone.init_cfg.checkpoint is None
-
-
-def test_images_may_fit_into_a_rectangle(shapes):
-    for cfg in configs(
-        Comparison.read(FIELDS | {'image_size': [96, 64]}), shapes
-    ).values():
-        for loader in ('train', 'val', 'test'):
-            [resize] = nodes_of(cfg[f'{loader}_dataloader'], 'Resize')
-            assert tuple(resize.scale) == (96, 64) and resize.keep_ratio is True
-
-
-def test_every_batch_norm_is_replaced_and_nothing_else():
-    cfg = Config(
-        {
-            'model': {
-                'backbone': {'norm_cfg': {'type': 'SyncBN', 'momentum': 0.01}},
-                'neck': [{'norm_cfg': {'type': 'GN', 'num_groups': 32}}, {'other': 1}],
-                'head': {'norm_cfg': {'type': 'BN'}, 'deep': {'norm_cfg': None}},
-            }
-        }
-    )
-    put_norm(cfg.model, {'type': 'UBN'})
-    assert cfg.model.to_dict() == {
-        'backbone': {'norm_cfg': {'type': 'UBN'}},
-        'neck': [{'norm_cfg': {'type': 'GN', 'num_groups': 32}}, {'other': 1}],
-        'head': {'norm_cfg': {'type': 'UBN'}, 'deep': {'norm_cfg': None}},
-    }
-    with pytest.raises(SpecError, match='no norm_cfg with a BatchNorm'):
-        put_norm(Config({'neck': {'norm_cfg': None}})._cfg_dict, {'type': 'UBN'})
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'detector': 'demo/none.py'}, 'the detector is neither'),
-        (
-            {'groups': [{'norms': ['XN'], 'seeds': [0]}]},
-            "no norm preset 'xn'.*bn-small",
-        ),
-        ({'options': {'model.backbone.depth.x': 1}}, 'do not fit'),
-    ],
-)
-def test_what_does_not_fit_is_named(shapes, changes, message):
-    with pytest.raises(SpecError, match=message):
-        configs(Comparison.read(FIELDS | changes), shapes)
-
-
 @HOOKS.register_module()
 class RecordHook(Hook):
     """Keeps what a run starts from and what it is fed."""
@@ -207,7 +80,7 @@ def test_runs_share_their_start_and_their_data(shapes, tmp_path):
     for name, cfg in configs(comparison, shapes).items():
         cfg.custom_hooks = [{'type': 'RecordHook', 'name': name}]
         cfg.experiment_name = f'{tmp_path.name}_{name}'  # both in this process
-        result = train(cfg, 3, tmp_path / name, folder, os.getpid())
+        result = train(cfg, 3, tmp_path / name, folder)
         assert result['status'] == results.FINISHED
     bn, ubn = RecordHook.runs['BN'], RecordHook.runs['UBN']
     norms = {key.rpartition('.')[0] for key in ubn.start if 'condensation' in key}
@@ -317,7 +190,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(shapes, tmp_path):
         cfg.merge_from_dict(changes)
         # All in this process, where names stand for what was built under them.
         cfg.experiment_name = cfg.visualizer.name = f'{tmp_path.name}_{name}_{part}'
-        return train(cfg, 3, tmp_path / name, folder, os.getpid())['curves']
+        return train(cfg, 3, tmp_path / name, folder)['curves']
 
     whole = curves('whole', 0)
     assert whole['epoch'] == [1, 2]

@@ -1,5 +1,6 @@
 """A clean copy of the code of a commit, so that a checkout may be edited meanwhile."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -7,7 +8,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from ..paths import PACKAGE
+from ..paths import PACKAGE, configs_dir
 from ..version import __version__
 
 
@@ -16,36 +17,58 @@ class CodeError(ValueError):
 
 
 def checkout() -> Path | None:
-    """The git checkout that this package is run from; None for an installed package."""
+    """The git checkout that this package is run from.
+
+    None for an installed package, and where there is no git.
+
+    Raises:
+        CodeError: If git refuses the checkout, as one of another user.
+    """
     root = PACKAGE.parent
     # Installed below somebody's repository, the package is no part of that.
-    if not (root / 'setup.cfg').is_file() or shutil.which('git') is None:
+    if not ((root / 'setup.cfg').is_file() and (root / '.git').exists()):
         return None
-    try:
-        top = _git(root, 'rev-parse', '--show-toplevel')
-    except CodeError:
+    if shutil.which('git') is None:
         return None
-    return root if Path(top).resolve() == root.resolve() else None
+    _git(root, 'rev-parse', '--git-dir')
+    return root
 
 
 def resolve_commit(revision: str = 'HEAD') -> str:
-    """The full name of a commit; ``v<version>`` where there is no checkout.
+    """The full name of a commit.
+
+    Where there is no checkout, it is the version with a hash of the package's files, as
+    ``v0.1.0-1a2b3c4d``.
 
     Raises:
         CodeError: If the checkout has no such commit, or there is no checkout to look in.
     """
     root = checkout()
-    version = f'v{__version__}'
     if root is None:
+        version = f'v{__version__}-{_hash_of_files()}'
         if revision not in ('HEAD', version):
-            raise CodeError(f'there is no git checkout to take {revision!r} from')
+            raise CodeError(
+                f'the code of {revision!r} is not here, and no git checkout to take it '
+                f'from: this is {version}'
+            )
         return version
     return _git(root, 'rev-parse', '--verify', '--quiet', f'{revision}^{{commit}}')
 
 
+def _hash_of_files() -> str:
+    digest = hashlib.sha256()
+    for folder in PACKAGE, configs_dir():
+        for path in sorted(folder.rglob('*.py')):
+            digest.update(f'{path.relative_to(folder)}\n'.encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 def describe_code() -> str:
     """The commit in short, with ``+`` if the checkout differs from it; or the version."""
-    return resolve_commit()[:12] + '+' * has_uncommitted_changes()
+    commit = resolve_commit()
+    if checkout() is None:
+        return commit
+    return commit[:12] + '+' * has_uncommitted_changes()
 
 
 def has_uncommitted_changes() -> bool:
@@ -58,9 +81,13 @@ def clean_copy(commit: str, folder: str | os.PathLike) -> Path:
     """Where the code of ``commit`` can be run from: ``folder/<commit>``, made if need be.
 
     Without a checkout it is where the code is already.
+
+    Raises:
+        CodeError: If there is no such code.
     """
     root = checkout()
     if root is None:
+        resolve_commit(commit)
         return PACKAGE.parent
     target = Path(folder) / commit[:12]
     if target.is_dir():

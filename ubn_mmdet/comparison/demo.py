@@ -10,8 +10,9 @@ import torch
 from ..data.coco_folder import CocoFolder
 from ..data.image_size import fitting_size, median_long_side
 from ..paths import comparisons_dir
-from .driver import Driver, Resources
+from .driver import Driver
 from .groups import read_groups
+from .launchers import LocalLauncher
 from .report.summary import write_summary
 from .spec import Comparison
 from .workspace import ComparisonError
@@ -74,7 +75,7 @@ def run_demo(
     # Side by side, as the threads of one run would wait for each other.
     jobs = jobs or min(len(driver.runs()), len(os.sched_getaffinity(0)))
     gpus = tuple(range(torch.cuda.device_count()))
-    driver.run(Resources(jobs, gpus))
+    driver.run(LocalLauncher(jobs, gpus))
     if driver.lines() == before:
         say(f'{work_dir} holds the finished runs: delete it to train again')
     [group] = read_groups([driver.results_file])

@@ -2,16 +2,16 @@
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
 from ..files import write_whole
 from . import results
-from .processes import end, start_python, termination_as_interrupt
+from .launchers import Job, Launcher, log_tail
+from .processes import termination_as_interrupt
 from .progress import Progress
 from .spec import Comparison, Run
 from .workspace import Planned, Workspace, json_if_there
@@ -19,45 +19,6 @@ from .workspace import Planned, Workspace, json_if_there
 POLL_SECONDS = 0.5
 QUIET_SECONDS = 60  # after which the progress is told although nothing has happened
 LOG_LINES = 15
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What runs share.
-
-    Attributes:
-        jobs: Runs side by side.
-        gpus: Indices of GPUs; none for the CPU.
-    """
-
-    jobs: int
-    gpus: tuple[int, ...] = ()
-
-    def threads(self, processes: int) -> int:
-        """Of each process: a share of the cores, and no more than OMP_NUM_THREADS.
-
-        With it two comparisons at once need not wait for each other's threads.
-        """
-        cores = len(os.sched_getaffinity(0))
-        share = max(1, cores // (self.jobs * processes))
-        limit = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
-        return min(share, int(limit)) if limit.isdigit() and int(limit) else share
-
-    def gpus_of(self, slot: int, processes: int) -> tuple[int, ...]:
-        """The GPUs of a run in one of the ``jobs`` places."""
-        if not self.gpus:
-            return ()
-        first = slot * processes
-        return tuple(self.gpus[(first + i) % len(self.gpus)] for i in range(processes))
-
-
-@dataclass
-class _Job:
-    """A run under way."""
-
-    planned: Planned
-    process: subprocess.Popen
-    told: int = 0  # epochs
 
 
 class Driver:
@@ -102,119 +63,112 @@ class Driver:
         return [planned.run for planned in self._place.planned]
 
     def run(
-        self,
-        resources: Resources,
-        only: Sequence[str] = (),
-        seeds: Sequence[int] = (),
+        self, launcher: Launcher, only: Sequence[str] = (), seeds: Sequence[int] = ()
     ) -> list[dict]:
         """Do what is not done yet; the lines of all runs that were asked for.
 
-        A run that failed before is tried again. An interruption (``KeyboardInterrupt``,
-        or SIGTERM) ends the runs under way, to be resumed by the next call.
+        A run that failed before is tried again. At an interruption (``KeyboardInterrupt``,
+        or SIGTERM) the launcher decides what becomes of the runs under way; the next call
+        goes on with them.
+
+        Args:
+            launcher: What starts the runs.
+            only: Names of norms; all if empty.
+            seeds: All if empty.
         """
         chosen = list(self.comparison.runs(only, seeds))
         planned = [p for p in self._place.planned if p.run in chosen]
-        lines = self.lines()
-        todo = [
-            p
-            for p in planned
-            if (line := results.find(lines, self._place.commit, p.config_hash)) is None
-            or line['status'] == results.FAILED
-        ]
-        with self._place.lock(), termination_as_interrupt():
+        with self._place.lock() as lock, termination_as_interrupt():
+            lines = self.lines()
+            todo = [
+                p
+                for p in planned
+                if (line := self._line(lines, p)) is None
+                or line['status'] == results.FAILED
+            ]
             if todo:
-                self._work(todo, len(planned), resources)
+                self._work(todo, len(planned), launcher, lock)
         lines = self.lines()
-        found = (
-            results.find(lines, self._place.commit, p.config_hash) for p in planned
-        )
-        return [line for line in found if line is not None]
+        return [line for p in planned if (line := self._line(lines, p)) is not None]
+
+    def _line(self, lines: list[dict], planned: Planned) -> dict | None:
+        return results.find(lines, self._place.commit, planned.config_hash)
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
         self._listener(text)
 
-    def _work(self, todo: list[Planned], total: int, resources: Resources) -> None:
+    def _work(
+        self, todo: list[Planned], total: int, launcher: Launcher, lock: int
+    ) -> None:
         progress = Progress(total, total - len(todo))
-        waiting = []
+        waiting: list[Planned] = []
+        jobs: list[Job] = []
+        told: dict[Planned, int] = {}  # epochs
         for planned in todo:
             # There is one if it was interrupted between a run's end and its line.
             if outcome := planned.result():
-                self._finish(planned, outcome, resources, progress)
+                self._finish(planned, outcome, launcher, progress)
+            elif job := launcher.find(planned):
+                self._say(f'{progress.head()} {planned.run}: submitted before')
+                jobs.append(job)
             else:
                 waiting.append(planned)
-        jobs: dict[int, _Job] = {}
         try:
             while waiting or jobs:
-                free = [slot for slot in range(resources.jobs) if slot not in jobs]
-                for slot in free[: len(waiting)]:
-                    jobs[slot] = self._start(waiting.pop(0), slot, resources)
-                    self._say(f'{progress.head()} {jobs[slot].planned.run}: started')
+                room = launcher.room(len(jobs), len(waiting))
+                if chosen := waiting[:room]:
+                    for planned in chosen:
+                        self._specify(planned, launcher)
+                    jobs += launcher.start(chosen, lock)
+                    waiting = waiting[room:]
+                    for planned in chosen:
+                        self._say(f'{progress.head()} {planned.run}: started')
                 time.sleep(POLL_SECONDS)
-                for slot, job in list(jobs.items()):
-                    self._watch(job, progress)
-                    if job.process.poll() is not None:
-                        del jobs[slot]
+                for job in list(jobs):
+                    self._watch(job.planned, told, progress)
+                    if job.ended():
+                        jobs.remove(job)
                         ended = job.planned.result() or _failure(job)
-                        self._finish(job.planned, ended, resources, progress)
+                        self._finish(job.planned, ended, launcher, progress)
                 if jobs and time.monotonic() - self._said > QUIET_SECONDS:
                     state = progress.under_way() or 'starting'
                     self._say(f'{progress.head()} {state}')
         finally:
-            end([job.process for job in jobs.values()])
+            launcher.leave(jobs)
 
-    def _start(self, planned: Planned, slot: int, resources: Resources) -> _Job:
-        run, folder = planned.run, planned.folder
-        processes = self.comparison.processes
-        threads = resources.threads(processes)
+    def _specify(self, planned: Planned, launcher: Launcher) -> None:
+        """Write down what a run's process is to do."""
         before = planned.specification() or {}
         spec = {
             'comparison': self.comparison.to_dict(),
-            'norm': vars(run.norm),
-            'seed': run.seed,
+            'norm': vars(planned.run.norm),
+            'seed': planned.run.seed,
             'commit': self._place.commit,
             'config_hash': planned.config_hash,
             'folder': self._place.data,
-            'run_dir': str(folder),
+            'run_dir': str(planned.folder),
             'code': str(self._place.code),
             'directory': os.getcwd(),
-            'threads': threads,
-            'driver': os.getpid(),
+            'threads': launcher.threads(),
             'started': before.get('started') or _now(),
         }
-        path = folder / 'run.json'
-        write_whole(path, json.dumps(spec, indent=1).encode())
-        command = ['-m']
-        if processes > 1:
-            command += ['torch.distributed.run', '--standalone']
-            command += [f'--nproc_per_node={processes}', '-m']
-        (folder / 'progress.json').unlink(missing_ok=True)
-        gpus = resources.gpus_of(slot, processes)
-        environment = {
-            'OMP_NUM_THREADS': str(threads),
-            'MKL_NUM_THREADS': str(threads),
-            'CUDA_VISIBLE_DEVICES': ','.join(map(str, gpus)),
-        }
-        with open(folder / 'log.txt', 'ab') as log:
-            process = start_python(
-                self._place.code,
-                [*command, 'ubn_mmdet.comparison.training.run', str(path)],
-                environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        return _Job(planned, process)
+        text = json.dumps(spec, indent=1)
+        write_whole(planned.specification_file, text.encode())
+        (planned.folder / 'progress.json').unlink(missing_ok=True)
 
-    def _watch(self, job: _Job, progress: Progress) -> None:
-        state = json_if_there(job.planned.folder / 'progress.json')
+    def _watch(
+        self, planned: Planned, told: dict[Planned, int], progress: Progress
+    ) -> None:
+        state = json_if_there(planned.folder / 'progress.json')
         if not state:
             return
-        progress.note(str(job.planned.run), state['step'] / max(1, state['steps']))
+        progress.note(str(planned.run), state['step'] / max(1, state['steps']))
         # Once an epoch; after the last one the end of the run is told.
-        if job.told < state['epoch'] < state['epochs'] and state['metrics']:
-            job.told = state['epoch']
+        if told.get(planned, 0) < state['epoch'] < state['epochs'] and state['metrics']:
+            told[planned] = state['epoch']
             self._say(
-                f'{progress.head()} {job.planned.run}: epoch {job.told}/'
+                f'{progress.head()} {planned.run}: epoch {state["epoch"]}/'
                 f'{state["epochs"]}, {_metrics(state["metrics"])}'
             )
 
@@ -222,7 +176,7 @@ class Driver:
         self,
         planned: Planned,
         outcome: dict,
-        resources: Resources,
+        launcher: Launcher,
         progress: Progress,
     ) -> None:
         for key in 'predictions', 'checkpoint', 'condensation':
@@ -236,9 +190,10 @@ class Driver:
             **outcome,
             'started': (planned.specification() or {}).get('started'),
             'finished': _now(),
-            'jobs': resources.jobs,
+            'jobs': launcher.jobs,
         }
         results.append(self.results_file, line)
+        launcher.forget(planned)
         progress.finish(str(planned.run))
         said = line['error'] or _metrics(line)
         self._say(f'{progress.head()} {planned.run}: {line["status"]}, {said}')
@@ -248,15 +203,13 @@ class Driver:
             'comparison': self.comparison.name,
             'commit': self._place.commit,
             'setting_hash': self._place.setting_hash,
+            'primary': [asdict(contrast) for contrast in self.comparison.primary],
         }
 
 
-def _failure(job: _Job) -> dict:
-    log = (job.planned.folder / 'log.txt').read_text(errors='replace')
-    code = job.process.returncode
-    how = f'signal {-code}' if code < 0 else f'exit status {code}'
-    tail = '\n'.join(log.splitlines()[-LOG_LINES:])
-    return {'status': results.FAILED, 'error': f'{how}\n{tail}'}
+def _failure(job: Job) -> dict:
+    tail = log_tail(job.planned.folder, LOG_LINES)
+    return {'status': results.FAILED, 'error': f'{job.how_it_ended()}\n{tail}'}
 
 
 def _metrics(record: dict) -> str:

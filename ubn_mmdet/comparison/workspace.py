@@ -4,6 +4,7 @@
 ``folder/plan/``                              the runs as they were planned
 ``folder/code/<commit>/``                     the code
 ``folder/<detector>/<norm>/seed<k>/``         a run: log, checkpoint, predictions
+``folder/submitit/``                          what went to a cluster
 """
 
 import contextlib
@@ -16,16 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import write_whole
+from ..records import RecordError, claim_folder
 from . import code_copy
 from .processes import start_python
 from .spec import Comparison, Run
+
+RECORD, LOCK = 'comparison.json', '.lock'
 
 
 class ComparisonError(RuntimeError):
     """The comparison cannot be run as asked."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Planned:
     """A run, what it is recognised by, and where it is."""
 
@@ -34,9 +38,23 @@ class Planned:
     settings: dict
     folder: Path
 
+    @property
+    def specification_file(self) -> Path:
+        """What its process is started with."""
+        return self.folder / 'run.json'
+
+    @property
+    def submission_file(self) -> Path:
+        """Which job of a cluster it was given to, until that is collected."""
+        return self.folder / 'job.json'
+
     def specification(self) -> dict | None:
         """What its process was started with."""
-        return json_if_there(self.folder / 'run.json')
+        return json_if_there(self.specification_file)
+
+    def submission(self) -> dict | None:
+        """``{'cluster': ..., 'job': ...}``; None if there is none to be collected."""
+        return json_if_there(self.submission_file)
 
     def result(self) -> dict | None:
         """What its process left at its end."""
@@ -81,46 +99,37 @@ class Workspace:
             self._plan(comparison, Path(data).resolve())
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep a second driver out of the folder."""
+    def lock(self) -> Iterator[int]:
+        """Keep a second driver out of the folder.
+
+        Yields:
+            The descriptor of the lock. A process that inherits it holds the lock as well.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / '.lock', 'w') as lock:
+        with open(self.folder / LOCK, 'w') as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ComparisonError(
-                    f'another process works in {self.folder}'
+                    f'another process works in {self.folder}, or a run that it has left '
+                    'behind and that is about to end'
                 ) from None
-            yield
+            yield lock.fileno()
 
     def _claim(self, comparison: Comparison, revision: str | None) -> str:
         """The commit of this folder, which stays the same over its life."""
-        record = self.folder / 'comparison.json'
-        known = json_if_there(record)
-        if known is None:
-            others = {p.name for p in self.folder.iterdir()} - {'.lock'}
-            if others:
-                raise ComparisonError(
-                    f'{self.folder} is not empty, and holds no comparison: delete it, or '
-                    'name another with --work-dir'
-                )
+        known = json_if_there(self.folder / RECORD)
+        if known is None or revision is not None:
             commit = code_copy.resolve_commit(revision or 'HEAD')
-            content = {'comparison': comparison.name, 'commit': commit}
-            write_whole(record, json.dumps(content).encode())
-            self._note_changes(commit)
-            return commit
-        if known['comparison'] != comparison.name:
-            raise ComparisonError(
-                f'{self.folder} holds the comparison {known["comparison"]}: name '
-                'another with --work-dir'
-            )
-        commit = known['commit']
-        if revision is not None and code_copy.resolve_commit(revision) != commit:
-            raise ComparisonError(
-                f'{self.folder} was begun with the code of {commit[:12]}: for other '
-                'code name another with --work-dir'
-            )
-        self._say(f'Going on in {self.folder} with the code of {commit[:12]}')
+        else:
+            commit = known['commit']
+        record = {'comparison': comparison.name, 'commit': commit}
+        try:
+            claim_folder(self.folder, RECORD, record, 'runs', beside=(LOCK,))
+        except RecordError as error:
+            raise ComparisonError(f'{error} (--work-dir)') from None
+        if known is not None:
+            self._say(f'Going on in {self.folder} with the code of {commit[:12]}')
         self._note_changes(commit)
         return commit
 

@@ -97,7 +97,8 @@ def _faint(colour: str) -> str:
 def _differences(
     numbers: Mapping, metric: str, of_norms: Mapping, colour: Mapping[str, str]
 ) -> go.Figure:
-    title = f'{figure_data.main_metrics(numbers)[metric]}, less that of {numbers["baseline"]}'
+    label = figure_data.main_metrics(numbers)[metric]
+    title = f'{label}, less that of {numbers["baseline"]}'
     norms = list(of_norms)
     figure = _figure(
         title,

@@ -2,34 +2,32 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from ...data.coco_folder import SPLITS, CocoFolder
 from ...data.image_folder import CLASSES, ImageFolder
 from ...data.subset import make_subset
-from ...layers import FAMILY
-from ...mm.config_nodes import all_nodes, nodes_of
+from ...mm.config_nodes import nodes_of
 from ...mm.datasets import SPLIT_OF_LOADER
+from ...mm.norm_configs import batchnorms, with_norm
 from ...paths import configs_dir
 from ..spec import Comparison, Norm, Run, SpecError, fingerprint
 from .task import Folder, task_of
 
-# What the detector's config may hold where a preset goes: BatchNorm and its relatives.
-REPLACED = (
-    *('BN', 'BN1d', 'BN2d', 'BN3d', 'SyncBN', 'MMSyncBN'),
-    *(member.__name__ for member in FAMILY),
+# What does not decide about the result: where things are, and how they are logged.
+NOT_HASHED = (
+    *('work_dir', 'default_hooks', 'log_processor', 'log_level', 'experiment_name'),
+    *('visualizer', 'vis_backends', 'env_cfg', 'launcher', 'resume'),
+    *('test_dataloader', 'test_evaluator', 'test_cfg'),
 )
-# What decides about the result. The rest says where things are and how they are logged.
-HASHED = (
-    'model', 'train_dataloader', 'val_dataloader', 'train_cfg', 'optim_wrapper',
-    'param_scheduler', 'auto_scale_lr', 'val_evaluator', 'custom_hooks', 'randomness',
-)  # fmt: skip
 _ROOT = 'DATA'
 _BATCH_NORM = {'type': 'BN', 'requires_grad': True}
+_HEAD_BYTES = 4096
 
 
 def open_data(
@@ -58,7 +56,7 @@ def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
         SpecError: If the detector's config or the preset does not fit.
     """
     cfg = common_config(comparison, folder)
-    put_norm(cfg.model, preset(run.norm.preset))
+    cfg.model = _with_norm(cfg, preset(run.norm.preset))
     _override(cfg, run.norm.options)
     cfg.randomness = {'seed': run.seed}
     return cfg
@@ -66,7 +64,7 @@ def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
 
 def common_config(comparison: Comparison, folder: Folder) -> Config:
     """What all runs of a comparison share, with the norm of the detector's config."""
-    cfg = Config.fromfile(_find_config(comparison.detector))
+    cfg = deepcopy(_read_config(_find_config(comparison.detector)))
     try:
         task_of(folder).use_folder(cfg, folder, comparison.image_size)
         _set_epochs(cfg, comparison.epochs)
@@ -74,10 +72,12 @@ def common_config(comparison: Comparison, folder: Folder) -> Config:
         raise SpecError(f'{comparison.detector} cannot be compared: {error}') from error
     cfg.train_dataloader.batch_size = comparison.batch_size
     for loader in SPLIT_OF_LOADER:
-        # In the main process: augmentation then draws from the state that is set anew
-        # for each epoch.
-        cfg[f'{loader}_dataloader'].num_workers = 0
-        cfg[f'{loader}_dataloader'].persistent_workers = False
+        node = cfg[f'{loader}_dataloader']
+        node.num_workers = comparison.workers
+        # Started anew in each epoch: their random state is that epoch's.
+        node.persistent_workers = False
+        node.worker_init_fn = {'type': 'keep_worker_seed'}
+        node.pop('prefetch_factor', None)  # PyTorch refuses it without workers
     _override(cfg, comparison.options)
     return cfg
 
@@ -91,18 +91,43 @@ def shared_config(comparison: Comparison, folder: Folder) -> Config:
     return cfg
 
 
-def config_hash(cfg: Config, folder: Folder, processes: int) -> str:
+def config_hash(cfg: Config, folder: Folder, data: str, processes: int) -> str:
     """A hash of what decides about a run's result.
 
     Where the data and pre-trained weights are does not count, but what they are.
+
+    Args:
+        cfg: Of the run.
+        folder: The data.
+        data: Their hash (:func:`data_hash`).
+        processes: How many train together.
     """
-    listing = task_of(folder).listing
-    annotations = {split: _file_hash(listing(folder, split)) for split in SPLITS}
-    content = deepcopy(Config({key: cfg.get(key) for key in HASHED}))
+    content = deepcopy(cfg)
+    for key in NOT_HASHED:
+        content.pop(key, None)
     for node in nodes_of(content.model, 'Pretrained'):
         node.checkpoint = _weights_hash(node.checkpoint)
-    content = _replace_root(content.to_dict(), str(folder.root))
-    return fingerprint([content, annotations, processes])
+    content.load_from = _weights_hash(content.get('load_from'))
+    tree = _replace_root(content.to_dict(), str(folder.root))
+    return fingerprint([tree, data, processes])
+
+
+def data_hash(folder: Folder) -> str:
+    """A hash of annotations and images.
+
+    Annotations count as a whole. Of an image it is the name, the size in bytes and the
+    first 4096 bytes: large data would take minutes to read.
+    """
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update(_file_hash(task_of(folder).listing(folder, split)).encode())
+        images = folder.root / split
+        for path in sorted(path for path in images.rglob('*') if path.is_file()):
+            with open(path, 'rb') as file:
+                head = file.read(_HEAD_BYTES)
+            name, size = path.relative_to(images).as_posix(), path.stat().st_size
+            digest.update(f'{name}\n{size}\n'.encode() + head)
+    return digest.hexdigest()
 
 
 def preset(name: str) -> dict:
@@ -117,24 +142,17 @@ def preset(name: str) -> dict:
     return Config.fromfile(path).norm.to_dict()
 
 
-def put_norm(model: ConfigDict, norm_cfg: dict) -> None:
-    """Put ``norm_cfg`` in place of every BatchNorm of a model's config.
-
-    Raises:
-        SpecError: If there is none.
-    """
-    places = [node for node in all_nodes(model) if _is_batch_norm(node.get('norm_cfg'))]
-    if not places:
-        raise SpecError('the detector has no norm_cfg with a BatchNorm to replace')
-    for node in places:
-        node.norm_cfg = ConfigDict(deepcopy(norm_cfg))
-
-
 def batch_norm_twin(cfg: Config) -> Config:
     """The same config with BatchNorm."""
     twin = deepcopy(cfg)
-    put_norm(twin.model, _BATCH_NORM)
+    twin.model = _with_norm(cfg, _BATCH_NORM)
     return twin
+
+
+def _with_norm(cfg: Config, norm: dict) -> ConfigDict:
+    if not any(True for _ in batchnorms(cfg.model, cfg.default_scope)):
+        raise SpecError('the detector has no norm_cfg with a BatchNorm to replace')
+    return with_norm(cfg.model, norm, cfg.default_scope)
 
 
 def describe(comparison: Comparison, norm: Norm) -> dict:
@@ -159,6 +177,12 @@ def _override(cfg: Config, options: dict) -> None:
         raise SpecError(f'the options {options} do not fit: {error}') from error
 
 
+@cache
+def _read_config(path: Path) -> Config:
+    """The toolbox takes seconds to find what ``mmdet::`` names."""
+    return Config.fromfile(path)
+
+
 def _find_config(name: str) -> Path:
     candidates = configs_dir() / name, Path(name)
     for path in candidates:
@@ -167,32 +191,46 @@ def _find_config(name: str) -> Path:
     raise SpecError(f'the detector is neither {candidates[0]} nor {candidates[1]}')
 
 
-def _is_batch_norm(norm_cfg: dict | None) -> bool:
-    return norm_cfg is not None and norm_cfg.get('type') in REPLACED
-
-
 def _set_epochs(cfg: Config, epochs: int) -> None:
-    """Stretch the schedule, and evaluate each epoch; a warm-up counted in steps stays."""
+    """Stretch the schedule, and evaluate each epoch; a warm-up counted in steps stays.
+
+    Raises:
+        ValueError: If the epochs have no place for all milestones of the schedule.
+    """
     old = cfg.train_cfg.max_epochs
     cfg.train_cfg.max_epochs = epochs
     cfg.train_cfg.val_interval = 1
     for scheduler in cfg.param_scheduler:
         if not scheduler.get('by_epoch', True):
             continue
-        for key in ('begin', 'end', 'T_max', 'milestones'):
+        for key in ('begin', 'end', 'T_max'):
             if key in scheduler:
-                scheduler[key] = _stretch(scheduler[key], epochs / old)
+                scheduler[key] = round(scheduler[key] * epochs / old)
+        if 'milestones' in scheduler:
+            scheduler.milestones = _stretch_milestones(
+                scheduler.milestones, old, epochs
+            )
 
 
-def _stretch(value: Any, factor: float) -> Any:
-    if isinstance(value, list | tuple):
-        return [_stretch(item, factor) for item in value]
-    return round(value * factor)
+def _stretch_milestones(milestones: Sequence[int], old: int, epochs: int) -> list[int]:
+    """Each at its share of the epochs, but before the last one ends and apart."""
+    count = len(milestones)
+    if epochs <= count:
+        raise ValueError(
+            f'its schedule has milestones after the epochs {list(milestones)} of {old}: '
+            f'epochs must be at least {count + 1}, got {epochs}'
+        )
+    stretched: list[int] = []
+    for i, milestone in enumerate(milestones):
+        earliest = stretched[-1] + 1 if stretched else 1
+        latest = epochs - (count - i)
+        stretched.append(min(max(round(milestone * epochs / old), earliest), latest))
+    return stretched
 
 
 def _weights_hash(checkpoint: str | None) -> str | None:
     """Of a file; a name that the toolbox looks up, torchvision://..., is as good."""
-    if checkpoint is None or '://' in checkpoint:
+    if not checkpoint or '://' in checkpoint:
         return checkpoint
     if not Path(checkpoint).is_file():
         raise SpecError(f'there are no pre-trained weights {checkpoint}')

@@ -16,7 +16,14 @@ from mmengine.config import Config
 from ...data.coco_folder import CocoFolderError
 from ...files import write_whole
 from ..spec import Comparison, SpecError
-from .configs import config_hash, describe, open_data, resolve, shared_config
+from .configs import (
+    config_hash,
+    data_hash,
+    describe,
+    open_data,
+    resolve,
+    shared_config,
+)
 from .run import check_code
 
 
@@ -44,7 +51,11 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
     Runs are in the order of ``Comparison.runs``.
     """
     folder = open_data(comparison, data, work_dir)
-    processes = comparison.processes
+    data_is = data_hash(folder)
+
+    def hash_of(cfg: Config) -> str:
+        return config_hash(cfg, folder, data_is, comparison.processes)
+
     settings = {
         'data': Path(data).resolve().name,
         'classes': len(folder.classes),
@@ -53,14 +64,10 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
     }
     return {
         'folder': asdict(folder) | {'root': str(folder.root)},
-        'setting_hash': config_hash(
-            shared_config(comparison, folder), folder, processes
-        ),
+        'setting_hash': hash_of(shared_config(comparison, folder)),
         'runs': [
             {
-                'config_hash': config_hash(
-                    resolve(comparison, run, folder), folder, processes
-                ),
+                'config_hash': hash_of(resolve(comparison, run, folder)),
                 'settings': {
                     **describe(comparison, run.norm),
                     **settings,

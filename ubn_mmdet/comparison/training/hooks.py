@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import collect_results, get_rank
+from mmengine.dist import all_reduce, collect_results, get_rank
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.registry import FUNCTIONS
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ...files import write_whole
 from ..accuracy import TOP
@@ -37,7 +38,7 @@ class ReseedHook(Hook):
         self._seed = seed
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Data are loaded in this process: their augmentation draws from this."""
+        """Augmentation draws from this, or from what a worker's state is drawn from it."""
         state = self._state('epoch', runner.epoch)
         random.seed(state)
         np.random.seed(state)
@@ -84,12 +85,18 @@ class CatchUpHook(Hook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Evaluate what was resumed from, unless that is in the logs."""
-        if not runner.epoch:
+        """Evaluate what was resumed from if that is due and not in the logs."""
+        if not _evaluates(runner.train_loop, runner.epoch):
             return
         _, evaluations = read_scalars(runner.work_dir)
         if runner.epoch not in evaluations:
             runner.val_loop.run()
+
+
+def _evaluates(loop: EpochBasedTrainLoop, epoch: int) -> bool:
+    """Whether the toolbox evaluates after so many epochs."""
+    is_last = epoch == loop.max_epochs
+    return epoch >= loop.val_begin and (is_last or epoch % loop.val_interval == 0)
 
 
 class NothingFoundHook(Hook):
@@ -153,18 +160,16 @@ class ClassesHook(Hook):
 
 
 class WatchHook(Hook):
-    """Ends a run whose loss is not finite or whose comparison is gone; tells how far it is.
+    """Ends a run whose loss is not finite, and tells how far it is.
 
     Args:
         path: A json file, ``{'step', 'steps', 'epoch', 'epochs', 'metrics'}``.
         interval: Steps between writing.
-        driver: The process that started the run.
     """
 
-    def __init__(self, path: str | os.PathLike, interval: int, driver: int) -> None:
+    def __init__(self, path: str | os.PathLike, interval: int) -> None:
         self._path = Path(path)
         self._interval = interval
-        self._driver = driver
         self._metrics: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -178,14 +183,21 @@ class WatchHook(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
-        """Look at the loss, which the toolbox has read from the device already."""
+        """Look at the loss, which the toolbox has read from the device already.
+
+        Raises:
+            DivergedError: On all ranks, if it is not finite on one of them.
+        """
         loss = runner.message_hub.get_scalar('train/loss').current()
-        if not math.isfinite(loss):
+        finite = torch.tensor(float(math.isfinite(loss)))
+        all_reduce(finite, op='min')
+        if not finite:
+            what = f'the loss is {loss}'
+            if math.isfinite(loss):
+                what = "another process's loss is not finite"
             raise DivergedError(
-                f'the loss is {loss} in step {runner.iter + 1} (epoch {runner.epoch + 1})'
+                f'{what} in step {runner.iter + 1} (epoch {runner.epoch + 1})'
             )
-        if not _is_alive(self._driver):
-            raise SystemExit('the comparison that started this run is gone')
         if self.every_n_train_iters(runner, self._interval):
             self._write(runner, done=runner.iter + 1)
 
@@ -211,11 +223,11 @@ class WatchHook(Hook):
         write_whole(self._path, json.dumps(content).encode())
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+@FUNCTIONS.register_module()
+def keep_worker_seed(worker_id: int, **_: object) -> None:
+    """For ``worker_init_fn``: leaves a worker that loads data its random state.
+
+    PyTorch draws it from the state of the process, which :class:`ReseedHook` sets by seed,
+    epoch and rank, and from the number of the worker. The toolbox's own function would give
+    it the same state in every epoch.
+    """

@@ -10,7 +10,7 @@ import os
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import set_random_seed
+from mmengine.runner import CheckpointLoader, set_random_seed
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,7 +21,8 @@ from .configs import batch_norm_twin
 def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
     """Initial values of all parameters and buffers outside norm layers, by name.
 
-    Components that load pre-trained weights themselves are left out.
+    Components that load pre-trained weights themselves are left out. What the config's
+    ``load_from`` has takes the place of what was drawn, in norm layers too.
     """
     init_default_scope(cfg.default_scope)
     set_random_seed(seed)
@@ -31,11 +32,18 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
         f'{name}.' for name, layer in model.named_modules()
         if isinstance(layer, _BatchNorm) or _is_pretrained(layer)
     ]  # fmt: skip
-    return {
+    start = {
         name: value
         for name, value in model.state_dict().items()
         if not name.startswith(tuple(own))
     }
+    if cfg.get('load_from'):
+        loaded = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
+        for name, value in loaded.get('state_dict', loaded).items():
+            # Heads of other classes do not fit; the toolbox passes over them as well.
+            if name not in start or start[name].shape == value.shape:
+                start[name] = value
+    return start
 
 
 def write_start(path: str | os.PathLike, cfg: Config, seed: int) -> None:
