@@ -21,12 +21,14 @@ from ubn_mmdet.comparison.groups import (
     slug,
     titles,
 )
-from ubn_mmdet.comparison.report.figure_data import later_heat_maps, main_metrics
+from ubn_mmdet.comparison.report.figure_data import later_heat_maps
 from ubn_mmdet.comparison.report.markdown import HOW_TO_READ, group_markdown
+from ubn_mmdet.comparison.report.numbers import MAIN
 from ubn_mmdet.comparison.report.print_figures import draw
 from ubn_mmdet.comparison.report.text import (
     DASH,
     interval,
+    probability,
     signed,
     significant_digits,
 )
@@ -98,23 +100,24 @@ def write_results_page(
 
 
 def _overview(numbers: Mapping[str, Mapping]) -> str:
+    """The verdicts; without any, a sentence."""
     rows = [
         [
             title,
-            norm,
-            label,
-            found['verdict'],
-            signed(found['difference']),
-            interval(found['interval']),
-            len(found['seeds']),
+            f'{contrast["norm"]} against {contrast["baseline"]}',
+            MAIN[contrast['metric']],
+            contrast['verdict'],
+            signed(contrast.get('difference')),
+            interval(contrast.get('interval')),
+            probability(contrast['holm']),
         ]
         for title, of_group in numbers.items()
-        for norm, compared in of_group['against'].items()
-        for metric, label in main_metrics(of_group).items()
-        if (found := compared[metric])
+        for contrast in of_group['primary']
     ]
-    header = ['comparison', 'norm', 'metric', 'verdict', 'difference', '95% over seeds']
-    return markdown_table([*header, 'seeds'], rows, words=4)
+    if not rows:
+        return 'No comparison named a contrast before it was run: nothing is decided.'
+    header = ['comparison', 'contrast', 'metric', 'verdict', 'difference']
+    return markdown_table([*header, '95% over seeds', 'Holm'], rows, words=4)
 
 
 def _missing(plan: Path, groups: Sequence[ResultGroup]) -> Iterator[str]:

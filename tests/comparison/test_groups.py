@@ -3,7 +3,13 @@
 import pytest
 from helpers.results import result, write_results
 
-from ubn_mmdet.comparison.groups import ResultsError, read_groups, slug, titles
+from ubn_mmdet.comparison.groups import (
+    ResultsError,
+    file_name,
+    read_groups,
+    slug,
+    titles,
+)
 
 
 @pytest.fixture
@@ -32,6 +38,8 @@ def test_norms_and_seeds_of_one_comparison_are_one_group(read):
         {'commit': 'bad'},
         {'processes': 2},
         {'setting_hash': 'other'},
+        {'device': 'other'},
+        {'versions': {'torch': '2.14.0'}},
     ],
 )
 def test_other_settings_or_code_are_another_group(read, changes):
@@ -40,7 +48,9 @@ def test_other_settings_or_code_are_another_group(read, changes):
     assert other.norms == ('UBN',)
     first, second = titles([one, other])
     assert first != second
-    assert str(next(iter(changes.values())))[:5] in second
+    [value] = changes.values()
+    shown = value if isinstance(value, dict) else [str(value)[:5]]
+    assert all(part in second for part in shown)
 
 
 def test_a_title_says_no_more_than_it_has_to(read):
@@ -136,3 +146,12 @@ def test_a_missing_file_is_named(tmp_path):
 def test_slugs_are_fit_for_file_names():
     assert slug('nuclei, batch size 2') == 'nuclei-batch-size-2'
     assert slug('a/b (c)') == 'a-b-c'
+    assert file_name('UBN-lr_0.1+') == 'UBN-lr_0.1+'
+    assert '/' not in file_name('../../x')
+
+
+def test_a_run_that_failed_belongs_to_those_that_were_made_like_it(read):
+    failed = result('BN', 0, 0.1, status='failed')
+    del failed['device'], failed['versions']
+    (group,) = read(failed, result('BN', 1, 0.1))
+    assert [run.seed for run in group.broken] == [0] and len(group.runs) == 1

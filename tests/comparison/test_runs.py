@@ -14,6 +14,7 @@ from helpers.commands import ROOT
 from mmdet.utils import register_all_modules
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 from ubn_mmdet.comparison import results
 from ubn_mmdet.comparison.coco_metrics import NAMES, coco_metrics
@@ -199,6 +200,52 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(shapes, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             curves(f'cut{epoch}', 0, custom_hooks=[cut])
         assert curves(f'cut{epoch}', 1) == whole
+
+
+def test_a_full_disk_and_a_moved_folder_cost_an_epoch(shapes, tmp_path, monkeypatch):
+    # Evaluated after the second and the last epoch, also where the first is the last
+    # that is on the disk.
+    options = FIELDS['options'] | {'train_cfg.val_interval': 2}
+    comparison = Comparison.read(FIELDS | {'epochs': 3, 'options': options})
+    folder = open_data(comparison, shapes, None)
+
+    def run(path, part):
+        cfg = configs(comparison, shapes)['UBN']
+        cfg.experiment_name = cfg.visualizer.name = (
+            f'{tmp_path.name}_{path.name}_{part}'
+        )
+        return train(cfg, 3, path, folder)['curves']
+
+    whole = run(tmp_path / 'whole', 0)
+    assert whole['epoch'] == [2, 3]
+    save = Runner.save_checkpoint
+
+    def full(runner, out_dir, filename, *args, **kwargs):
+        if runner.epoch == 1:
+            (tmp_path / 'cut' / filename).write_bytes(b'half a checkpoint')
+            raise OSError('No space left on device')
+        save(runner, out_dir, filename, *args, **kwargs)
+
+    monkeypatch.setattr(Runner, 'save_checkpoint', full)
+    with pytest.raises(OSError, match='No space left'):
+        run(tmp_path / 'cut', 0)
+    monkeypatch.undo()
+    (tmp_path / 'cut').rename(tmp_path / 'moved')
+    assert run(tmp_path / 'moved', 1) == whole
+    log = next((tmp_path / 'moved').glob('2*/*.log')).read_text()
+    assert len(list((tmp_path / 'moved').glob('2*'))) == 2, log
+
+
+def test_two_processes_with_workers_as_a_job(shapes, tmp_path):
+    changes = {'processes': 2, 'workers': 1}
+    groups = [{'norms': ['BN'], 'seeds': [0]}]
+    line = command(tmp_path, shapes, FIELDS | changes | {'groups': groups})
+    line += ['--work-dir', tmp_path / 'work', '--cluster', 'local']
+    complete(line)
+    [found] = results.read(tmp_path / 'work/results.jsonl')
+    assert found['status'] == results.FINISHED and found['processes'] == 2
+    # Three images for each of two ranks, two at a time.
+    assert len(found['curves']['loss']) == 2
 
 
 def test_runs_that_diverge_or_die_do_not_stop_the_others(shapes, tmp_path):

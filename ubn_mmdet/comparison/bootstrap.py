@@ -6,15 +6,15 @@ halves of the validation images: a paired half-sample bootstrap. It counts each 
 twice or not at all, weights of mean 1 and variance 1 as the ordinary bootstrap's, so that
 a spread over halves is the spread over sets of the full size. Intervals are that spread
 around the difference on all images: AP on half of them is a little high. With several
-seeds each half gives the mean difference over the seeds that two norms share, and the
-interval is that of this mean: it holds for these trained models and images like these.
+seeds each half gives the difference of the means over seeds, and the interval is that of
+this difference: it holds for these trained models and images like these.
 
 hotcoco matches predictions once and scores subsets fast, but counts no image twice. Its
 own ``compare`` draws with replacement and then drops repeats without making up for it:
 its intervals come out ``sqrt(e - 1) = 1.31`` times too narrow, which a test shows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,37 +108,34 @@ def _defined(value: float) -> float:
     return float(value) if value >= 0 else float('nan')
 
 
-def compare(baseline: Mapping[int, Scores], other: Mapping[int, Scores]) -> dict:
-    """Intervals over images of other minus baseline: each seed's, and of their mean.
+def compare(baseline: Sequence[Scores], other: Sequence[Scores]) -> dict:
+    """Intervals over images of the difference of means over seeds, other minus baseline.
 
     Args:
         baseline: Scores of each seed.
         other: Scores of each seed.
 
     Returns:
-        ``{'bbox_mAP': {'difference': 0.1, 'interval': [0.0, 0.2], 'seeds': [{'seed': 0,
-        'difference': 0.1, 'interval': [0.0, 0.2]}]}}``, for the metrics and the seeds
-        that both have. Numbers that are not defined are None.
+        ``{'bbox_mAP': {'difference': 0.1, 'interval': [0.0, 0.2]}}`` for the metrics that
+        all have. Numbers that are not defined are None.
     """
-    seeds = sorted(baseline.keys() & other.keys())
-    compared = {}
-    for metric in baseline[seeds[0]].metrics if seeds else ():
-        pairs = {s: (baseline[s], other[s]) for s in seeds}
-        if any(
-            metric not in scores.metrics for pair in pairs.values() for scores in pair
-        ):
-            continue
-        points = {
-            s: b.metrics[metric] - a.metrics[metric] for s, (a, b) in pairs.items()
-        }
-        halves = {s: b.halves[metric] - a.halves[metric] for s, (a, b) in pairs.items()}
-        mean = float(np.mean(list(points.values())))
-        mean_of_halves = np.mean(list(halves.values()), axis=0)
-        compared[metric] = {
-            **_interval(mean, mean_of_halves),
-            'seeds': [{'seed': s, **_interval(points[s], halves[s])} for s in seeds],
-        }
-    return compared
+    if not baseline or not other:
+        return {}
+    runs = [*baseline, *other]
+    return {
+        metric: _interval(
+            float(_mean(s.metrics[metric] for s in other))
+            - float(_mean(s.metrics[metric] for s in baseline)),
+            _mean(s.halves[metric] for s in other)
+            - _mean(s.halves[metric] for s in baseline),
+        )
+        for metric in runs[0].metrics
+        if all(metric in scores.metrics for scores in runs)
+    }
+
+
+def _mean(values: Iterable) -> np.ndarray:
+    return np.mean(list(values), axis=0)
 
 
 def _interval(difference: float, halves: np.ndarray) -> dict:

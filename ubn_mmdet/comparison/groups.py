@@ -1,7 +1,7 @@
 """Results files: which runs may stand in one table.
 
-Runs that differ in anything but norm and seed, also in the code that made them, are never
-compared.
+Runs that differ in anything but norm and seed, also in the code, the device and the
+versions that made them, are never compared.
 """
 
 import json
@@ -17,8 +17,10 @@ from .results import ResultsError
 
 SETTINGS = (
     *('comparison', 'data', 'detector', 'epochs', 'image_size', 'batch_size'),
-    *('processes', 'commit', 'setting_hash'),
+    *('processes', 'commit', 'setting_hash', 'device', 'versions'),
 )
+# What a run that failed does not know of itself.
+MADE_WITH = ('device', 'versions')
 HASHES = ('commit', 'setting_hash')
 
 
@@ -48,6 +50,11 @@ class Result:
     def finished(self) -> bool:
         """Whether the run came to its end with finite numbers."""
         return self.record['status'] == results.FINISHED
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended because its numbers were not finite."""
+        return self.record['status'] == results.DIVERGED
 
     def number(self, key: str) -> float | None:
         """A number of the record; None if it is absent, not finite, or COCO's -1."""
@@ -99,6 +106,15 @@ class ResultGroup:
         """The finished runs of a norm by seed, ascending."""
         return dict(sorted((r.seed, r) for r in self.runs if r.norm == norm))
 
+    def diverged(self, norm: str) -> list[int]:
+        """The seeds with which a norm diverged."""
+        return sorted(r.seed for r in self.broken if r.norm == norm and r.diverged)
+
+    def primary(self) -> list[dict]:
+        """The contrasts that were named before the first of the runs, and ever since."""
+        named = [run.record.get('primary') or [] for run in (*self.runs, *self.broken)]
+        return [c for c in named[0] if all(c in each for each in named)]
+
 
 def read_groups(
     paths: Iterable[str | os.PathLike], work_dir: str | os.PathLike | None = None
@@ -114,17 +130,33 @@ def read_groups(
     Raises:
         ResultsError: If a file cannot be read, or a norm has two meanings in a group.
     """
-    found: dict[str, list[Result]] = {}
-    sources: dict[str, Path] = {}
+    read: list[tuple[Result, Path]] = []
     for path in map(Path, paths):
         if not path.is_file():
             raise ResultsError(f'there is no results file {path}')
-        for line in results.read(path):
-            run = Result(line, path.parent if work_dir is None else Path(work_dir))
-            key = json.dumps(_settings(run))
-            found.setdefault(key, []).append(run)
-            sources.setdefault(key, path)
+        folder = path.parent if work_dir is None else Path(work_dir)
+        read += [(Result(line, folder), path) for line in results.read(path)]
+    # Those that know less of themselves find their place among the others.
+    read.sort(key=lambda of_file: not _knows_how_it_was_made(of_file[0]))
+    found: dict[str, list[Result]] = {}
+    sources: dict[str, Path] = {}
+    for run, path in read:
+        key = json.dumps(_settings(run))
+        if not _knows_how_it_was_made(run):
+            key = next((k for k, runs in found.items() if _fits(run, runs[0])), key)
+        found.setdefault(key, []).append(run)
+        sources.setdefault(key, path)
     return [_group(runs, sources[key]) for key, runs in found.items()]
+
+
+def _knows_how_it_was_made(run: Result) -> bool:
+    return any(run.record.get(name) is not None for name in MADE_WITH)
+
+
+def _fits(run: Result, other: Result) -> bool:
+    """Whether a run may have been made like another one, as far as it knows."""
+    known = [name for name in SETTINGS if name not in MADE_WITH]
+    return all(run.record.get(name) == other.record.get(name) for name in known)
 
 
 def _settings(run: Result) -> dict:
@@ -164,6 +196,8 @@ def titles(groups: list[ResultGroup]) -> list[str]:
             value = group.settings[key]
             if any(s[key] != value for s in namesakes):
                 shown = str(value)[:10] if key in HASHES else value
+                if isinstance(shown, dict):
+                    shown = ', '.join(f'{k} {v}' for k, v in shown.items())
                 name += f', {key.replace("_", " ")} {shown}'
         names.append(name)
     return names
@@ -172,3 +206,8 @@ def titles(groups: list[ResultGroup]) -> list[str]:
 def slug(text: str) -> str:
     """A text as part of a file name: letters, digits and single dashes."""
     return re.sub('[^A-Za-z0-9]+', '-', text).strip('-')
+
+
+def file_name(name: str) -> str:
+    """A norm's name as part of a file name: nothing that leads out of a folder."""
+    return re.sub(r'[^\w.+-]', '-', name)

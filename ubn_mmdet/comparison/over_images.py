@@ -37,7 +37,7 @@ def images_of(
         say: Called with a line before each run that is scored.
 
     Returns:
-        ``baseline``, ``images`` and ``resamples`` (counts), ``runs`` (the identities of
+        ``images`` and ``resamples`` (counts), ``runs`` (the identities of
         the runs that it is about), ``errors`` (a list of norm, seed, and ``Scores.errors``)
         and ``differences`` (by norm, of ``images.compare``).
 
@@ -46,8 +46,8 @@ def images_of(
             message is a sentence for the report.
     """
     present = [run for run in group.runs if run.file('predictions') is not None]
-    known = cache.load(group, KIND)
-    if known and not _is_about(known, group, baseline):
+    known = cache.load(group, KIND, baseline=baseline)
+    if known and not _identities(known) <= {run.identity for run in group.runs}:
         known = None
     if known and _identities(known) >= {run.identity for run in present}:
         return known
@@ -61,7 +61,6 @@ def images_of(
         say(f'scoring the predictions of {run.norm}, seed {run.seed}')
         scores.setdefault(run.norm, {})[run.seed] = _score(run, truth)
     content = {
-        'baseline': baseline,
         'images': scores[present[0].norm][present[0].seed].images,
         'resamples': RESAMPLES,
         'runs': [list(run.identity) for run in present],
@@ -71,27 +70,24 @@ def images_of(
             for seed, of_seed in of_norm.items()
         ],
         'differences': {
-            norm: compare(scores.get(baseline, {}), of_norm)
+            norm: compare(
+                list(scores.get(baseline, {}).values()), list(of_norm.values())
+            )
             for norm, of_norm in scores.items()
             if norm != baseline
         },
     }
     if known:
-        content = _with_those_gone(content, known)
-    cache.save(group, KIND, content)
+        content = _with_those_gone(content, known, baseline)
+    cache.save(group, KIND, content, baseline=baseline)
     return content
-
-
-def _is_about(known: dict, group: ResultGroup, baseline: str) -> bool:
-    runs = {run.identity for run in group.runs}
-    return known['baseline'] == baseline and _identities(known) <= runs
 
 
 def _identities(content: dict) -> set[tuple]:
     return {tuple(identity) for identity in content['runs']}
 
 
-def _with_those_gone(content: dict, known: dict) -> dict:
+def _with_those_gone(content: dict, known: dict, baseline: str) -> dict:
     """Add what is known of runs whose predictions are not at hand any more.
 
     Where a norm, or the baseline, lacks predictions, its difference stays the known one.
@@ -111,7 +107,7 @@ def _with_those_gone(content: dict, known: dict) -> dict:
         | {
             norm: difference
             for norm, difference in known['differences'].items()
-            if difference and norms & {norm, known['baseline']}
+            if difference and norms & {norm, baseline}
         },
     }
 

@@ -100,16 +100,23 @@ def end_with_parent() -> None:
 
 
 def end(processes: Collection[subprocess.Popen]) -> None:
-    """Ask processes and their children to end, and wait; kill what does not."""
+    """Ask processes and their children to end, and wait; kill what does not.
+
+    It may be called by a signal's handler, while the process is waited for elsewhere.
+    """
     for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        _send(process, signal.SIGTERM)
+    patience = time.monotonic() + KILL_AFTER_SECONDS
+    while any(is_running(p.pid) for p in processes) and time.monotonic() < patience:
+        time.sleep(0.1)
     for process in processes:
-        try:
-            process.wait(KILL_AFTER_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if is_running(process.pid):
+            _send(process, signal.SIGKILL)
+
+
+def _send(process: subprocess.Popen, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 @contextlib.contextmanager

@@ -1,16 +1,26 @@
-"""How far two norms differ, over training seeds.
+"""How far two norms differ, over training seeds, and what of it is more than chance.
 
-Runs of one seed share data order, augmentation and initial values, so norms are compared
-seed by seed: a paired t interval for the mean difference.
+Norms are compared by Welch's t: runs of one seed share data order and initial values, but
+that makes their results no more alike than those of different seeds, so pairing them would
+only cost degrees of freedom.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import ttest_rel
+from scipy.stats import t as student
+from scipy.stats import ttest_ind
 
 CONFIDENCE = 0.95
+POWER = 0.8
+FEWEST_SEEDS = 5  # for a verdict
+SIGNIFICANT = 1 - CONFIDENCE
+HIGHER, LOWER, NO_DIFFERENCE, TOO_FEW = VERDICTS = (
+    *('higher', 'lower'),
+    *('no significant difference', 'too few seeds for a verdict'),
+)
+_SAME = 1e-9  # what rounding makes of nothing
 Interval = tuple[float, float]
 
 
@@ -30,21 +40,24 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A paired comparison, other minus baseline.
+class Difference:
+    """Another norm minus a baseline, over seeds.
 
     Attributes:
-        difference: The mean difference over common seeds.
-        interval: Its 95% t interval. None if there is none: one seed, or differences
-            that are equal but not zero, whose spread rounding has hidden.
+        difference: Of the means.
+        interval: Its 95% interval, by Welch's t. None if there is none: a norm with one
+            seed, or values without any spread.
         p: Two-sided p of no difference; None with the interval.
-        seeds: The common seeds, ascending.
+        detectable: The true difference that such a comparison would find significant in
+            80% of cases, if values spread as they do here; None with the interval.
+        seeds: How many the baseline and the other norm have.
     """
 
     difference: float
     interval: Interval | None
     p: float | None
-    seeds: tuple[int, ...]
+    detectable: float | None
+    seeds: tuple[int, int]
 
 
 def spread(values: Sequence[float]) -> Spread | None:
@@ -55,39 +68,66 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(float(np.mean(values)), deviation, len(values))
 
 
-def paired(baseline: Mapping[int, float], other: Mapping[int, float]) -> Paired | None:
-    """Compare two norms by the seeds that both have; None if there is no such seed.
+def compare(
+    baseline: Sequence[float], other: Sequence[float], tests: int = 1
+) -> Difference | None:
+    """Compare two norms; None if one has no value.
 
     Args:
-        baseline: The value of each seed.
-        other: The value of each seed.
+        baseline: A value for each of its seeds.
+        other: A value for each of its seeds.
+        tests: How many comparisons the significance is corrected for, which makes what
+            can be detected larger.
     """
-    seeds = tuple(sorted(baseline.keys() & other.keys()))
-    if not seeds:
+    if not baseline or not other:
         return None
-    a = np.array([baseline[seed] for seed in seeds])
-    b = np.array([other[seed] for seed in seeds])
-    difference = float((b - a).mean())
-    if np.allclose(a, b, rtol=0, atol=1e-9) and len(seeds) > 1:
-        return Paired(0.0, (0.0, 0.0), 1.0, seeds)
-    if np.allclose(b - a, difference, rtol=0, atol=1e-9):
-        return Paired(difference, None, None, seeds)
-    test = ttest_rel(b, a)
+    difference = float(np.mean(other) - np.mean(baseline))
+    seeds = len(baseline), len(other)
+    if min(seeds) < 2:
+        return Difference(difference, None, None, None, seeds)
+    if np.ptp(baseline) < _SAME and np.ptp(other) < _SAME:
+        if abs(difference) < _SAME:
+            return Difference(0.0, (0.0, 0.0), 1.0, 0.0, seeds)
+        return Difference(difference, None, None, None, seeds)
+    test = ttest_ind(other, baseline, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
-    return Paired(difference, (float(low), float(high)), float(test.pvalue), seeds)
+    # The least difference whose t passes the threshold often enough (Bloom 1995).
+    error = np.sqrt(
+        np.var(baseline, ddof=1) / seeds[0] + np.var(other, ddof=1) / seeds[1]
+    )
+    threshold = student.ppf(1 - SIGNIFICANT / 2 / tests, test.df)
+    detectable = float(error * (threshold + student.ppf(POWER, test.df)))
+    p = float(test.pvalue)
+    return Difference(difference, (float(low), float(high)), p, detectable, seeds)
 
 
-def verdict(over_seeds: Interval | None, over_images: Interval | None = None) -> str:
-    """What the intervals of a difference say: higher, lower, or no significant difference.
+def holm(ps: Sequence[float]) -> list[float]:
+    """Probabilities corrected by Holm's method for how many there are, in their order."""
+    corrected = [0.0] * len(ps)
+    highest = 0.0
+    for i, place in enumerate(np.argsort(ps)):
+        highest = max(highest, min(1.0, ps[place] * (len(ps) - i)))
+        corrected[place] = highest
+    return corrected
 
-    Without an interval over seeds two models may be told apart, but not two norms. An
-    interval over images, where there is one, has to agree.
+
+def verdict(
+    found: Difference | None, p: float | None, over_images: Interval | None = None
+) -> str:
+    """What is said of a primary contrast: one of ``VERDICTS``.
+
+    Args:
+        found: The difference.
+        p: Corrected for the number of contrasts.
+        over_images: The interval over images; where there is one, it has to agree.
     """
-    if over_seeds is None:
-        return 'no significant difference'
-    intervals = [i for i in (over_seeds, over_images) if i is not None]
-    if all(low > 0 for low, _ in intervals):
-        return 'higher'
-    if all(high < 0 for _, high in intervals):
-        return 'lower'
-    return 'no significant difference'
+    if found is None or min(found.seeds) < FEWEST_SEEDS:
+        return TOO_FEW
+    if p is None or p >= SIGNIFICANT:
+        return NO_DIFFERENCE
+    low, high = over_images or (found.difference, found.difference)
+    if found.difference > 0 and low > 0:
+        return HIGHER
+    if found.difference < 0 and high < 0:
+        return LOWER
+    return NO_DIFFERENCE

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...mm.condensation_file import QUANTITIES
+from ..groups import file_name
 from .numbers import MAIN
 
 CURVES = {
@@ -39,7 +40,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Difference:
-    """A norm minus the baseline: the mean, of each seed, and the intervals."""
+    """A norm minus the baseline's mean: the mean, each seed, and the intervals."""
 
     mean: float
     of_seeds: list[float]
@@ -77,15 +78,18 @@ def _band(curve: Mapping, axis: str) -> Band:
 
 def differences(numbers: Mapping) -> dict[str, dict[str, Difference]]:
     """For each main metric, the difference of each norm from the baseline."""
-    runs = {(run['norm'], run['seed']): run for run in numbers['runs']}
     found = {}
     for metric in main_metrics(numbers):
+        means = {
+            norm: about['metrics'][metric] for norm, about in numbers['norms'].items()
+        }
         of_norms = {
             norm: Difference(
                 compared['difference'],
                 [
-                    runs[norm, seed][metric] - runs[numbers['baseline'], seed][metric]
-                    for seed in compared['seeds']
+                    run[metric] - means[numbers['baseline']]['mean']
+                    for run in numbers['runs']
+                    if run['norm'] == norm and run[metric] is not None
                 ],
                 compared['interval'],
                 compared['images'] and compared['images']['interval'],
@@ -107,7 +111,7 @@ def heat_maps(numbers: Mapping) -> Iterator[tuple[str, Mapping]]:
 
 def heat_map_name(record: Mapping) -> str:
     """The name of a run's heat map among the figures."""
-    return f'condensation-{record["norm"]}-{record["seed"]}'
+    return f'condensation-{file_name(record["norm"])}-{record["seed"]}'
 
 
 def later_heat_maps(numbers: Mapping) -> list[str]:

@@ -6,7 +6,7 @@ from ...markdown import markdown_table
 from ..bootstrap import ERRORS
 from .coco_table import COLUMNS
 from .figure_data import ERROR_TITLES, main_metrics
-from .numbers import ACCURACIES, KINDS, OVER_EPOCHS
+from .numbers import ACCURACIES, KINDS, MAIN, OVER_EPOCHS
 from .text import (
     DASH,
     interval,
@@ -48,8 +48,41 @@ def spreads(numbers: Mapping) -> Iterator[str]:
 
 
 def _seeds(found: Mapping) -> str:
-    finished, broken = len(found['seeds']), len(found['broken'])
-    return f'{finished} of {finished + broken}' if broken else str(finished)
+    """``5``; ``5, 2 diverged``."""
+    diverged = len(found['diverged'])
+    count = len(found['seeds']) + diverged
+    return f'{count}, {diverged} diverged' if diverged else str(count)
+
+
+def primary(numbers: Mapping) -> str:
+    """The contrasts that were named beforehand, with their verdicts."""
+    rows = []
+    for contrast in numbers['primary']:
+        seeds = DASH
+        if 'seeds' in contrast:
+            seeds = ' and '.join(
+                f'{count} ({diverged} diverged)' if diverged else str(count)
+                for count, diverged in zip(
+                    contrast['seeds'], contrast['diverged'], strict=True
+                )
+            )
+        rows.append(
+            [
+                f'{contrast["norm"]} against {contrast["baseline"]}',
+                MAIN[contrast['metric']],
+                contrast['verdict'],
+                signed(contrast.get('difference')),
+                interval(contrast.get('interval')),
+                probability(contrast.get('p')),
+                probability(contrast['holm']),
+                number(contrast.get('detectable')),
+                seeds,
+                interval(contrast['images'] and contrast['images']['interval']),
+            ]
+        )
+    header = ['contrast', 'metric', 'verdict', 'difference', '95% over seeds', 'p']
+    header += ['Holm', 'detectable', 'seeds', '95% over images']
+    return markdown_table(header, rows, words=3)
 
 
 def against(numbers: Mapping) -> str:
@@ -58,19 +91,20 @@ def against(numbers: Mapping) -> str:
         [
             norm,
             label,
-            found['verdict'],
             signed(found['difference']),
             interval(found['interval']),
             probability(found['p']),
-            len(found['seeds']),
+            probability(found.get('q')),
+            number(found['detectable']),
+            ' and '.join(map(str, found['seeds'])),
             interval(found['images'] and found['images']['interval']),
         ]
         for norm, compared in numbers['against'].items()
         for metric, label in main_metrics(numbers).items()
         if (found := compared[metric])
     ]
-    header = ['norm', 'metric', 'verdict', 'difference', '95% over seeds', 'p', 'seeds']
-    return markdown_table([*header, '95% over images'], rows, words=3)
+    header = ['norm', 'metric', 'difference', '95% over seeds', 'p', 'q', 'detectable']
+    return markdown_table([*header, 'seeds', '95% over images'], rows, words=2)
 
 
 def every_metric(numbers: Mapping) -> Iterator[str]:
@@ -99,7 +133,7 @@ def _difference(found: Mapping | None, with_interval: bool = False) -> str:
     text = signed(found['difference'])
     if with_interval and found['interval']:
         text += f' ({interval(found["interval"])})'
-    return f'**{text}**' if found['verdict'] != 'no significant difference' else text
+    return text
 
 
 def costs(numbers: Mapping) -> str:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
+from ..statistics import FEWEST_SEEDS, HIGHER, LOWER, NO_DIFFERENCE
 from . import group_tables as tables
-from .figure_data import heat_maps, main_metrics
-from .text import count, signed
+from .figure_data import heat_maps
+from .numbers import MAIN
+from .text import count, number, signed
 
 SETTING_TITLES = {
     'data': 'data',
@@ -25,20 +27,27 @@ MADE_TITLES = {
 }
 
 HOW_TO_READ = f"""\
+- **Primary contrasts** are the differences that a comparison was made for, named in its
+  file before it was run. Only of them it is said that a norm is **{HIGHER}** or
+  **{LOWER}**: if p, corrected by Holm's method for how many contrasts there are, is below
+  0.05, and the interval over images, where there is one, leaves out 0. All else has
+  **{NO_DIFFERENCE}**, which is not the same as equal. A verdict needs {FEWEST_SEEDS}
+  seeds of both norms.
+- Everything else is **exploratory**, and has no verdict. q is the rate of false discoveries
+  among all that are at least as clear (Benjamini and Hochberg).
 - **±** is the standard deviation over seeds. Runs of one seed share data order,
   augmentation and the initial values of all parameters outside the norm layers.
-- **Over seeds**: the mean of the paired differences, seed by seed, with its 95% t interval
-  and two-sided p. It asks whether training once more would come out the same way. p is
-  that of one comparison, not corrected for how many there are.
-- **Over images**: the 95% interval of the same mean difference over 1000 random halves of
-  the validation images (paired half-sample bootstrap). It asks whether other images would
+- **Over seeds**: the difference of the means with its 95% interval and two-sided p, by
+  Welch's t. It asks whether training again would come out the same way.
+- **Detectable**: the true difference that a comparison with so many seeds and such a spread
+  finds in four of five cases. Smaller ones it mostly misses.
+- **Over images**: the 95% interval of the same difference over 1000 random halves of the
+  validation images (paired half-sample bootstrap). It asks whether other images would
   come out the same way, for these trained models.
-- **Higher** and **lower** are said if the interval over seeds, and that over images where
-  there is one, leave out 0. All else is **no significant difference**, which is not
-  the same as equal.
 - **{tables.OVER_EPOCHS_TITLE}** is the mean of AP over the evaluations of a run: high for a
   run that learns early.
-- Runs that diverged or failed are in no mean. They are listed.
+- A run that **diverged** counts as one that found nothing: its metrics are 0. A run that
+  failed for other reasons is in no mean. Both are listed.
 """
 
 
@@ -58,6 +67,7 @@ def group_markdown(
         f'## {title}',
         *([remarks.strip()] if remarks.strip() else []),
         *_verdicts(numbers),
+        *_primary(numbers),
         *_against(numbers, pictures),
         '### Mean and spread over seeds',
         *tables.spreads(numbers),
@@ -81,35 +91,49 @@ def group_markdown(
 
 
 def _verdicts(numbers: Mapping) -> Iterator[str]:
-    """A plain sentence for each norm that is compared, and one for what is not."""
-    baseline = numbers['baseline']
+    """A plain sentence for each primary contrast, and one for what is not compared."""
     lines = []
-    for norm, compared in numbers['against'].items():
-        found = {
-            label: compared[metric]
-            for metric, label in main_metrics(numbers).items()
-            if compared[metric]
-        }
-        words = [
-            f'{label} **{f["verdict"]}** ({signed(f["difference"])})'
-            for label, f in found.items()
-        ]
-        seeds = max((len(f['seeds']) for f in found.values()), default=0)
-        said = (
-            f'{", ".join(words)}; {count(seeds, "seed")}' if words else 'no common seed'
-        )
-        lines.append(f'- **{norm}** against {baseline}: {said}.')
+    for contrast in numbers['primary']:
+        words = f'**{contrast["verdict"]}**'
+        if 'difference' in contrast:
+            words += f' ({signed(contrast["difference"])})'
+        norm, baseline = contrast['norm'], contrast['baseline']
+        line = f'- **{norm}** against {baseline}, {MAIN[contrast["metric"]]}: {words}.'
+        sides = zip((baseline, norm), contrast['diverged'], strict=True)
+        for name, diverged in sides:
+            if diverged:
+                line += f' {name} diverged in {count(diverged, "run")}.'
+        if (least := contrast.get('detectable')) is not None:
+            line += f' It could have found a difference of {number(least)}.'
+        lines.append(line)
     if lines:
         yield '\n'.join(lines)
-    elif baseline is None:
+    elif numbers['against']:
+        yield (
+            'No contrast was named before these runs: all comparisons are exploratory, '
+            'and there is no verdict.'
+        )
+    elif numbers['baseline'] is None:
         yield 'No run of the baseline is finished: there is nothing to compare with.'
     else:
-        yield f'Nothing but {baseline} is finished.'
-    if numbers['broken']:
+        yield f'Nothing but {numbers["baseline"]} is finished.'
+    for status, what in (
+        ('diverged', 'Diverged, and counted as 0'),
+        ('failed', 'Failed, and in no mean'),
+    ):
         runs = [
-            f'{r["norm"]}, seed {r["seed"]} ({r["status"]})' for r in numbers['broken']
+            f'{r["norm"]}, seed {r["seed"]}'
+            for r in numbers['broken']
+            if r['status'] == status
         ]
-        yield f'Without a result, and in no mean: {"; ".join(runs)}.'
+        if runs:
+            yield f'{what}: {"; ".join(runs)}.'
+
+
+def _primary(numbers: Mapping) -> Iterator[str]:
+    if numbers['primary']:
+        yield '### Primary contrasts'
+        yield tables.primary(numbers)
 
 
 def _picture(pictures: Mapping[str, str], name: str, caption: str) -> Iterator[str]:
@@ -120,14 +144,17 @@ def _picture(pictures: Mapping[str, str], name: str, caption: str) -> Iterator[s
 def _against(numbers: Mapping, pictures: Mapping[str, str]) -> Iterator[str]:
     if not numbers['against']:
         return
-    yield f'### Against {numbers["baseline"]}'
+    yield f'### Against {numbers["baseline"]}, exploratory'
     yield tables.against(numbers)
     yield _about_images(numbers)
-    caption = 'Lines: 95% over seeds; dotted: over images; small dots: the seeds.'
+    caption = (
+        '95% over seeds and, dotted, over images. Small dots: the seeds, less the mean of '
+        f'{numbers["baseline"]}.'
+    )
     yield from _picture(pictures, 'differences', caption)
     yield (
         f'Every metric: the difference from {numbers["baseline"]}, with the 95% interval '
-        'over seeds; bold where it is told apart.'
+        'over seeds.'
     )
     yield from tables.every_metric(numbers)
 
@@ -146,10 +173,7 @@ def _about_images(numbers: Mapping) -> str:
 def _pairs(numbers: Mapping) -> Iterator[str]:
     if len(numbers['norms']) > 2:
         yield '### Every norm against every other'
-        yield (
-            'The row minus the column, paired over common seeds; bold where the 95% '
-            'interval over seeds leaves out 0.'
-        )
+        yield 'The row minus the column.'
         yield from tables.pairs(numbers)
 
 

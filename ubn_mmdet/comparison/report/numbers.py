@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
+from scipy.stats import false_discovery_control
 
 from ..groups import Result, ResultGroup
-from ..statistics import paired, spread, verdict
+from ..statistics import compare, holm, spread, verdict
 from .coco_table import COLUMNS
 
 KINDS = {'bbox': 'box', 'segm': 'mask'}
@@ -33,6 +34,8 @@ def numbers_of(
 ) -> dict:
     """Everything that a report says of a group; json can hold it.
 
+    A run that diverged counts as one that found nothing: each of its metrics is 0.
+
     Args:
         group: The runs.
         baseline: The norm to compare with; need not be there.
@@ -52,14 +55,28 @@ def numbers_of(
     ]
     by_norm = {norm: group.of(norm) for norm in norms}
     values = {
-        metric: {norm: _values(runs, metric) for norm, runs in by_norm.items()}
+        metric: {
+            norm: list(_values(runs, metric).values())
+            + [0.0] * len(group.diverged(norm))
+            for norm, runs in by_norm.items()
+        }
         for metric in metrics
     }
     over_images = images.get('differences', {}) if isinstance(images, dict) else {}
+    against = {
+        norm: {
+            m: _compare(values[m], baseline, norm, over_images.get(norm, {}).get(m))
+            for m in metrics
+        }
+        for norm in norms
+        if norm != baseline and _has_ended(group, norm) and by_norm.get(baseline)
+    }
+    _add_false_discovery_rates(against)
     return {
         'settings': group.settings,
         'baseline': baseline if by_norm.get(baseline) else None,
         'metrics': metrics,
+        'primary': _primary(group, values, baseline, over_images),
         'runs': [
             _run(run, metrics) for norm in norms for run in by_norm[norm].values()
         ],
@@ -69,22 +86,15 @@ def numbers_of(
                 'norm_cfg': _first(group, norm).record.get('norm_cfg'),
                 'options': _first(group, norm).record.get('options'),
                 'seeds': list(runs),
-                'broken': sorted(r.seed for r in group.broken if r.norm == norm),
-                'metrics': {m: _spread(values[m][norm].values()) for m in metrics},
+                'diverged': group.diverged(norm),
+                'metrics': {m: _spread(values[m][norm]) for m in metrics},
                 'costs': {
                     c: _spread(_values(runs, c, Result.number).values()) for c in COSTS
                 },
             }
             for norm, runs in by_norm.items()
         },
-        'against': {
-            norm: {
-                m: _compare(values[m], baseline, norm, over_images.get(norm, {}).get(m))
-                for m in metrics
-            }
-            for norm in norms
-            if norm != baseline and by_norm[norm] and by_norm.get(baseline)
-        },
+        'against': against,
         'pairs': {
             m: {
                 a: {b: _compare(values[m], b, a) for b in norms if a != b}
@@ -126,23 +136,75 @@ def _spread(values: Iterable[float]) -> dict | None:
     return asdict(found) if found else None
 
 
+def _has_ended(group: ResultGroup, norm: str) -> bool:
+    """Whether a norm has a run that is finished, or has diverged."""
+    return bool(group.of(norm) or group.diverged(norm))
+
+
 def _compare(
-    values: Mapping[str, Mapping[int, float]],
+    values: Mapping[str, Sequence[float]],
     baseline: str,
     other: str,
     images: Mapping | None = None,
 ) -> dict | None:
-    """Other minus baseline, over seeds and over images, with the verdict."""
-    found = paired(values[baseline], values[other])
+    """Other minus baseline, over seeds and over images."""
+    found = compare(values[baseline], values[other])
     if found is None:
         return None
-    over_images = images['interval'] if images else None
-    return {
-        **asdict(found),
-        'seeds': list(found.seeds),
-        'images': dict(images) if images else None,
-        'verdict': verdict(found.interval, over_images),
-    }
+    return {**asdict(found), 'images': dict(images) if images else None}
+
+
+def _add_false_discovery_rates(
+    against: Mapping[str, Mapping[str, dict | None]],
+) -> None:
+    """Give each exploratory comparison of a main metric its ``q`` among them all."""
+    compared = [
+        found
+        for metrics in against.values()
+        for metric, found in metrics.items()
+        if metric in MAIN and found and found['p'] is not None
+    ]
+    rates = false_discovery_control([found['p'] for found in compared])
+    for found, rate in zip(compared, rates, strict=True):
+        found['q'] = float(rate)
+
+
+def _primary(
+    group: ResultGroup,
+    values: Mapping[str, Mapping[str, Sequence[float]]],
+    baseline: str,
+    over_images: Mapping[str, Mapping],
+) -> list[dict]:
+    """The contrasts that were named beforehand, corrected for their number, decided."""
+    named = group.primary()
+    compared = []
+    for contrast in named:
+        of_metric = values.get(contrast['metric'], {})
+        pair = (
+            of_metric.get(contrast['baseline'], []),
+            of_metric.get(contrast['norm'], []),
+        )
+        compared.append(compare(*pair, tests=len(named)))
+    # One that has no p yet counts all the same.
+    ps = [1.0 if found is None or found.p is None else found.p for found in compared]
+    decided = []
+    for contrast, found, p in zip(named, compared, holm(ps), strict=True):
+        images = None
+        if contrast['baseline'] == baseline:
+            images = over_images.get(contrast['norm'], {}).get(contrast['metric'])
+        decided.append(
+            {
+                **contrast,
+                **(asdict(found) if found else {}),
+                'holm': None if found is None or found.p is None else p,
+                'images': images,
+                'diverged': [
+                    len(group.diverged(contrast[side])) for side in ('baseline', 'norm')
+                ],
+                'verdict': verdict(found, p, images and images['interval']),
+            }
+        )
+    return decided
 
 
 def _run(run: Result, metrics: Sequence[str]) -> dict:
