@@ -8,12 +8,14 @@ import sys
 
 import pytest
 from helpers.commands import ROOT, run
+from mmdet.utils import register_all_modules
 from PIL import Image
 
 from ubn_mmdet.comparison import code_copy, driver, results
 from ubn_mmdet.comparison.demo import plan_demo, run_demo
 from ubn_mmdet.comparison.spec import SpecError
-from ubn_mmdet.data.coco_folder import CocoFolder
+from ubn_mmdet.comparison.training.configs import resolve
+from ubn_mmdet.data.coco_folder import SPLITS, CocoFolder, annotation_file
 from ubn_mmdet.data.shapes import make_shapes
 
 DEMO = ROOT / 'tools/demo.py'
@@ -46,6 +48,32 @@ def test_the_image_size_follows_from_the_folder_and_is_told(shapes):
     assert (chosen.image_size, chosen.epochs, len(said)) == (96, 2, 1)
     with pytest.raises(SpecError, match='image_size must be an integer of at least 1'):
         plan_demo(CocoFolder.open(shapes), said.append, image_size=0)
+
+
+@pytest.mark.parametrize('mask', [None, []])
+def test_a_folder_with_boxes_alone_gets_a_detector_of_boxes(shapes, tmp_path, mask):
+    boxes = shutil.copytree(shapes, tmp_path / 'boxes')
+    for split in SPLITS:
+        path = boxes / annotation_file(split)
+        content = json.loads(path.read_text())
+        for annotation in content['annotations']:
+            annotation.pop('segmentation')
+            if mask is not None:
+                annotation['segmentation'] = mask
+        path.write_text(json.dumps(content))
+    said = []
+    folder = CocoFolder.open(boxes)
+    comparison = plan_demo(folder, said.append)
+    assert comparison.detector_name() == 'retinanet_r18-scratch_fpn'
+    assert said[-1] == 'The annotations have no masks: the detector is a RetinaNet.'
+    register_all_modules()
+    [bn, _] = comparison.runs()
+    assert resolve(comparison, bn, folder).val_evaluator.metric == 'bbox'
+    chosen = plan_demo(
+        folder, detector='demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
+    )
+    with pytest.raises(SpecError, match='it learns masks, and .* choose a detector of'):
+        resolve(chosen, bn, folder)
 
 
 def check_report(work_dir):

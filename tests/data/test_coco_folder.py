@@ -139,7 +139,7 @@ def crowds_alone(content):
             r'reaches from \(0, 0\) to \(70, 9\), outside its 64x64 image',
         ),
         (set_first('annotations', segmentation=[[0, 0, 5, 5]]), 'at least 3 points'),
-        (set_first('annotations', segmentation=[]), 'polygons or run lengths'),
+        (set_first('annotations', segmentation='x'), 'polygons or run lengths'),
     ],
 )
 def test_broken_annotations_are_named(folder, change, said):

@@ -69,8 +69,8 @@ def score(
 
     Args:
         annotations: Content of a COCO instances file.
-        predictions: COCO results; masks are scored if they have a ``segmentation``. A
-            model that found nothing may have masks or not: both are scored.
+        predictions: COCO results; masks are scored if these and the annotations have a
+            ``segmentation``. A model that found nothing may have masks or not.
         resamples: How many halves.
 
     Raises:
@@ -84,6 +84,8 @@ def score(
     halves = random_halves(images, resamples)
     scores = Scores({}, {}, {}, len(images))
     for kind, shape in KINDS.items():
+        if not all(a.get(shape) for a in annotations['annotations']):
+            continue
         if predictions and shape not in predictions[0]:
             continue
         # With a box at hand the area of a mask would be taken from the box.

@@ -18,6 +18,7 @@ from .spec import Comparison
 from .workspace import ComparisonError
 
 RESULTS = 'results.jsonl'
+OF_BOXES = 'demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py'
 
 
 def plan_demo(
@@ -25,9 +26,11 @@ def plan_demo(
 ) -> Comparison:
     """``comparisons/demo.py`` for a folder, with an image size that fits its images.
 
+    Where these have no masks, the detector is a RetinaNet.
+
     Args:
         folder: The data.
-        say: Is told the image size.
+        say: Is told the image size, and the detector if it is another one.
         changes: Other fields of the comparison; None leaves a field as it is.
 
     Raises:
@@ -40,6 +43,9 @@ def plan_demo(
             f'Images are resized to fit into {size} pixels: the median long side is '
             f'{median_long_side(folder):g}. SIZE= (--size) sets another.'
         )
+    if 'detector' not in changes and not folder.has_masks:
+        changes['detector'] = OF_BOXES
+        say('The annotations have no masks: the detector is a RetinaNet.')
     comparison = Comparison.open(comparisons_dir() / 'demo.py')
     return Comparison.read(
         {**comparison.to_dict(), 'data': str(folder.root), **changes}

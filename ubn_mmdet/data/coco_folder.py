@@ -4,6 +4,8 @@ folder/train/                   images
 folder/val/                     images
 folder/instances_train.json     COCO instances: images, annotations, categories
 folder/instances_val.json
+
+``segmentation`` may be absent or empty: such a folder is for detectors without masks.
 """
 
 import json
@@ -38,12 +40,14 @@ class CocoFolder:
             numbers its labels.
         num_images: Images of each split.
         num_instances: Annotations of each split.
+        has_masks: Whether each annotation has a mask.
     """
 
     root: Path
     classes: tuple[str, ...]
     num_images: dict[str, int]
     num_instances: dict[str, int]
+    has_masks: bool = True
 
     @classmethod
     def open(cls, root: str | os.PathLike) -> 'CocoFolder':
@@ -68,6 +72,11 @@ class CocoFolder:
             classes=tuple(c['name'] for c in contents['train']['categories']),
             num_images={s: len(contents[s]['images']) for s in SPLITS},
             num_instances={s: len(contents[s]['annotations']) for s in SPLITS},
+            has_masks=all(
+                annotation.get('segmentation')
+                for content in contents.values()
+                for annotation in content['annotations']
+            ),
         )
 
 
@@ -93,7 +102,6 @@ def _read(root: Path, split: str) -> dict:
             'image_id',
             'category_id',
             'bbox',
-            'segmentation',
             'area',
             'iscrowd',
         ),  # fmt: skip
@@ -169,7 +177,8 @@ def _split_problems(root: Path, split: str, content: dict) -> Iterator[str]:
         else:
             size = image['width'], image['height']
             problem = _box_problem(annotation['bbox'], *size)
-            problem = problem or _mask_problem(annotation['segmentation'], *size)
+            if mask := annotation.get('segmentation'):
+                problem = problem or _mask_problem(mask, *size)
         if problem:
             yield f'{name}, annotation {annotation["id"]}: {problem}'
 
@@ -217,7 +226,7 @@ def _box_problem(box: object, width: int, height: int) -> str | None:
 def _mask_problem(mask: object, width: int, height: int) -> str | None:
     if isinstance(mask, dict):
         return _run_length_problem(mask, width, height)
-    if not isinstance(mask, list) or not mask:
+    if not isinstance(mask, list):
         return f'segmentation must be polygons or run lengths, got {mask!r}'
     for polygon in mask:
         if not _are_numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:

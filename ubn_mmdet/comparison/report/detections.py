@@ -34,9 +34,10 @@ def pictures_of(
     pictures = []
     for image in (images[i] for i in chosen):
         annotations = coco.loadAnns(coco.getAnnIds(image['id'], iscrowd=False))
-        truth = _instances(
-            annotations, label_of, np.array([coco.annToMask(a) for a in annotations])
-        )
+        masks = None
+        if folder.has_masks:
+            masks = np.array([coco.annToMask(a) for a in annotations])
+        truth = _instances(annotations, label_of, masks)
         found = {
             title: _found(of_detector, image['id'], label_of)
             for title, of_detector in predictions.items()

@@ -20,7 +20,18 @@ PACKAGES = ('mmdet',)
 
 
 def use_folder(cfg: Config, folder: CocoFolder, size: int | tuple[int, int]) -> None:
-    """Train and evaluate on ``folder``, with images that fit into ``size``, in place."""
+    """Train and evaluate on ``folder``, with images that fit into ``size``, in place.
+
+    Raises:
+        ValueError: If a pipeline has no ``Resize``, or the detector learns masks and the
+            folder has none.
+    """
+    loads = nodes_of(cfg.train_dataloader, 'LoadAnnotations')
+    if any(node.get('with_mask') for node in loads) and not folder.has_masks:
+        raise ValueError(
+            f'it learns masks, and annotations of {folder.root} have none '
+            '(segmentation): choose a detector of boxes'
+        )
     use_coco_folder(cfg, folder)
     for loader in SPLIT_OF_LOADER:
         resizes = nodes_of(cfg[f'{loader}_dataloader'], 'Resize')
