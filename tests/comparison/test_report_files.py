@@ -1,5 +1,6 @@
 """The files of a report: Markdown, json, figures, and the page."""
 
+import base64
 import json
 import re
 import subprocess
@@ -20,11 +21,13 @@ from PIL import Image
 from ubn_mmdet.comparison.bootstrap import score
 from ubn_mmdet.comparison.predictions_file import write_predictions
 from ubn_mmdet.comparison.report.colours import BASELINE, OTHERS, colours
+from ubn_mmdet.comparison.report.page_figures import as_bytes
 from ubn_mmdet.comparison.report.write import write_report
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+PRIMARY = [{'norm': 'UBN', 'baseline': 'BN', 'metric': 'bbox_mAP'}]
 
 
 @pytest.fixture(scope='module')
@@ -44,13 +47,13 @@ def results(tmp_path_factory):
             (folder / record).write_text(json.dumps(condensation()))
             ap = round(score(truth, found, 1).metrics['bbox_mAP'], 3)
             files = {'predictions': name, 'condensation': record}
-            lines.append(result(norm, seed, ap, **files))
+            lines.append(result(norm, seed, ap, **files, primary=PRIMARY))
     return write_results(folder / 'results.jsonl', lines)
 
 
 @pytest.fixture(scope='module')
 def report(results, tmp_path_factory):
-    pytest.importorskip('plotly')
+    pytest.importorskip('markdown_it')
     out = tmp_path_factory.mktemp('report')
     annotations = results.parent / 'val.json'
     write_report([results], out, 'BN', annotations, say=lambda _: None)
@@ -104,8 +107,9 @@ def test_colours_stay_apart_whatever_the_order():
     assert len(set(colours([str(i) for i in range(10)], None).values())) == 10
 
 
-def test_the_page_needs_no_network(report):
+def test_the_page_needs_no_network_and_is_small(report):
     page = (report / 'report.html').read_text()
+    assert len(page) < 100_000
     assert '<!DOCTYPE html>' in page
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)=', page)
 
@@ -122,7 +126,7 @@ def figures_of(page):
 
 def test_the_page_has_figures_in_place_of_pictures(report):
     page = (report / 'report.html').read_text()
-    titles = [figure['layout']['title']['text'] for figure in figures_of(page)]
+    titles = [figure['title'] for figure in figures_of(page)]
     assert titles[:5] == [
         'box AP, less that of BN', 'mask AP, less that of BN',
         'box AP', 'mask AP', 'training loss',
@@ -138,11 +142,32 @@ def test_the_page_says_what_markdown_says(report):
     page = (report / 'report.html').read_text()
     tables = len(re.findall(r'^\|-', (report / 'report.md').read_text(), re.MULTILINE))
     assert page.count('<div class="table"><table>') == tables
-    assert '<strong>UBN</strong> against BN' in page
+    assert '<strong>UBN</strong> against BN, box AP: <strong>too few' in page
+
+
+def test_a_heat_map_is_a_byte_a_cell():
+    found = as_bytes([[0, 0.5, 1], [None, 2, -1]], (0, 1))
+    assert found['limits'] == [0, 1]
+    assert list(base64.b64decode(found['values'])) == [1, 128, 255, 0, 255, 1]
+    found = as_bytes([[3, None], [5, 4]], None)
+    assert found['limits'] == [3, 5]
+    assert list(base64.b64decode(found['values'])) == [1, 0, 255, 128]
+
+
+def test_a_name_cannot_lead_out_of_the_folder(tmp_path):
+    (tmp_path / 'c.json').write_text(json.dumps(condensation()))
+    line = result('../../../evil', 0, 0.1, condensation='c.json')
+    path = write_results(tmp_path / 'r.jsonl', [line])
+    before = {p for p in tmp_path.rglob('*') if p.is_file()}
+    write_report([path], tmp_path / 'a/b/out', say=lambda _: None)
+    new = {p for p in tmp_path.rglob('*') if p.is_file()} - before
+    inside = {p for p in new if p.is_relative_to(tmp_path / 'a/b/out')}
+    assert new - inside == {tmp_path / 'r.condensation.json'}
+    assert any('evil' in p.name for p in inside)
 
 
 def test_names_cannot_break_the_page(tmp_path):
-    pytest.importorskip('plotly')
+    pytest.importorskip('markdown_it')
     evil = '</script><b>'
     lines = [result(n, s, 0.1 * s) for n in ('BN', evil) for s in (1, 2)]
     path = write_results(tmp_path / 'r.jsonl', lines)
@@ -155,12 +180,12 @@ def test_names_cannot_break_the_page(tmp_path):
     assert any(evil in str(figure) for figure in figures)
 
 
-def test_without_plotly_all_but_the_page_is_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'plotly', None)
+def test_without_markdown_it_all_but_the_page_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'markdown_it', None)
     path = write_results(tmp_path / 'r.jsonl', [result('BN', 0, 0.1)])
     said = []
     write_report([path], tmp_path / 'out', say=said.append)
-    assert said[-1].startswith('the HTML page needs plotly: pip install')
+    assert said[-1].startswith('the HTML page needs markdown_it: pip install')
     names = {p.name for p in (tmp_path / 'out').iterdir()}
     assert names == {'report.md', 'report.json', 'figures'}
 
@@ -171,7 +196,7 @@ def run_tool(name, *arguments):
 
 
 def test_the_tool_reports_several_files(tmp_path):
-    pytest.importorskip('plotly')
+    pytest.importorskip('markdown_it')
     a = write_results(tmp_path / 'a.jsonl', [result('BN', 0, 0.1)])
     b = write_results(tmp_path / 'b.jsonl', [result('BN', 0, 0.1, comparison='other')])
     done = run_tool('report_norms.py', a, b, '--out', tmp_path / 'out')
@@ -189,7 +214,7 @@ def test_the_tool_says_what_is_wrong(tmp_path):
 
 
 def test_pre_training_is_reported_by_its_accuracy(tmp_path):
-    pytest.importorskip('plotly')
+    pytest.importorskip('markdown_it')
     lines = []
     for norm, seed, top1 in ('BN', 0, 20.0), ('BN', 1, 21.0), ('UBN', 0, 23.0):
         line = {k: v for k, v in result(norm, seed, 0.1).items() if 'mAP' not in k}
@@ -202,7 +227,7 @@ def test_pre_training_is_reported_by_its_accuracy(tmp_path):
     )
     text = (out / 'report.md').read_text()
     assert '| BN | 2 | 20.500 ± 0.707 | 41.000 ± 1.414 |' in text
-    assert 'UBN** against BN: top-1, % **no significant difference** (+3.000)' in text
+    assert '| UBN | top-1, % | +2.500 |' in text
     assert {p.stem for p in (out / 'figures').iterdir()} == {
         'made-up-curves', 'made-up-differences'
     }  # fmt: skip

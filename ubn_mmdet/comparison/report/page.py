@@ -1,9 +1,10 @@
 """One HTML page from Markdown: tables that sort, figures that answer to the pointer.
 
-The page needs no network: styles, scripts and Plotly are inside.
+The page needs no network: styles and scripts are inside.
 """
 
 import html
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -14,21 +15,6 @@ if TYPE_CHECKING:
 
 class PageError(RuntimeError):
     """The page cannot be made; the message says what is missing."""
-
-
-def require_page() -> None:
-    """Check that there is what pages are made with.
-
-    Raises:
-        PageError: Naming what is not installed.
-    """
-    try:
-        import markdown_it  # noqa: F401
-        import plotly  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise PageError(
-            f'the HTML page needs {error.name}: pip install "ubn_mmdet[report]"'
-        ) from None
 
 
 def html_page(
@@ -43,15 +29,18 @@ def html_page(
         title: Of the page.
         markdown: What it says. A picture whose address is a key of ``plots`` gives way to
             these figures; its caption stays.
-        plots: Plotly figures that stand side by side.
+        plots: Figures that stand side by side, as ``page.js`` draws them.
         folded: The keys of those that only show when asked for.
 
     Raises:
-        PageError: As ``require_page``.
+        PageError: If markdown-it-py is not installed.
     """
-    require_page()
-    from markdown_it import MarkdownIt
-    from plotly.offline import get_plotlyjs
+    try:
+        from markdown_it import MarkdownIt
+    except ModuleNotFoundError as error:
+        raise PageError(
+            f'the HTML page needs {error.name}: pip install "ubn_mmdet[report]"'
+        ) from None
 
     parser = MarkdownIt('commonmark', {'html': False}).enable('table')
     _render_figures(parser, plots, folded)
@@ -68,7 +57,6 @@ def html_page(
             '<meta name="color-scheme" content="light dark">',
             f'<title>{html.escape(title)}</title>',
             f'<style>\n{own.joinpath("page.css").read_text()}</style>',
-            f'<script>{get_plotlyjs()}</script>',
             '</head>',
             '<body>',
             f'<main>\n{parser.render(markdown)}</main>',
@@ -114,7 +102,7 @@ def _render_figures(
     parser.add_render_rule('paragraph_close', paragraph(-1))
 
 
-def _plot(figure: Any) -> str:
-    # Plotly writes no "<", which is all that could end the script.
-    data = figure.to_json()
+def _plot(figure: Mapping) -> str:
+    # A "<" is all that could end the script.
+    data = json.dumps(figure, separators=(',', ':')).replace('<', '\\u003c')
     return f'<div class="plot"><script type="application/json">{data}</script></div>'

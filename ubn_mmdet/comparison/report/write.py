@@ -13,7 +13,8 @@ from ..over_images import images_of
 from .figure_data import later_heat_maps
 from .markdown import HOW_TO_READ, group_markdown
 from .numbers import numbers_of
-from .page import PageError, html_page, require_page
+from .page import PageError, html_page
+from .page_figures import figures_of
 from .print_figures import draw
 
 
@@ -27,7 +28,7 @@ def write_report(
 ) -> None:
     """Write ``report.md``, ``report.json``, ``figures/`` and ``report.html``.
 
-    Without Plotly there is no page, and ``say`` is told.
+    Without markdown-it-py there is no page, and ``say`` is told.
 
     Args:
         results: Results files.
@@ -56,7 +57,8 @@ def write_report(
         say(f'drawing {title}')
         pictures = draw(of_group, out, f'figures/{slug(title)}-', ('png', 'pdf'))
         parts.append(group_markdown(title, of_group, pictures))
-        plots |= _plots(of_group, pictures)
+        figures = figures_of(of_group)
+        plots |= {pictures[name]: drawn for name, drawn in figures.items()}
         folded |= {pictures[name] for name in later_heat_maps(of_group)}
     markdown = '\n'.join(parts)
     write_whole(out / 'report.md', markdown.encode())
@@ -88,14 +90,3 @@ def _without_maps(numbers: Mapping) -> dict:
     """What json is to hold: heat maps are large, and they lie with the runs."""
     records = [{**record, 'map': None} for record in numbers['condensation']]
     return {**numbers, 'condensation': records}
-
-
-def _plots(numbers: Mapping, pictures: Mapping[str, str]) -> dict[str, list]:
-    """Figures for the page, by the path of the picture that they replace."""
-    try:
-        require_page()
-    except PageError:
-        return {}
-    from .page_figures import plots_of
-
-    return {pictures[name]: figures for name, figures in plots_of(numbers).items()}
