@@ -127,7 +127,7 @@ def test_pre_training_detection_and_results(place):
         'data': 'data/shapes',
         'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py',
         'image_size': (96, 64),
-        'epochs': 1,
+        'epochs': 3,  # as many as two decays need
         'batch_size': 2,
         'groups': [
             {
