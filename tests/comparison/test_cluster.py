@@ -176,10 +176,15 @@ def test_what_is_submitted_goes_on_and_is_collected_later(cluster, work, slurm):
         ComparisonError, match=f'BN seed 0 .* --cluster {cluster}: coll'
     ):
         driver.run(LocalLauncher(1))
-    (work / 'go').touch()
-    said = []
-    lines = {line['norm']: line for line in drive(work, cluster, norms, said.append)}
-    assert sum('submitted before' in text for text in said) == 3
+    found = []
+
+    def let_go(text):
+        found.extend([text] if 'submitted before' in text else [])
+        if len(found) == 3:
+            (work / 'go').touch()
+
+    lines = {line['norm']: line for line in drive(work, cluster, norms, let_go)}
+    assert len(found) == 3
     assert [lines[name]['status'] for name in ('BN', 'UBN')] == ['finished'] * 2
     assert lines['Broken']['status'] == 'failed'
     assert 'exit status 3\nout of luck' in lines['Broken']['error']

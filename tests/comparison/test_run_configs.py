@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers.commands import ROOT
-from mmdet.utils import register_all_modules
+from helpers.comparisons import FIELDS, configs, few_shapes
 from mmengine.config import Config
 
 from ubn_mmdet.comparison.spec import Comparison, SpecError
@@ -14,40 +14,16 @@ from ubn_mmdet.comparison.training.configs import (
     config_hash,
     open_data,
     preset,
-    resolve,
     shared_config,
 )
 from ubn_mmdet.comparison.training.describe import make_plan
 from ubn_mmdet.comparison.training.initial_values import shared_start
-from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.config_nodes import nodes_of
-
-FIELDS = {
-    'name': 'tiny',
-    'data': 'shapes',
-    'detector': 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py',
-    'image_size': 64,
-    'epochs': 1,
-    'batch_size': 2,
-    'groups': [{'norms': ['BN', 'UBN'], 'seeds': [3]}],
-    # Every step is in the curves.
-    'options': {'default_hooks.logger.interval': 1, 'log_processor.window_size': 1},
-}
 
 
 @pytest.fixture(scope='module')
 def shapes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data') / 'shapes'
-    make_shapes(folder, num_train=6, num_val=2, image_size=64)
-    return folder
-
-
-def configs(comparison, shapes):
-    register_all_modules()
-    folder = open_data(comparison, shapes, None)
-    return {
-        run.norm.name: resolve(comparison, run, folder) for run in comparison.runs()
-    }
+    return few_shapes(tmp_path_factory.mktemp('data') / 'shapes')
 
 
 def test_configs_follow_the_comparison(shapes):

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from helpers.commands import ROOT
-from mmdet.utils import register_all_modules
+from helpers.comparisons import FIELDS, configs, few_shapes
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -20,41 +20,15 @@ from ubn_mmdet.comparison import results
 from ubn_mmdet.comparison.coco_metrics import NAMES, coco_metrics
 from ubn_mmdet.comparison.predictions_file import read_predictions
 from ubn_mmdet.comparison.spec import Comparison
-from ubn_mmdet.comparison.training.configs import (
-    open_data,
-    resolve,
-)
+from ubn_mmdet.comparison.training.configs import open_data
 from ubn_mmdet.comparison.training.run import train
-from ubn_mmdet.data.shapes import make_shapes
 
 pytestmark = pytest.mark.slow
-
-FIELDS = {
-    'name': 'tiny',
-    'data': 'shapes',
-    'detector': 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py',
-    'image_size': 64,
-    'epochs': 1,
-    'batch_size': 2,
-    'groups': [{'norms': ['BN', 'UBN'], 'seeds': [3]}],
-    # Every step is in the curves.
-    'options': {'default_hooks.logger.interval': 1, 'log_processor.window_size': 1},
-}
 
 
 @pytest.fixture(scope='module')
 def shapes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data') / 'shapes'
-    make_shapes(folder, num_train=6, num_val=2, image_size=64)
-    return folder
-
-
-def configs(comparison, shapes):
-    register_all_modules()
-    folder = open_data(comparison, shapes, None)
-    return {
-        run.norm.name: resolve(comparison, run, folder) for run in comparison.runs()
-    }
+    return few_shapes(tmp_path_factory.mktemp('data') / 'shapes')
 
 
 @HOOKS.register_module()

@@ -113,7 +113,12 @@ class ResultGroup:
     def primary(self) -> list[dict]:
         """The contrasts that were named before the first of the runs, and ever since."""
         named = [run.record.get('primary') or [] for run in (*self.runs, *self.broken)]
-        return [c for c in named[0] if all(c in each for each in named)]
+        return [
+            contrast
+            for contrast in named[0]
+            if contrast.get('metric') in results.MAIN_METRICS
+            and all(contrast in each for each in named)
+        ]
 
 
 def read_groups(
