@@ -236,6 +236,12 @@ def test_the_job_asks_for_what_the_run_needs(work, slurm):
     }  # fmt: skip
 
 
+def test_there_is_no_room_for_more_jobs_than_asked_for(tmp_path, slurm):
+    local = ClusterLauncher(tmp_path, 'local', 1, jobs=2)
+    assert [local.room(under_way, 5) for under_way in (0, 1, 2, 3)] == [2, 1, 0, 0]
+    assert ClusterLauncher(tmp_path, 'slurm', 1, jobs=2).room(3, 5) == 5
+
+
 def test_what_is_missing_is_said(tmp_path, monkeypatch, slurm):
     with pytest.raises(ComparisonError, match=r'--cluster slurm: .*speed'):
         ClusterLauncher(tmp_path, 'slurm', 1, options={'speed': 1})

@@ -7,7 +7,11 @@ import pytest
 from helpers.results import predictions, squares
 from PIL import Image
 
-from ubn_mmdet.comparison.report.detections import MIN_SCORE, PICTURED, pictures_of
+from ubn_mmdet.comparison.report.detections import (
+    MIN_SCORE,
+    SHOWN_IMAGES,
+    detections_of,
+)
 from ubn_mmdet.data.coco_folder import CocoFolder
 
 TRUTH = squares(9)
@@ -26,9 +30,9 @@ def folder(tmp_path):
 def test_pictures_have_what_is_there_and_what_was_found(folder):
     found = predictions(TRUTH, 0.1, seed=0)
     boxes = [{k: v for k, v in p.items() if k != 'segmentation'} for p in found]
-    pictures = pictures_of(folder, {'BN': found, 'UBN': boxes, 'none': []})
+    pictures = detections_of(folder, {'BN': found, 'UBN': boxes, 'none': []})
     ids = [int(picture.image[0, 0, 0]) for picture in pictures]
-    assert len(ids) == PICTURED and ids[0] == 1 and ids[-1] == 9
+    assert len(ids) == SHOWN_IMAGES and ids[0] == 1 and ids[-1] == 9
     for i, picture in zip(ids, pictures, strict=True):
         assert list(picture.rows) == ['truth', 'BN', 'UBN', 'none']
         truth, masks, boxed, none = picture.rows.values()
@@ -56,5 +60,5 @@ def test_photographs_are_shown_upright(folder):
     exif = lying.getexif()
     exif[0x0112] = 6  # to be turned by a quarter
     lying.save(path, exif=exif)
-    picture = pictures_of(folder, {})[0]
+    picture = detections_of(folder, {})[0]
     assert picture.image.shape == (40, 20, 3)

@@ -7,9 +7,9 @@ from PIL import Image
 
 from ubn_mmdet.comparison.report.coco_table import coco_table
 from ubn_mmdet.comparison.report.draw_detections import (
+    DetectedImage,
     Instances,
-    Pictured,
-    draw_pictures,
+    draw_detections,
 )
 from ubn_mmdet.comparison.report.text import count
 from ubn_mmdet.comparison.training.logs import read_scalars
@@ -86,7 +86,7 @@ def test_pictures_show_what_was_found(tmp_path):
 
     def draw(name, **rows):
         path = tmp_path / f'{name}.png'
-        draw_pictures([Pictured(grey, rows)], ('a', 'b'), path)
+        draw_detections([DetectedImage(grey, rows)], ('a', 'b'), path)
         return path
 
     blue = (67, 99, 216)  # the colour of the second class

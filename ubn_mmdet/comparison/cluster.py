@@ -121,7 +121,10 @@ class ClusterLauncher:
 
     def room(self, under_way: int, waiting: int) -> int:
         """All of them, where the cluster queues."""
-        return waiting if self._limit is None else min(waiting, self._limit - under_way)
+        if self._limit is None:
+            return waiting
+        # More than the limit may have been found from an earlier call.
+        return max(0, min(waiting, self._limit - under_way))
 
     def start(self, planned: Sequence[Planned], lock: int) -> list[ClusterJob]:
         """Submit runs as one array, and note their jobs. They do not hold the lock."""

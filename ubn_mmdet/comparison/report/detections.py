@@ -10,15 +10,15 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ...data.coco_folder import CocoFolder, annotation_file
-from .draw_detections import Instances, Pictured
+from .draw_detections import DetectedImage, Instances
 
-PICTURED = 6
+SHOWN_IMAGES = 6
 MIN_SCORE = 0.5
 
 
-def pictures_of(
+def detections_of(
     folder: CocoFolder, predictions: Mapping[str, Sequence[Mapping]]
-) -> list[Pictured]:
+) -> list[DetectedImage]:
     """Some validation images, spread over the data, with their truth and predictions.
 
     Args:
@@ -30,7 +30,7 @@ def pictures_of(
         coco = COCO(folder.root / annotation_file('val'))
     label_of = {c['id']: i for i, c in enumerate(coco.dataset['categories'])}
     images = coco.dataset['images']
-    chosen = np.linspace(0, len(images) - 1, min(PICTURED, len(images))).astype(int)
+    chosen = np.linspace(0, len(images) - 1, min(SHOWN_IMAGES, len(images))).astype(int)
     pictures = []
     for image in (images[i] for i in chosen):
         annotations = coco.loadAnns(coco.getAnnIds(image['id'], iscrowd=False))
@@ -46,7 +46,7 @@ def pictures_of(
             # Upright, as the toolbox's loader turns photographs.
             upright = ImageOps.exif_transpose(opened)
             pixels = np.asarray(upright.convert('RGB'))
-        pictures.append(Pictured(pixels, {'truth': truth, **found}))
+        pictures.append(DetectedImage(pixels, {'truth': truth, **found}))
     return pictures
 
 

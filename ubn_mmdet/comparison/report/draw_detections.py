@@ -37,7 +37,7 @@ class Instances:
 
 
 @dataclass(frozen=True)
-class Pictured:
+class DetectedImage:
     """An image with what is in it and what was found.
 
     Attributes:
@@ -50,8 +50,8 @@ class Pictured:
     rows: Mapping[str, Instances]
 
 
-def draw_pictures(
-    pictures: Sequence[Pictured], classes: Sequence[str], path: str | os.PathLike
+def draw_detections(
+    pictures: Sequence[DetectedImage], classes: Sequence[str], path: str | os.PathLike
 ) -> None:
     """Draw the rows one below the other, a column an image, into one PNG."""
     columns, titles = len(pictures), list(pictures[0].rows)

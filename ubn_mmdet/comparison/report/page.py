@@ -20,16 +20,16 @@ class PageError(RuntimeError):
 def html_page(
     title: str,
     markdown: str,
-    plots: Mapping[str, Sequence[Any]],
+    figures: Mapping[str, Sequence[Any]],
     folded: Collection[str] = (),
 ) -> str:
     """The page as text.
 
     Args:
         title: Of the page.
-        markdown: What it says. A picture whose address is a key of ``plots`` gives way to
+        markdown: What it says. A picture whose address is a key of ``figures`` gives way to
             these figures; its caption stays.
-        plots: Figures that stand side by side, as ``page.js`` draws them.
+        figures: Figures that stand side by side, as ``page.js`` draws them.
         folded: The keys of those that only show when asked for.
 
     Raises:
@@ -43,7 +43,7 @@ def html_page(
         ) from None
 
     parser = MarkdownIt('commonmark', {'html': False}).enable('table')
-    _render_figures(parser, plots, folded)
+    _render_figures(parser, figures, folded)
     parser.add_render_rule('table_open', lambda *_: '<div class="table"><table>\n')
     parser.add_render_rule('table_close', lambda *_: '</table></div>\n')
     own = files(__package__)
@@ -69,7 +69,7 @@ def html_page(
 
 
 def _render_figures(
-    parser: 'MarkdownIt', plots: Mapping[str, Sequence[Any]], folded: Collection[str]
+    parser: 'MarkdownIt', figures: Mapping[str, Sequence[Any]], folded: Collection[str]
 ) -> None:
     """Let paragraphs that are one picture become figures."""
 
@@ -77,14 +77,14 @@ def _render_figures(
         children = tokens[index].children or []
         single = len(children) == 1 and children[0].type == 'image'
         found = children[0].attrs['src'] if single else None
-        return found if found in plots else None
+        return found if found in figures else None
 
     def image(self: Any, tokens: Sequence, index: int, options: Any, env: Any) -> str:
         token = tokens[index]
         name, caption = token.attrs['src'], html.escape(token.content)
-        if name not in plots:
+        if name not in figures:
             return f'<img src="{html.escape(name)}" alt="{caption}">'
-        drawn = f'<div class="plots">{"".join(map(_plot, plots[name]))}</div>'
+        drawn = f'<div class="plots">{"".join(map(_figure, figures[name]))}</div>'
         if name in folded:
             return f'<details><summary>{caption}</summary>{drawn}</details>\n'
         return f'<figure>{drawn}<figcaption>{caption}</figcaption></figure>\n'
@@ -102,7 +102,7 @@ def _render_figures(
     parser.add_render_rule('paragraph_close', paragraph(-1))
 
 
-def _plot(figure: Mapping) -> str:
+def _figure(figure: Mapping) -> str:
     # A "<" is all that could end the script.
     data = json.dumps(figure, separators=(',', ':')).replace('<', '\\u003c')
     return f'<div class="plot"><script type="application/json">{data}</script></div>'

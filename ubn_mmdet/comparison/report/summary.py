@@ -9,8 +9,8 @@ from ...files import write_whole
 from ..groups import Result, ResultGroup
 from ..predictions_file import read_predictions
 from .coco_table import coco_table
-from .detections import pictures_of
-from .draw_detections import draw_pictures
+from .detections import detections_of
+from .draw_detections import draw_detections
 from .numbers import numbers_of
 from .print_figures import draw_curves
 from .text import count, significant_digits
@@ -33,8 +33,8 @@ def write_summary(
     draw_curves(numbers_of(group, 'BN', images=''), out / CURVES)
     paths = {norm: run.file('predictions') for norm, run in runs.items()}
     predictions = {n: read_predictions(path) for n, path in paths.items() if path}
-    pictures = pictures_of(folder, predictions)
-    draw_pictures(pictures, folder.classes, out / PICTURES)
+    pictures = detections_of(folder, predictions)
+    draw_detections(pictures, folder.classes, out / PICTURES)
     text = _text(group, runs, folder)
     write_whole(out / TABLE, text.encode())
     return text

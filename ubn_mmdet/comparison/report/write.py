@@ -51,19 +51,21 @@ def write_report(
     text = json.dumps({t: _without_maps(n) for t, n in numbers.items()}, indent=1)
     write_whole(out / 'report.json', text.encode() + b'\n')
     parts = ['# Comparison of norms\n', HOW_TO_READ]
-    plots: dict[str, list] = {}
+    figures: dict[str, list] = {}
     folded: set[str] = set()
     for title, of_group in numbers.items():
         say(f'drawing {title}')
         pictures = draw(of_group, out, f'figures/{slug(title)}-', ('png', 'pdf'))
         parts.append(group_markdown(title, of_group, pictures))
-        figures = figures_of(of_group)
-        plots |= {pictures[name]: drawn for name, drawn in figures.items()}
+        drawn = figures_of(of_group)
+        figures |= {
+            pictures[name]: side_by_side for name, side_by_side in drawn.items()
+        }
         folded |= {pictures[name] for name in later_heat_maps(of_group)}
     markdown = '\n'.join(parts)
     write_whole(out / 'report.md', markdown.encode())
     try:
-        page = html_page('Comparison of norms', markdown, plots, folded)
+        page = html_page('Comparison of norms', markdown, figures, folded)
     except PageError as error:
         say(str(error))
     else:

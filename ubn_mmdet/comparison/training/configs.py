@@ -150,9 +150,10 @@ def batch_norm_twin(cfg: Config) -> Config:
 
 
 def _with_norm(cfg: Config, norm: dict) -> ConfigDict:
-    if not any(True for _ in batchnorms(cfg.model, cfg.default_scope)):
+    scope = cfg.get('default_scope', 'mmdet')
+    if not list(batchnorms(cfg.model, scope)):
         raise SpecError('the detector has no norm_cfg with a BatchNorm to replace')
-    return with_norm(cfg.model, norm, cfg.default_scope)
+    return with_norm(cfg.model, norm, scope)
 
 
 def describe(comparison: Comparison, norm: Norm) -> dict:
