@@ -23,6 +23,7 @@ from .processes import start_python
 from .spec import Comparison, Run
 
 RECORD, LOCK = 'comparison.json', '.lock'
+DESCRIBE = 'ubn_mmdet.comparison.training.describe'
 
 
 class ComparisonError(RuntimeError):
@@ -151,7 +152,8 @@ class Workspace:
         write_whole(path, json.dumps(spec).encode())
         process = start_python(
             self.code,
-            ['-m', 'ubn_mmdet.comparison.training.describe', str(path)],
+            # What it says is what is wrong: no warnings of the toolbox.
+            ['-W', 'ignore', '-m', DESCRIBE, str(path)],
             {},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
