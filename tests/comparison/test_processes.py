@@ -17,7 +17,10 @@ from helpers.commands import ROOT
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from ubn_mmdet.comparison.processes import start_python
+from ubn_mmdet.comparison.processes import (
+    children_outlive_the_terminal,
+    start_python,
+)
 from ubn_mmdet.comparison.training.hooks import (
     DivergedError,
     ReseedHook,
@@ -89,6 +92,21 @@ def test_a_run_holds_the_lock_and_ends_after_a_killed_driver(tmp_path):
     assert is_locked(tmp_path / '.lock')
     os.kill(run, signal.SIGCONT)
     wait_for(lambda: not is_locked(tmp_path / '.lock'))
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP])
+def test_what_outlives_the_terminal_is_not_ended_by_it(number):
+    code = 'print("ready", flush=True); print(input())'
+    with children_outlive_the_terminal():
+        process = subprocess.Popen(
+            [sys.executable, '-c', code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    process.stdout.readline()
+    process.send_signal(number)
+    assert process.communicate(b'still here')[0] == b'still here\n'
 
 
 def test_a_run_is_no_part_of_a_training_around_it(monkeypatch, tmp_path):

@@ -204,10 +204,10 @@ def test_a_full_disk_and_a_moved_folder_cost_an_epoch(shapes, tmp_path, monkeypa
     with pytest.raises(OSError, match='No space left'):
         run(tmp_path / 'cut', 0)
     monkeypatch.undo()
+    # The toolbox deletes before it writes.
+    assert (tmp_path / 'cut/epoch_1.pth').exists()
     (tmp_path / 'cut').rename(tmp_path / 'moved')
     assert run(tmp_path / 'moved', 1) == whole
-    log = next((tmp_path / 'moved').glob('2*/*.log')).read_text()
-    assert len(list((tmp_path / 'moved').glob('2*'))) == 2, log
 
 
 def test_two_processes_with_workers_as_a_job(shapes, tmp_path):
