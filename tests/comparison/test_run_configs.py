@@ -186,6 +186,7 @@ def test_an_image_that_is_exchanged_makes_other_runs(shapes, tmp_path):
         first['setting_hash'] != make_plan(comparison, copy, tmp_path)['setting_hash']
     )
     shutil.copy(shapes / 'train/000002.png', copy / 'train/000002.png')
+    (copy / 'train/thumbnails').touch()  # no image of the data
     again = make_plan(comparison, copy, tmp_path)
     again.pop('folder')
     assert again == first

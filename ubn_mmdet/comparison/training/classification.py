@@ -1,5 +1,6 @@
 """What is particular to comparisons of classifiers: pre-training, through MMPreTrain."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
@@ -35,6 +36,12 @@ def use_folder(cfg: Config, folder: ImageFolder, size: int | tuple[int, int]) ->
 def listing(folder: ImageFolder, split: str) -> Path:
     """The file that says what a split is."""
     return folder.root / list_file(split)
+
+
+def images(folder: ImageFolder, split: str) -> Iterator[Path]:
+    """The files of a split, in the order of its list."""
+    for line in listing(folder, split).read_text().splitlines():
+        yield folder.root / split / line.rpartition(' ')[0]
 
 
 def prepare(cfg: Config, run_dir: Path) -> None:

@@ -115,18 +115,17 @@ def config_hash(cfg: Config, folder: Folder, data: str, processes: int) -> str:
 def data_hash(folder: Folder) -> str:
     """A hash of annotations and images.
 
-    Annotations count as a whole. Of an image it is the name, the size in bytes and the
-    first 4096 bytes: large data would take minutes to read.
+    Annotations count as a whole. Of an image it is the size in bytes and the first 4096
+    bytes, besides its name: large data would take minutes to read.
     """
+    task = task_of(folder)
     digest = hashlib.sha256()
     for split in SPLITS:
-        digest.update(_file_hash(task_of(folder).listing(folder, split)).encode())
-        images = folder.root / split
-        for path in sorted(path for path in images.rglob('*') if path.is_file()):
+        digest.update(_file_hash(task.listing(folder, split)).encode())
+        for path in task.images(folder, split):
             with open(path, 'rb') as file:
                 head = file.read(_HEAD_BYTES)
-            name, size = path.relative_to(images).as_posix(), path.stat().st_size
-            digest.update(f'{name}\n{size}\n'.encode() + head)
+            digest.update(f'{path.stat().st_size}\n'.encode() + head)
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """What is particular to comparisons of detectors."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
@@ -45,6 +46,12 @@ def use_folder(cfg: Config, folder: CocoFolder, size: int | tuple[int, int]) -> 
 def listing(folder: CocoFolder, split: str) -> Path:
     """The file that says what a split is."""
     return folder.root / annotation_file(split)
+
+
+def images(folder: CocoFolder, split: str) -> Iterator[Path]:
+    """The files of a split, in the order of its list."""
+    for image in json.loads(listing(folder, split).read_bytes())['images']:
+        yield folder.root / split / image['file_name']
 
 
 def prepare(cfg: Config, run_dir: Path) -> None:
