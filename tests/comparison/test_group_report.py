@@ -125,6 +125,10 @@ def test_divergence_counts_against_a_norm(numbers):
     assert 'UBN diverged in 2 runs.' in text
     assert table_after(text, 'contrast')[1][8] == '5 and 5 (2 diverged)'
     assert table_after(text, 'box | seeds')[2][:2] == ['UBN', '5, 2 diverged']
+    # Not in what the data do not have.
+    lines = [{**line, 'bbox_mAP_l': -1} for line in lines]
+    metrics = numbers(*lines)['norms']['UBN']['metrics']
+    assert metrics['bbox_mAP_l'] is None and metrics['bbox_mAP_m']['count'] == 5
     # As it does against a baseline.
     backwards = [{**PRIMARY[0], 'norm': 'BN', 'baseline': 'UBN'}]
     [contrast] = decided(numbers, *lines, primary=backwards)

@@ -54,14 +54,7 @@ def numbers_of(
         if any(run.number(metric) is not None for run in group.runs)
     ]
     by_norm = {norm: group.of(norm) for norm in norms}
-    values = {
-        metric: {
-            norm: list(_values(runs, metric).values())
-            + [0.0] * len(group.diverged(norm))
-            for norm, runs in by_norm.items()
-        }
-        for metric in metrics
-    }
+    values = {metric: _with_diverged(group, by_norm, metric) for metric in metrics}
     over_images = images.get('differences', {}) if isinstance(images, dict) else {}
     against = {
         norm: {
@@ -129,6 +122,20 @@ def _values(
 ) -> dict[int, float]:
     found = {seed: read(run, key) for seed, run in runs.items()}
     return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _with_diverged(
+    group: ResultGroup, by_norm: Mapping[str, Mapping[int, Result]], metric: str
+) -> dict[str, list[float]]:
+    """A metric of each norm's runs, 0 for one that diverged."""
+    values = {
+        norm: list(_values(runs, metric).values()) for norm, runs in by_norm.items()
+    }
+    if not any(values.values()):  # the data have no objects of this size
+        return values
+    return {
+        n: of_norm + [0.0] * len(group.diverged(n)) for n, of_norm in values.items()
+    }
 
 
 def _spread(values: Iterable[float]) -> dict | None:
