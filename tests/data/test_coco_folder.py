@@ -1,6 +1,7 @@
 """What a broken folder is told before training."""
 
 import json
+import sys
 
 import pytest
 from mmdet.registry import DATASETS
@@ -78,7 +79,7 @@ def test_missing_parts(folder):
     with pytest.raises(CocoFolderError, match='image 1: .*000000.png is missing'):
         CocoFolder.open(folder)
     (folder / 'instances_val.json').write_text('{"images": [')
-    with pytest.raises(CocoFolderError, match='val.json is not readable as json'):
+    with pytest.raises(CocoFolderError, match='val.json is not in COCO format'):
         CocoFolder.open(folder)
     (folder / 'instances_val.json').unlink()
     with pytest.raises(CocoFolderError, match='has no instances_val.json'):
@@ -100,12 +101,12 @@ def crowds_alone(content):
 @pytest.mark.parametrize(
     ('change', 'said'),
     [
-        (lambda c: c.pop('categories'), "no list 'categories'"),
-        (lambda c: c.update(annotations=[]), "list 'annotations' is empty"),
-        (lambda c: c['images'][0].pop('width'), r"images\[0\] has no 'width'"),
-        (set_first('annotations', id=2), 'annotations have the id 2 twice'),
-        (set_first('annotations', image_id=77), 'annotation 1: .* no image 77'),
-        (set_first('annotations', category_id=9), 'annotation 1: .* no category 9'),
+        (lambda c: c.pop('categories'), 'json has no categories'),
+        (lambda c: c.update(annotations=[]), 'json has no annotations'),
+        (lambda c: c['images'][0].pop('width'), r'zero height or width. \(1\)'),
+        (set_first('annotations', id=2), r'Duplicate annotation ID.*\(2\)'),
+        (set_first('annotations', image_id=77), r'image IDs not present.*\(1\)'),
+        (set_first('annotations', category_id=9), r'category IDs not present.*\(1\)'),
         (
             set_first('categories', name='blob'),
             r"\(1, 'blob'\) in instances_train.json, \(1, 'ellipse'\) in instances_val",
@@ -113,33 +114,29 @@ def crowds_alone(content):
         (set_first('images', width=65), '64x64, stated as 65x64'),
         (set_first('annotations', bbox=[60, 0, 9, 9]), 'outside its 64x64 image'),
         (set_first('annotations', bbox=[0, 0, -1, 9]), 'has a negative size'),
-        (set_first('annotations', bbox=[0, 0, 9]), 'must be four numbers'),
-        (set_first('annotations', bbox=[0, 0, 9, 'x']), 'must be four numbers'),
-        (lambda c: c['annotations'][0].pop('area'), "has no 'area'"),
-        (lambda c: c['images'].append('x'), "images\\[2\\] is 'x', not an object"),
+        (set_first('annotations', bbox=[0, 0, 9]), 'not in COCO format: .*length 3'),
+        (set_first('annotations', bbox=[0, 0, 9, 'x']), 'not in COCO format: .*"x"'),
+        (lambda c: c['annotations'][0].pop('area'), "annotation 1: it has no 'area'"),
+        (lambda c: c['annotations'][0].pop('bbox'), "annotation 1: it has no 'bbox'"),
+        (lambda c: c['images'].append('x'), 'not in COCO format: .*"x"'),
         (crowds_alone, 'no annotation that is not a crowd'),
         (
             set_first('annotations', segmentation={'size': [64, 64], 'counts': [9]}),
-            'run lengths are broken',
+            'run lengths end at 9 of 4096',
         ),
         (
             set_first('annotations', segmentation={'size': [64, 64]}),
-            'run lengths are broken',
+            'not in COCO format: .*counts',
         ),
         (
             set_first('annotations', segmentation=[[0, 0, 9, 0, float('nan'), 9]]),
-            'at least 3 points',
+            'not in COCO format',
         ),
         (
             set_first('annotations', segmentation={'size': [32, 64], 'counts': ''}),
-            r'the mask has the size \[32, 64\]',
-        ),
-        (
-            set_first('annotations', segmentation=[[0, 0, 70, 0, 70, 9]]),
-            r'reaches from \(0, 0\) to \(70, 9\), outside its 64x64 image',
+            r'the mask has the size \[32, 64\], its image \[64, 64\]',
         ),
         (set_first('annotations', segmentation=[[0, 0, 5, 5]]), 'at least 3 points'),
-        (set_first('annotations', segmentation='x'), 'polygons or run lengths'),
     ],
 )
 def test_broken_annotations_are_named(folder, change, said):
@@ -148,10 +145,23 @@ def test_broken_annotations_are_named(folder, change, said):
         CocoFolder.open(folder)
 
 
-def test_a_point_on_the_border_or_just_beyond_is_fine(folder):
-    polygon = [[-0.5, 0, 64.5, 0, 64, 64]]
-    edit(folder, 'train', set_first('annotations', segmentation=polygon))
+def test_a_box_on_the_border_or_just_beyond_is_fine(folder):
+    edit(folder, 'train', set_first('annotations', bbox=[-0.5, 0, 65, 64.5]))
     CocoFolder.open(folder)
+
+
+@pytest.mark.parametrize('nothing', [None, [], 'absent'])
+def test_boxes_alone_are_fine_and_said_to_be(folder, nothing):
+    assert CocoFolder.open(folder).has_masks
+
+    def strip(content):
+        for annotation in content['annotations']:
+            annotation['segmentation'] = nothing
+            if nothing == 'absent':
+                del annotation['segmentation']
+
+    edit(folder, 'val', strip)
+    assert not CocoFolder.open(folder).has_masks
 
 
 def test_an_unreadable_image_is_named(folder):
@@ -168,7 +178,13 @@ def test_many_problems_are_counted(folder):
     edit(folder, 'train', spoil)
     with pytest.raises(CocoFolderError, match='and 2[0-9] more') as error:
         CocoFolder.open(folder)
-    assert len(str(error.value).splitlines()) == 12
+    assert len(str(error.value).splitlines()) == 12  # ten of them
+
+
+def test_without_hotcoco_it_is_said_how_to_get_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'hotcoco', None)
+    with pytest.raises(CocoFolderError, match=r'pip install "ubn_mmdet\[report\]"'):
+        CocoFolder.open(folder)
 
 
 def test_the_image_itself_decides_on_its_size(folder):
