@@ -49,9 +49,8 @@ def main(spec_file: str) -> None:
     spec = json.loads(Path(spec_file).read_text())
     check_code(spec)
     run_dir = Path(spec['run_dir'])
-    if (
-        run_dir / RESULT
-    ).exists():  # a cluster may start a job again that had just ended
+    # A cluster may start a job again that had just ended.
+    if (run_dir / RESULT).exists():
         return
     os.chdir(spec['directory'])
     torch.set_num_threads(spec['threads'])
