@@ -3,4 +3,5 @@
 _base_ = 'coco_mini.py'
 epochs = 24
 groups = [dict(norms=['BN'], seeds=[0])]
+primary = []
 options = {'train_cfg.val_interval': 4}

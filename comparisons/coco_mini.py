@@ -7,4 +7,8 @@ train_images = 1000
 image_size = 160
 epochs = 12
 batch_size = 8
-groups = [dict(norms=['BN', 'UBN', 'BNET'], seeds=range(3))]
+groups = [
+    dict(norms=['BN', 'UBN'], seeds=range(5)),
+    dict(norms=['BNET'], seeds=range(3)),
+]
+primary = [dict(norm='UBN', metric='segm_mAP')]

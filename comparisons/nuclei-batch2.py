@@ -14,7 +14,7 @@ def _slow(norm):
 
 
 groups = [
-    dict(norms=['BN', 'UBN'], seeds=range(3)),
+    dict(norms=['BN', 'UBN'], seeds=range(5)),
     dict(norms=[_slow('BN'), _slow('UBN')], seeds=range(3)),
     # Start or structure, as there.
     dict(norms=['BNET', 'BN-small', 'UBN-from-BN'], seeds=range(3)),

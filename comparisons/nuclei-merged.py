@@ -3,11 +3,10 @@ _base_ = 'nuclei.py'
 batch_size = 2
 processes = 2
 groups = [
+    dict(norms=['BN', 'UBN'], seeds=range(5)),  # UBN merges by itself
     dict(
         norms=[
-            'BN',
             'BN-merged',
-            'UBN',  # merges by itself
             dict(
                 name='UBN-local',
                 preset='ubn',

@@ -1,7 +1,8 @@
 # As nuclei-pretrained.py, with nothing frozen: statistics and gate act in detection too.
-from ubn_mmdet.evidence.pretrained import pretrained as _pretrained
-
-_backbones = 'coco_mini-pretraining/resnet18_1xb64_crops'
-
 _base_ = 'nuclei.py'
-groups = [dict(norms=_pretrained(_backbones, 'BN', 'UBN', 'BNET'), seeds=range(3))]
+_runs = 'work_dirs/comparisons/coco_mini-pretraining/resnet18_1xb64_crops'
+_norms = [
+    dict(name=name, backbone=f'{_runs}/{name}/seed0/final.pth')
+    for name in ('BN', 'UBN', 'BNET')
+]
+groups = [dict(norms=_norms, seeds=range(3))]

@@ -2,10 +2,11 @@
 # 8 pixels, so its pyramid starts a level lower, with anchors of that size.
 _base_ = 'nuclei.py'
 detector = 'demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py'
+primary = [dict(norm='UBN', metric='bbox_mAP')]
 # Features at UBN's own start are a tenth of BatchNorm's, and this head sees them raw: the
 # same layer from BatchNorm's start as well.
 groups = [
-    dict(norms=['BN', 'UBN'], seeds=range(3)),
+    dict(norms=['BN', 'UBN'], seeds=range(5)),
     dict(norms=['UBN-from-BN'], seeds=range(3)),
 ]
 options = {

@@ -4,6 +4,7 @@ detector = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
 image_size = 160
 epochs = 6
 batch_size = 8
+primary = [dict(norm='UBN', metric='segm_mAP')]
 # UBN's random kernel beside BatchNorm's weight: nothing starts small.
 _unit = dict(
     name='UBN-weight-1',

@@ -9,11 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ubn_mmdet.evidence.code_copy import CodeError
-from ubn_mmdet.evidence.driver import Driver, Resources
-from ubn_mmdet.evidence.plan import Comparison, PlanError
-from ubn_mmdet.evidence.results import FAILED, ResultsError
-from ubn_mmdet.evidence.workplace import ComparisonError
+from ubn_mmdet.comparison.cluster import CLUSTERS, ClusterLauncher
+from ubn_mmdet.comparison.code_copy import CodeError
+from ubn_mmdet.comparison.driver import Driver
+from ubn_mmdet.comparison.launchers import Launcher, LocalLauncher
+from ubn_mmdet.comparison.results import FAILED, ResultsError
+from ubn_mmdet.comparison.spec import Comparison, SpecError
+from ubn_mmdet.comparison.workspace import ComparisonError
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 
 WORK_DIRS = Path('work_dirs/comparisons')
@@ -50,7 +52,7 @@ def parse_args() -> argparse.Namespace:
         '--jobs',
         type=int,
         help='runs side by side, which share the threads (default: one for each GPU, '
-        'one on the CPU)',
+        'one on the CPU); on a cluster, jobs at once',
     )
     parser.add_argument(
         '--gpus',
@@ -59,10 +61,19 @@ def parse_args() -> argparse.Namespace:
         help='indices of the GPUs to use (default: all there are)',
     )
     parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch'],
-        default='none',
-        help='pytorch: one run after the other, each on all GPUs',
+        '--cluster',
+        choices=CLUSTERS,
+        help='submit each run as a job, through submitit; what is submitted goes on when '
+        'this command ends, which later collects it (local: jobs on this machine)',
+    )
+    parser.add_argument('--partition', help='of the slurm cluster')
+    parser.add_argument(
+        '--cluster-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help="parameters of submitit's executor, as timeout_min=600 cpus_per_task=8 "
+        'slurm_account=me',
     )
     parser.add_argument(
         '--commit',
@@ -79,18 +90,38 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose(comparison: Comparison, args: argparse.Namespace) -> Resources:
-    """The machine's share, as asked for."""
+def choose(
+    comparison: Comparison, work_dir: Path, args: argparse.Namespace
+) -> Launcher:
+    """What starts the runs, as asked for."""
     import torch
 
-    there = list(range(torch.cuda.device_count()))
-    gpus = tuple(there if args.gpus is None else args.gpus)
-    if missing := set(gpus) - set(there):
-        raise ComparisonError(f'there is no GPU {min(missing)}; there are {len(there)}')
     if args.jobs is not None and args.jobs < 1:
         raise ComparisonError(f'--jobs must be at least 1, got {args.jobs}')
+    there = list(range(torch.cuda.device_count()))
+    if args.cluster:
+        options = args.cluster_options or {}
+        if args.partition:
+            options |= {'slurm_partition': args.partition}
+        if args.cluster == 'local' and not there:
+            options.setdefault('gpus_per_node', 0)
+        return ClusterLauncher(
+            work_dir / 'submitit',
+            args.cluster,
+            comparison.processes,
+            comparison.workers,
+            args.jobs,
+            options,
+        )
+    if args.partition or args.cluster_options:
+        raise ComparisonError('--partition and --cluster-options need --cluster')
+    gpus = there if args.gpus is None else args.gpus
+    if missing := set(gpus) - set(there):
+        raise ComparisonError(f'there is no GPU {min(missing)}; there are {len(there)}')
+    if len(set(gpus)) < len(gpus):
+        raise ComparisonError(f'--gpus names one twice: {gpus}')
     jobs = args.jobs or max(1, len(gpus) // comparison.processes)
-    return Resources(jobs=jobs, gpus=gpus)
+    return LocalLauncher(jobs, gpus, comparison.processes)
 
 
 def read_comparison(args: argparse.Namespace) -> Comparison:
@@ -98,15 +129,18 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
     comparison = Comparison.open(args.comparison)
     options = comparison.options | (args.cfg_options or {})
     comparison = replace(comparison, options=options)
-    for name in args.only:
-        if name not in comparison.norm_names():
-            known = ', '.join(comparison.norm_names())
-            raise PlanError(f'--only: there is no norm {name!r}; there are {known}')
-    if args.launcher == 'pytorch':
-        import torch
-
-        there = len(args.gpus or range(torch.cuda.device_count()))
-        comparison = replace(comparison, processes=max(comparison.processes, there))
+    norms = comparison.norm_names()
+    seeds = sorted({run.seed for run in comparison.runs()})
+    for option, asked, known in (
+        ('--only', args.only, norms),
+        ('--seeds', args.seeds, seeds),
+    ):
+        for each in asked:
+            if each not in known:
+                there = ', '.join(map(str, known))
+                raise SpecError(f'{option}: there is no {each!r}; there are {there}')
+    if not list(comparison.runs(args.only, args.seeds)):
+        raise SpecError('no run has one of these norms and one of these seeds')
     return comparison
 
 
@@ -125,8 +159,9 @@ def main() -> None:
             revision=args.commit,
             say=lambda text: print(text, flush=True),
         )
-        lines = driver.run(choose(comparison, args), args.only, args.seeds)
-    except (ToolboxError, PlanError, CodeError, ComparisonError, ResultsError) as error:
+        launcher = choose(comparison, work_dir, args)
+        lines = driver.run(launcher, args.only, args.seeds)
+    except (ToolboxError, SpecError, CodeError, ComparisonError, ResultsError) as error:
         sys.exit(f'compare_norms: {error}')
     except KeyboardInterrupt:
         print('\nInterrupted: the same command goes on from here.', file=sys.stderr)

@@ -7,14 +7,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from ubn_mmdet.comparison.code_copy import CodeError
+from ubn_mmdet.comparison.demo import plan_demo, run_demo
+from ubn_mmdet.comparison.report.summary import FILES
+from ubn_mmdet.comparison.results import ResultsError
+from ubn_mmdet.comparison.spec import SpecError
+from ubn_mmdet.comparison.workspace import ComparisonError
 from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError
 from ubn_mmdet.data.shapes import make_shapes
-from ubn_mmdet.evidence.code_copy import CodeError
-from ubn_mmdet.evidence.demo import plan_demo, run_demo
-from ubn_mmdet.evidence.plan import PlanError
-from ubn_mmdet.evidence.report.summary import FILES
-from ubn_mmdet.evidence.results import ResultsError
-from ubn_mmdet.evidence.workplace import ComparisonError
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.mm.tools import add_cfg_options
 from ubn_mmdet.records import RecordError
@@ -26,7 +26,7 @@ ERRORS = (
         CocoFolderError,
         CodeError,
         ComparisonError,
-        PlanError,
+        SpecError,
         RecordError,
         ResultsError,
     ),

@@ -6,7 +6,7 @@ other settings is refused, with an error that names them.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ class RecordError(FileExistsError):
 
 
 def claim_folder(
-    folder: str | os.PathLike, name: str, record: Mapping, content: str
+    folder: str | os.PathLike,
+    name: str,
+    record: Mapping,
+    content: str,
+    beside: Collection[str] = (),
 ) -> None:
     """Mark ``folder`` as holding what ``record`` describes, or check that it does.
 
@@ -31,6 +35,7 @@ def claim_folder(
         record: The settings that the content depends on. Values that json does not
             know are recorded as their ``str``.
         content: What the folder holds, for errors: ``'generated shapes'``.
+        beside: Names of files that an empty folder may hold.
 
     Raises:
         RecordError: If the folder holds anything else.
@@ -44,8 +49,8 @@ def claim_folder(
         return
     if folder.is_dir():
         # An interruption before the record was in place leaves its temporary file.
-        names = sorted(n.name for n in folder.iterdir() if n.name != f'{name}.tmp')
-        if names:
+        ignored = {f'{name}.tmp', *beside}
+        if names := sorted({n.name for n in folder.iterdir()} - ignored):
             shown = ', '.join(names[:SHOWN_NAMES])
             more = ', ...' if len(names) > SHOWN_NAMES else ''
             raise RecordError(

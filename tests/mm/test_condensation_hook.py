@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from ubn_mmdet import UBN
-from ubn_mmdet.evidence.condensation_file import CondensationFile
+from ubn_mmdet.mm.condensation_file import CondensationFile
 from ubn_mmdet.mm.condensation_hook import (
     CondensationHook,
     measure_condensation,

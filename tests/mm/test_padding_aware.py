@@ -16,10 +16,10 @@ from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS
 
+from ubn_mmdet.comparison.spec import Comparison
+from ubn_mmdet.comparison.training.configs import open_data, resolve
 from ubn_mmdet.data.shapes import make_shapes
-from ubn_mmdet.evidence.plan import Comparison
 from ubn_mmdet.mm import padding_aware
-from ubn_mmdet.mm.comparison.settings import open_data, resolve
 from ubn_mmdet.mm.padding_aware import PaddingAware, roi_layers
 
 SIZES = (40, 64), (64, 33), (23, 17)

@@ -10,7 +10,7 @@ from helpers.commands import ROOT, run
 from helpers.pretraining import FOLDER, PYTHONPATH, needs_mmpretrain
 from mmengine.config import Config
 
-from ubn_mmdet.evidence.plan import Comparison
+from ubn_mmdet.comparison.spec import Comparison
 
 CONFIGS = ROOT / 'configs/pretrain'
 IN1K = sorted(path.name for path in CONFIGS.glob('*_in1k.py'))

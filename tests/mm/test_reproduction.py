@@ -8,9 +8,9 @@ import torch
 from helpers.commands import ROOT, run
 from helpers.pretraining import PYTHONPATH, needs_mmpretrain
 
+from ubn_mmdet.comparison import results
+from ubn_mmdet.comparison.predictions_file import read_predictions
 from ubn_mmdet.data.shapes import make_shapes
-from ubn_mmdet.evidence import results
-from ubn_mmdet.evidence.predictions_file import read_predictions
 
 TOOLS = ROOT / 'tools'
 # Without git it is this code that runs, not that of the last commit.
@@ -127,7 +127,7 @@ def test_pre_training_detection_and_results(place):
         'data': 'data/shapes',
         'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py',
         'image_size': (96, 64),
-        'epochs': 1,
+        'epochs': 3,  # as many as two decays need
         'batch_size': 2,
         'groups': [
             {
@@ -156,7 +156,7 @@ def test_the_miniature(place):
         'data': 'data/crops',
         'detector': 'pretrain/resnet18_bn_1xb64_crops.py',
         'image_size': 32,
-        'epochs': 2,
+        'epochs': 4,  # as many as three decays need
         'batch_size': 8,
         'groups': [{'norms': ['BN', 'UBN'], 'seeds': [0]}],
     }
@@ -167,7 +167,7 @@ def test_the_miniature(place):
     assert 'Over images: ' in (place / 'first/report.md').read_text()
     weights = {}
     for norm, line in lines.items():
-        assert len(line['curves']['accuracy_top1']) == 2
+        assert len(line['curves']['accuracy_top1']) == 4
         assert line['curves']['accuracy_top1'][-1] == line['accuracy_top1']
         found = read_predictions(
             place / 'work_dirs/comparisons/first' / line['predictions']

@@ -19,13 +19,13 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..evidence.condensation_file import QUANTITIES, CondensationFile
 from ..layers.checks import check_choice, check_count, check_number
 from ..layers.stages.statistics import CONDENSATION_MOMENTUM
 from ..ops.passes import passes_for
 from ..ops.recompute import is_in_backward
 from ..ops.statistics import CONDENSATION_SAMPLES, CONDENSATIONS, SUMMARIES
 from ..ops.tensors import full_precision
+from .condensation_file import QUANTITIES, CondensationFile
 
 FILE = 'condensation.json'
 
@@ -53,7 +53,7 @@ class CondensationHook(Hook):
     average nor gate, which play no part there.
 
     Rows go to ``condensation.json`` in the work folder
-    (:class:`~ubn_mmdet.evidence.condensation_file.CondensationFile`), which a resumed run
+    (:class:`~ubn_mmdet.mm.condensation_file.CondensationFile`), which a resumed run
     continues, and to the visualizer as ``condensation/<layer>``, ``shift/<layer>`` and
     ``gate/open``, the mean over the layers. A row is one read back from the device, and
     there are no others, but for the hook's own state at a checkpoint.

@@ -1,0 +1,74 @@
+"""Runs use the code of a commit, not what a checkout has become since."""
+
+import subprocess
+
+import pytest
+
+from ubn_mmdet.comparison import code_copy
+
+
+def git(*arguments, cwd):
+    who = ['-c', 'user.name=n', '-c', 'user.email=e']
+    done = subprocess.run(
+        ['git', *who, *arguments], cwd=cwd, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A checkout with one commit, taken for ours."""
+    root = tmp_path / 'checkout'
+    (root / 'package').mkdir(parents=True)
+    (root / 'setup.cfg').touch()
+    (root / 'package/module.py').write_text('x = 1')
+    git('init', cwd=root)
+    git('add', '.', cwd=root)
+    git('commit', '-m', 'first', cwd=root)
+    monkeypatch.setattr(code_copy, 'PACKAGE', root / 'package')
+    return root
+
+
+def test_edits_do_not_reach_the_copy(repository, tmp_path):
+    commit = code_copy.resolve_commit()
+    assert commit == git('rev-parse', 'HEAD', cwd=repository)
+    assert not code_copy.has_uncommitted_changes()
+    (repository / 'package/module.py').write_text('x = 2')
+    assert code_copy.has_uncommitted_changes()
+    copy = code_copy.clean_copy(commit, tmp_path / 'code')
+    assert (copy / 'package/module.py').read_text() == 'x = 1'
+    assert not list((tmp_path / 'code').glob('*.tmp'))
+    assert code_copy.clean_copy(commit, tmp_path / 'code') == copy
+
+
+def test_an_older_commit(repository, tmp_path):
+    first = code_copy.resolve_commit()
+    (repository / 'package/module.py').write_text('x = 2')
+    git('commit', '-am', 'second', cwd=repository)
+    assert code_copy.resolve_commit('HEAD~1') == first
+    copy = code_copy.clean_copy(first, tmp_path / 'code')
+    assert (copy / 'package/module.py').read_text() == 'x = 1'
+    with pytest.raises(code_copy.CodeError, match='nonsense'):
+        code_copy.resolve_commit('nonsense')
+
+
+def test_an_installed_package_runs_from_where_it_is(repository, tmp_path):
+    (repository / 'setup.cfg').unlink()
+    assert code_copy.checkout() is None
+    commit = code_copy.resolve_commit()
+    assert commit.startswith(f'v{code_copy.__version__}-')
+    assert code_copy.clean_copy(commit, tmp_path) == repository
+    assert not code_copy.has_uncommitted_changes()
+    with pytest.raises(code_copy.CodeError, match='no git checkout'):
+        code_copy.resolve_commit('abc')
+    # What has been edited is other code, although its version is the same.
+    (repository / 'package/module.py').write_text('x = 2')
+    assert code_copy.resolve_commit() != commit
+    with pytest.raises(code_copy.CodeError, match=f'{commit}.* is not here'):
+        code_copy.clean_copy(commit, tmp_path)
+
+
+def test_a_checkout_that_git_refuses_is_no_installed_package(repository, monkeypatch):
+    monkeypatch.setenv('GIT_TEST_ASSUME_DIFFERENT_OWNER', '1')
+    with pytest.raises(code_copy.CodeError, match='dubious ownership'):
+        code_copy.resolve_commit()

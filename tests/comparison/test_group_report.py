@@ -1,0 +1,301 @@
+"""The numbers of a group, and what Markdown says of them."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.results import condensation, result, write_results
+from PIL import Image
+
+from ubn_mmdet.comparison.condensation_maps import condensation_of
+from ubn_mmdet.comparison.groups import read_groups
+from ubn_mmdet.comparison.report.markdown import group_markdown
+from ubn_mmdet.comparison.report.numbers import numbers_of
+from ubn_mmdet.comparison.report.print_figures import draw_curves
+from ubn_mmdet.markdown import markdown_table
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    def make(*lines, baseline='BN', images='They are gone.', record=None):
+        (group,) = read_groups([write_results(tmp_path / 'r.jsonl', list(lines))])
+        if record:
+            (tmp_path / 'condensation.json').write_text(json.dumps(record))
+        found = numbers_of(group, baseline, images, condensation_of(group))
+        return json.loads(json.dumps(found))  # as report.json has it
+
+    return make
+
+
+def runs_of(norm, *aps, **changes):
+    return [result(norm, seed, ap, **changes) for seed, ap in enumerate(aps)]
+
+
+BN = runs_of('BN', 0.10, 0.20, 0.30)
+UBN = runs_of('UBN', 0.22, 0.32, 0.42)
+PRIMARY = [{'norm': 'UBN', 'baseline': 'BN', 'metric': 'bbox_mAP'}]
+
+
+def table_after(markdown, start):
+    """The rows of the table whose first row starts like this, as lists of cells."""
+    lines = markdown[markdown.index(f'\n| {start}') :].strip().splitlines()
+    rows = []
+    for line in lines:
+        if not line.startswith('|'):
+            break
+        rows.append([cell.strip() for cell in line.strip('|').split('|')])
+    return [rows[0], *rows[2:]]
+
+
+def test_spreads_and_comparisons(numbers):
+    found = numbers(*BN, *UBN)
+    assert found['norms']['BN']['metrics']['bbox_mAP'] == {
+        'mean': pytest.approx(0.2), 'deviation': pytest.approx(0.1), 'count': 3,
+    }  # fmt: skip
+    compared = found['against']['UBN']['bbox_mAP']
+    assert compared['difference'] == pytest.approx(0.12)
+    # Two variances of 0.01 over 3 seeds, 4 degrees of freedom.
+    margin = 2.776445 * (0.02 / 3) ** 0.5
+    assert compared['interval'] == pytest.approx([0.12 - margin, 0.12 + margin])
+    assert compared['seeds'] == [3, 3]
+    assert 'verdict' not in compared
+    assert compared['q'] == pytest.approx(compared['p'])  # of two that are the same
+    backwards = found['pairs']['bbox_mAP']['BN']['UBN']
+    assert backwards['difference'] == pytest.approx(-0.12)
+
+
+def decided(numbers, *lines, primary=PRIMARY, **more):
+    found = numbers(*({**line, 'primary': primary} for line in lines), **more)
+    return found['primary']
+
+
+FIVE = 0.10, 0.11, 0.12, 0.13, 0.14
+
+
+def test_a_primary_contrast_is_decided(numbers):
+    ubn = runs_of('UBN', *(ap + 0.05 for ap in FIVE))
+    [found] = decided(numbers, *runs_of('BN', *FIVE), *ubn)
+    assert found['verdict'] == 'higher' and found['holm'] == found['p'] < 0.01
+    [found] = decided(numbers, *runs_of('BN', *FIVE), *ubn[:4])
+    assert found['verdict'] == 'too few seeds for a verdict'
+    same = runs_of('UBN', *(ap + 0.01 for ap in FIVE))
+    [found] = decided(numbers, *runs_of('BN', *FIVE), *same)
+    assert found['verdict'] == 'no significant difference'
+    # What has this spread: the difference is half of what such a comparison finds.
+    assert found['detectable'] > 0.02 > found['difference']
+
+
+def test_contrasts_are_corrected_for_how_many_there_are(numbers):
+    lines = [*runs_of('BN', *FIVE)]
+    for norm in 'UBN', 'B', 'C':
+        lines += runs_of(norm, *(ap + 0.025 for ap in FIVE))
+    [alone] = decided(numbers, *lines)
+    assert alone['verdict'] == 'higher' and 0.0167 < alone['p'] < 0.05
+    named = [{**PRIMARY[0], 'norm': norm} for norm in ('UBN', 'B', 'C')]
+    for found in decided(numbers, *lines, primary=named):
+        assert found['holm'] == pytest.approx(3 * alone['p'])
+        assert found['verdict'] == 'no significant difference'
+        assert found['detectable'] > alone['detectable']
+    # One that was never run counts as well.
+    found, missing = decided(
+        numbers, *lines, primary=[*PRIMARY, {**named[1], 'norm': 'X'}]
+    )
+    assert found['holm'] == pytest.approx(2 * alone['p'])
+    assert missing['verdict'] == 'too few seeds for a verdict'
+
+
+def test_a_contrast_that_was_named_after_a_run_is_exploratory(numbers):
+    first, *rest = [*runs_of('BN', *FIVE), *runs_of('UBN', *(ap + 1 for ap in FIVE))]
+    found = numbers(first, *({**line, 'primary': PRIMARY} for line in rest))
+    assert found['primary'] == []
+    assert 'there is no verdict' in group_markdown('a', found, {})
+
+
+def test_divergence_counts_against_a_norm(numbers):
+    bad = {'status': 'diverged', 'error': 'nan'}
+    ubn = runs_of('UBN', *(ap + 0.05 for ap in FIVE))
+    ubn[3:] = [{**line, **bad} for line in ubn[3:]]
+    lines = [{**line, 'primary': PRIMARY} for line in (*runs_of('BN', *FIVE), *ubn)]
+    found = numbers(*lines)
+    [contrast] = found['primary']
+    assert contrast['verdict'] == 'no significant difference'
+    assert contrast['difference'] == pytest.approx((0.15 + 0.16 + 0.17) / 5 - 0.12)
+    assert contrast['diverged'] == [0, 2]
+    text = group_markdown('a', found, {})
+    assert 'UBN diverged in 2 runs.' in text
+    assert table_after(text, 'contrast')[1][8] == '5 and 5 (2 diverged)'
+    assert table_after(text, 'box | seeds')[2][:2] == ['UBN', '5, 2 diverged']
+    # Not in what the data do not have.
+    lines = [{**line, 'bbox_mAP_l': -1} for line in lines]
+    metrics = numbers(*lines)['norms']['UBN']['metrics']
+    assert metrics['bbox_mAP_l'] is None and metrics['bbox_mAP_m']['count'] == 5
+    # As it does against a baseline.
+    backwards = [{**PRIMARY[0], 'norm': 'BN', 'baseline': 'UBN'}]
+    [contrast] = decided(numbers, *lines, primary=backwards)
+    assert contrast['diverged'] == [2, 0] and contrast['difference'] > 0
+
+
+def test_over_epochs_is_the_mean_of_the_curve(numbers):
+    # A run passes a quarter, a half, three quarters and all of its AP.
+    found = numbers(*BN)
+    over_epochs = [run['bbox_mAP_over_epochs'] for run in found['runs']]
+    assert over_epochs == pytest.approx([0.1 * 0.625, 0.2 * 0.625, 0.3 * 0.625])
+
+
+def test_curves_are_means_over_seeds(numbers):
+    found = numbers(*BN)['curves']['BN']['bbox_mAP']
+    assert found['epoch'] == [1, 2, 3, 4]
+    assert found['mean'] == pytest.approx([0.05, 0.10, 0.15, 0.20])
+    assert found['deviation'] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+
+
+def test_curves_have_the_points_that_all_seeds_have(numbers):
+    short = result('BN', 1, 0.2)
+    short['curves']['epoch'] = [2, 4]
+    short['curves']['bbox_mAP'] = [0.5, 1.0]
+    found = numbers(result('BN', 0, 0.1), short)['curves']['BN']['bbox_mAP']
+    assert found['epoch'] == [2, 4]
+
+
+def test_markdown_of_a_comparison(numbers):
+    lines = [{**line, 'primary': PRIMARY} for line in (*BN, *UBN)]
+    text = group_markdown('nuclei', numbers(*lines), {}, 'A remark.\n')
+    assert text.startswith('## nuclei\n\nA remark.\n\n- **UBN** against BN, box AP: **')
+    said = 'box AP: **too few seeds for a verdict** (+0.120). It could have found a '
+    assert said + 'difference of 0.304.' in text
+    header, row = table_after(text, 'contrast')
+    assert dict(zip(header, row, strict=True)) == {
+        'contrast': 'UBN against BN',
+        'metric': 'box AP',
+        'verdict': 'too few seeds for a verdict',
+        'difference': '+0.120',
+        '95% over seeds': '-0.107 to +0.347',
+        'p': '0.216',
+        'Holm': '0.216',
+        'detectable': '0.304',
+        'seeds': '3 and 3',
+        '95% over images': '–',
+    }
+    header, box, mask = table_after(text, 'norm | metric')
+    assert header == [
+        'norm', 'metric', 'difference', '95% over seeds', 'p', 'q', 'detectable', 'seeds',
+        '95% over images',
+    ]  # fmt: skip
+    assert box[:6] == ['UBN', 'box AP', '+0.120', '-0.107 to +0.347', '0.216', '0.216']
+    assert mask[1] == 'mask AP'
+    assert 'There is no interval over images. They are gone.' in text
+    header, bn, ubn = table_after(text, 'box | seeds')
+    assert bn[:3] == ['BN', '3', '0.200 ± 0.100']
+    assert table_after(text, 'mask | seeds')[2][2] == '0.330 ± 0.100'
+    assert 'Every norm against every other' not in text
+    assert '![' not in text
+    assert 'Diverged' not in text
+    assert "- UBN: seeds 0, 1, 2; `{'type': 'UBN'}`" in text
+
+
+def test_costs_stand_beside_the_baseline(numbers):
+    slow = runs_of('UBN', 0.2, 0.3, 0.4, seconds_per_step=0.615, parameters=None)
+    text = group_markdown('a', numbers(*BN, *slow), {})
+    _, bn, ubn = table_after(text, 'norm | seconds a step')
+    assert bn == ['BN', '0.41 ± 0.01', '1.00', '1,800', '1.00', '10', '21,000,000']
+    assert ubn == ['UBN', '0.615 ± 0', '1.50', '1,800', '1.00', '10', '–']
+
+
+def test_an_interval_over_images_has_a_say(numbers):
+    lines = [*runs_of('BN', *FIVE), *runs_of('UBN', *(ap + 0.05 for ap in FIVE))]
+
+    def images(low):
+        compared = {'difference': 0.05, 'interval': [low, 0.2]}
+        return {
+            **{'images': 9, 'runs': [['BN', 0, '']], 'errors': []},
+            'differences': {'UBN': {'bbox_mAP': compared}},
+        }
+
+    [found] = decided(numbers, *lines, images=images(0.01))
+    assert found['verdict'] == 'higher'
+    [found] = decided(numbers, *lines, images=images(-0.01))
+    assert found['verdict'] == 'no significant difference'
+    text = group_markdown('a', numbers(*lines, images=images(0.05)), {})
+    _, box, mask = table_after(text, 'norm | metric')
+    assert box[-1] == '+0.050 to +0.200' and mask[-1] == '–'
+    assert '9 validation images; the predictions of 1 of 10 runs were at hand' in text
+
+
+def test_one_seed_is_no_comparison(numbers):
+    text = group_markdown('a', numbers(BN[0], UBN[0]), {})
+    assert 'all comparisons are exploratory' in text
+    row = table_after(text, 'norm | metric')[1]
+    assert row[2:8] == ['+0.120', '–', '–', '–', '–', '1 and 1']
+    assert table_after(text, 'box | seeds')[1][2] == '0.100'
+
+
+def test_runs_that_failed_are_listed_and_in_no_mean(numbers):
+    failed = {'status': 'failed', 'error': 'no disk | at\nstep 3'}
+    bad = {'status': 'diverged', 'error': 'nan'}
+    lines = [*BN, *UBN, result('UBN', 3, 0.9, **failed), result('GN', 0, 0.9, **bad)]
+    text = group_markdown('a', numbers(*lines), {})
+    assert 'Failed, and in no mean: UBN, seed 3.' in text
+    assert 'Diverged, and counted as 0: GN, seed 0.' in text
+    _, _, ubn, gn = table_after(text, 'box | seeds')
+    assert ubn[:3] == ['UBN', '3', '0.320 ± 0.100']
+    assert gn[:3] == ['GN', '1, 1 diverged', '0.000']
+    assert r'| UBN | 3 | failed | no disk \| at step 3 |' in text
+    assert '- GN: seeds none' in text
+
+
+def test_without_the_baseline_nothing_is_compared(numbers):
+    found = numbers(*UBN, *runs_of('GN', 0.1, 0.2, 0.3))
+    assert found['baseline'] is None
+    text = group_markdown('a', found, {})
+    assert 'there is nothing to compare with' in text
+    assert '### Against' not in text
+    assert numbers(*BN, *UBN, baseline='UBN')['against'].keys() == {'BN'}
+
+
+def test_boxes_alone_have_no_table_of_masks(numbers):
+    lines = [result(n, s, 0.1 * s, masks=False) for n in ('BN', 'UBN') for s in (1, 2)]
+    assert '| mask' not in group_markdown('a', numbers(*lines), {})
+
+
+def test_three_norms_are_compared_with_each_other(numbers):
+    other = runs_of('GN', 0.1, 0.2, 0.3)
+    text = group_markdown('a', numbers(*BN, *UBN, *other), {})
+    header, bn, ubn, gn = table_after(text, 'box AP | BN')
+    assert header == ['box AP', 'BN', 'UBN', 'GN']
+    assert ubn == ['UBN', '+0.120', '', '+0.120']
+    assert gn == ['GN', '+0.000', '-0.120', '']
+
+
+def test_errors_and_condensation_have_their_tables(numbers):
+    kinds = ('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss')
+    costs = dict.fromkeys(kinds, 0.1)
+    images = {
+        **{'images': 9, 'runs': [], 'differences': {}},
+        'errors': [
+            {'norm': 'BN', 'seed': 0, 'bbox': costs},
+            {'norm': 'BN', 'seed': 1, 'bbox': {**costs, 'Miss': 0.3}},
+        ],
+    }
+    line = result('BN', 0, 0.1, condensation='condensation.json')
+    found = numbers(line, BN[1], images=images, record=condensation(closed=True))
+    text = group_markdown('a', found, {'condensation-BN-0': 'map.png'})
+    _, row = table_after(text, 'box | class')
+    assert row[1:] == ['0.100 ± 0.000'] * 5 + ['0.200 ± 0.141']
+    _, row = table_after(text, 'norm | seed | mean cosine')
+    assert row == ['BN', '0', '0.470', '0.400', '0.540', '0.400', '1.000', '0.470']
+    assert '![Condensation of BN, seed 0.](map.png)' in text
+
+
+def test_cells_do_not_break_their_row():
+    assert markdown_table(['a', 'b'], [['x|y', 'two\nlines'], ['', 1]]) == (
+        '| a | b |\n|---|---:|\n| x\\|y | two lines |\n| | 1 |'
+    )
+
+
+@pytest.mark.parametrize('count', [2, 11])
+def test_the_legend_of_the_curves_is_within_the_figure(numbers, tmp_path, count):
+    lines = [result(f'a norm, its variant {i}', 0, 0.1) for i in range(count)]
+    draw_curves(numbers(*lines), tmp_path / 'curves.png')
+    picture = np.asarray(Image.open(tmp_path / 'curves.png').convert('L'))
+    assert (picture[:, [0, -1]] == 255).all()
+    assert (picture[[0, -1]] == 255).all()

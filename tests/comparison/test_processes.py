@@ -1,0 +1,203 @@
+"""Processes of runs: what they inherit, what they hold, and when they end."""
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.commands import ROOT
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from ubn_mmdet.comparison.processes import (
+    children_outlive_the_terminal,
+    start_python,
+)
+from ubn_mmdet.comparison.training.hooks import (
+    DivergedError,
+    ReseedHook,
+    WatchHook,
+)
+from ubn_mmdet.comparison.workspace import ComparisonError, Workspace
+
+# A run that does nothing, for as long as the process that has started it is there.
+RUN = f"""
+import runpy, sys, time
+runpy.run_path('{ROOT}/ubn_mmdet/comparison/processes.py')['end_with_parent']()
+open(sys.argv[1] + '.started', 'w').close()
+time.sleep(60)
+"""
+DRIVER = """
+import fcntl, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from ubn_mmdet.comparison.launchers import LocalLauncher
+folder = Path(sys.argv[1])
+lock = open(folder / '.lock', 'w')
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+planned = SimpleNamespace(specification_file=folder / 'run.json')
+[job] = LocalLauncher(1).start([planned], lock.fileno())
+print(job.process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def is_locked(path):
+    with open(path) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def wait_for(condition):
+    patience = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+
+
+def test_a_run_holds_the_lock_and_ends_after_a_killed_driver(tmp_path):
+    code = tmp_path / 'code/ubn_mmdet/comparison/training'
+    code.mkdir(parents=True)
+    for folder in (code, *code.parents[:2]):
+        (folder / '__init__.py').touch()
+    (code / 'run.py').write_text(RUN)
+    spec = {
+        'code': str(tmp_path / 'code'),
+        'threads': 1,
+        'comparison': {'processes': 1},
+    }
+    (tmp_path / 'run.json').write_text(json.dumps(spec))
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    driver = subprocess.Popen(
+        [sys.executable, '-c', DRIVER, str(tmp_path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+    )
+    run = int(driver.stdout.readline())
+    wait_for((tmp_path / 'run.json.started').exists)
+    os.kill(run, signal.SIGSTOP)
+    driver.kill()
+    driver.wait()
+    assert is_locked(tmp_path / '.lock')
+    os.kill(run, signal.SIGCONT)
+    wait_for(lambda: not is_locked(tmp_path / '.lock'))
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP])
+def test_what_outlives_the_terminal_is_not_ended_by_it(number):
+    code = 'print("ready", flush=True); print(input())'
+    with children_outlive_the_terminal():
+        process = subprocess.Popen(
+            [sys.executable, '-c', code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    process.stdout.readline()
+    process.send_signal(number)
+    assert process.communicate(b'still here')[0] == b'still here\n'
+
+
+def test_a_run_is_no_part_of_a_training_around_it(monkeypatch, tmp_path):
+    for name in (
+        'RANK',
+        'LOCAL_RANK',
+        'WORLD_SIZE',
+        'MASTER_ADDR',
+        'TORCHELASTIC_RUN_ID',
+    ):
+        monkeypatch.setenv(name, '7')
+    monkeypatch.setenv('KEPT', '7')
+    code = 'import os; print(*sorted(k for k, v in os.environ.items() if v == "7"))'
+    process = start_python(tmp_path, ['-c', code], {}, stdout=subprocess.PIPE)
+    assert process.communicate()[0].split() == [b'KEPT']
+
+
+def test_an_interruption_before_the_record_leaves_no_foreign_folder(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Workspace, '_plan', lambda *_: None)
+
+    def claim(name):
+        comparison = SimpleNamespace(name=name)
+        return Workspace(tmp_path / 'work', comparison, tmp_path, None, lambda _: None)
+
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work/comparison.json.tmp').touch()
+    assert claim('one').commit == claim('one').commit
+    with pytest.raises(ComparisonError, match="comparison 'one' instead of 'other'"):
+        claim('other')
+    (tmp_path / 'work/comparison.json').unlink()
+    (tmp_path / 'work/something').touch()
+    with pytest.raises(
+        ComparisonError, match=r'something else than runs \(.*--work-dir'
+    ):
+        claim('one')
+
+
+def end_of_step(loss):
+    runner = SimpleNamespace(
+        iter=4,
+        epoch=1,
+        message_hub=SimpleNamespace(
+            get_scalar=lambda _: SimpleNamespace(current=lambda: loss)
+        ),
+    )
+    try:
+        WatchHook('nowhere', interval=100).after_train_iter(runner, 0)
+    except DivergedError as error:
+        return str(error)
+
+
+def test_all_ranks_agree_that_a_loss_is_not_finite(two_ranks):
+    assert two_ranks.run(end_of_step, [0.5, 0.25]) == [None, None]
+    assert two_ranks.run(end_of_step, [0.5, float('nan')]) == [
+        "another process's loss is not finite in step 5 (epoch 2)",
+        'the loss is nan in step 5 (epoch 2)',
+    ]
+
+
+class Draws(Dataset):
+    """What augmentation may draw from."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, _):
+        return torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_augmentation_is_that_of_seed_epoch_and_worker(workers):
+    loader = Runner.build_dataloader(
+        {
+            'batch_size': 2,
+            'num_workers': workers,
+            'dataset': Draws(),
+            'sampler': {'type': 'DefaultSampler', 'shuffle': False},
+            'worker_init_fn': {'type': 'keep_worker_seed'},
+            'collate_fn': {'type': 'default_collate'},
+        },
+        seed=3,
+    )
+
+    def draws(seed, epoch):
+        ReseedHook(seed).before_train_epoch(SimpleNamespace(epoch=epoch))
+        return torch.cat(list(loader))
+
+    first = draws(3, 0)
+    assert len(first.unique()) == 24
+    torch.testing.assert_close(draws(3, 0), first, rtol=0, atol=0)
+    for other in draws(3, 1), draws(4, 0):
+        assert not set(other.flatten().tolist()) & set(first.flatten().tolist())

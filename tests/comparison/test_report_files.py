@@ -1,0 +1,233 @@
+"""The files of a report: Markdown, json, figures, and the page."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.results import (
+    condensation,
+    predictions,
+    result,
+    squares,
+    write_results,
+)
+from PIL import Image
+
+from ubn_mmdet.comparison.bootstrap import score
+from ubn_mmdet.comparison.predictions_file import write_predictions
+from ubn_mmdet.comparison.report.colours import BASELINE, OTHERS, colours
+from ubn_mmdet.comparison.report.page_figures import as_bytes
+from ubn_mmdet.comparison.report.write import write_report
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+PRIMARY = [{'norm': 'UBN', 'baseline': 'BN', 'metric': 'bbox_mAP'}]
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    """Two norms, two seeds, with all that runs can leave."""
+    pytest.importorskip('hotcoco')
+    folder = tmp_path_factory.mktemp('results')
+    truth = squares(8)
+    (folder / 'val.json').write_text(json.dumps(truth))
+    lines = []
+    for norm, error in {'BN': 0.15, 'UBN': 0.05}.items():
+        for seed in (0, 1):
+            found = predictions(truth, error, seed)
+            name = f'{norm}-{seed}/predictions.json.gz'
+            write_predictions(folder / name, found)
+            record = f'{norm}-{seed}/condensation.json'
+            (folder / record).write_text(json.dumps(condensation()))
+            ap = round(score(truth, found, 1).metrics['bbox_mAP'], 3)
+            files = {'predictions': name, 'condensation': record}
+            lines.append(result(norm, seed, ap, **files, primary=PRIMARY))
+    return write_results(folder / 'results.jsonl', lines)
+
+
+@pytest.fixture(scope='module')
+def report(results, tmp_path_factory):
+    pytest.importorskip('markdown_it')
+    out = tmp_path_factory.mktemp('report')
+    annotations = results.parent / 'val.json'
+    write_report([results], out, 'BN', annotations, say=lambda _: None)
+    return out
+
+
+FIGURES = (
+    *('curves', 'differences', 'errors', 'condensation-BN-0', 'condensation-BN-1'),
+    *('condensation-UBN-0', 'condensation-UBN-1'),
+)
+
+
+def test_every_figure_is_there_for_screen_and_print(report):
+    names = {path.name for path in (report / 'figures').iterdir()}
+    assert names == {f'made-up-{f}.{s}' for f in FIGURES for s in ('png', 'pdf')}
+    assert (report / 'figures/made-up-curves.pdf').read_bytes().startswith(b'%PDF')
+
+
+def test_markdown_shows_every_figure(report):
+    text = (report / 'report.md').read_text()
+    shown = re.findall(r'!\[[^]]+\]\(([^)]+)\)', text)
+    assert sorted(shown) == sorted(f'figures/made-up-{f}.png' for f in FIGURES)
+
+
+def test_json_holds_the_numbers_and_no_maps(report):
+    content = json.loads((report / 'report.json').read_text())['made-up']
+    assert content['against']['UBN']['bbox_mAP']['images']['interval']
+    assert content['errors'].keys() == {'bbox', 'segm'}
+    assert [run['map'] for run in content['condensation']] == [None] * 4
+
+
+def rgb(colour):
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def colours_in(path):
+    pixels = np.asarray(Image.open(path).convert('RGB')).reshape(-1, 3)
+    return {tuple(pixel) for pixel in pixels.tolist()}
+
+
+@pytest.mark.parametrize('name', ['curves', 'errors'])
+def test_figures_show_both_norms(report, name):
+    found = colours_in(report / f'figures/made-up-{name}.png')
+    assert {rgb(BASELINE), rgb(OTHERS[0])} <= found
+    assert rgb(OTHERS[1]) not in found
+
+
+def test_colours_stay_apart_whatever_the_order():
+    found = colours(['A', 'BN', 'B'], 'BN')
+    assert found == {'A': OTHERS[0], 'BN': BASELINE, 'B': OTHERS[1]}
+    assert len(set(colours([str(i) for i in range(10)], None).values())) == 10
+
+
+def test_the_page_needs_no_network_and_is_small(report):
+    page = (report / 'report.html').read_text()
+    assert len(page) < 100_000
+    assert '<!DOCTYPE html>' in page
+    assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)=', page)
+
+
+def figures_of(page):
+    """The figures' descriptions as a browser would find them."""
+    return [
+        json.loads(text)
+        for text in re.findall(
+            r'<script type="application/json">(.*?)</script>', page, re.DOTALL
+        )
+    ]
+
+
+def test_the_page_has_figures_in_place_of_pictures(report):
+    page = (report / 'report.html').read_text()
+    titles = [figure['title'] for figure in figures_of(page)]
+    assert titles[:5] == [
+        'box AP, less that of BN', 'mask AP, less that of BN',
+        'box AP', 'mask AP', 'training loss',
+    ]  # fmt: skip
+    assert len(titles) == 7 + 4 * 4
+    assert page.count('<figure>') == 3 + 2
+    # Of each norm one heat map is open; the rest shows when asked for.
+    assert page.count('<details>') == 2
+    assert 'UBN, seed 1: mean cosine' in titles
+
+
+def test_the_page_says_what_markdown_says(report):
+    page = (report / 'report.html').read_text()
+    tables = len(re.findall(r'^\|-', (report / 'report.md').read_text(), re.MULTILINE))
+    assert page.count('<div class="table"><table>') == tables
+    assert '<strong>UBN</strong> against BN, box AP: <strong>too few' in page
+
+
+def test_a_heat_map_is_a_byte_a_cell():
+    found = as_bytes([[0, 0.5, 1], [None, 2, -1]], (0, 1))
+    assert found['limits'] == [0, 1]
+    assert list(base64.b64decode(found['values'])) == [1, 128, 255, 0, 255, 1]
+    found = as_bytes([[3, None], [5, 4]], None)
+    assert found['limits'] == [3, 5]
+    assert list(base64.b64decode(found['values'])) == [1, 0, 255, 128]
+
+
+def test_a_name_cannot_lead_out_of_the_folder(tmp_path):
+    (tmp_path / 'c.json').write_text(json.dumps(condensation()))
+    line = result('../../../evil', 0, 0.1, condensation='c.json')
+    path = write_results(tmp_path / 'r.jsonl', [line])
+    before = {p for p in tmp_path.rglob('*') if p.is_file()}
+    write_report([path], tmp_path / 'a/b/out', say=lambda _: None)
+    new = {p for p in tmp_path.rglob('*') if p.is_file()} - before
+    inside = {p for p in new if p.is_relative_to(tmp_path / 'a/b/out')}
+    assert new - inside == {tmp_path / 'r.condensation.json'}
+    assert any('evil' in p.name for p in inside)
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    pytest.importorskip('markdown_it')
+    evil = '</script><b>'
+    lines = [result(n, s, 0.1 * s) for n in ('BN', evil) for s in (1, 2)]
+    path = write_results(tmp_path / 'r.jsonl', lines)
+    write_report([path], tmp_path / 'out', say=lambda _: None)
+    page = (tmp_path / 'out/report.html').read_text()
+    text = page[page.index('<main>') :]
+    assert '<b>' not in re.sub(r'<script.*?</script>', '', text, flags=re.DOTALL)
+    figures = figures_of(text)
+    assert figures
+    assert any(evil in str(figure) for figure in figures)
+
+
+def test_without_markdown_it_all_but_the_page_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'markdown_it', None)
+    path = write_results(tmp_path / 'r.jsonl', [result('BN', 0, 0.1)])
+    said = []
+    write_report([path], tmp_path / 'out', say=said.append)
+    assert said[-1].startswith('the HTML page needs markdown_it: pip install')
+    names = {p.name for p in (tmp_path / 'out').iterdir()}
+    assert names == {'report.md', 'report.json', 'figures'}
+
+
+def run_tool(name, *arguments):
+    command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_tool_reports_several_files(tmp_path):
+    pytest.importorskip('markdown_it')
+    a = write_results(tmp_path / 'a.jsonl', [result('BN', 0, 0.1)])
+    b = write_results(tmp_path / 'b.jsonl', [result('BN', 0, 0.1, comparison='other')])
+    done = run_tool('report_norms.py', a, b, '--out', tmp_path / 'out')
+    assert done.returncode == 0, done.stderr
+    assert 'report.html' in done.stdout
+    text = (tmp_path / 'out/report.md').read_text()
+    assert re.findall('^## (.*)', text, re.MULTILINE) == ['made-up', 'other']
+
+
+def test_the_tool_says_what_is_wrong(tmp_path):
+    done = run_tool('report_norms.py', tmp_path / 'none.jsonl', '--out', tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith('report_norms: ')
+    assert 'Traceback' not in done.stderr
+
+
+def test_pre_training_is_reported_by_its_accuracy(tmp_path):
+    pytest.importorskip('markdown_it')
+    lines = []
+    for norm, seed, top1 in ('BN', 0, 20.0), ('BN', 1, 21.0), ('UBN', 0, 23.0):
+        line = {k: v for k, v in result(norm, seed, 0.1).items() if 'mAP' not in k}
+        line |= {'accuracy_top1': top1, 'accuracy_top5': 2 * top1}
+        line['curves'] = {'epoch': [1, 2], 'accuracy_top1': [9.0, top1]}
+        lines.append(line)
+    out = tmp_path / 'report'
+    write_report(
+        [write_results(tmp_path / 'r.jsonl', lines)], out, 'BN', say=lambda _: None
+    )
+    text = (out / 'report.md').read_text()
+    assert '| BN | 2 | 20.500 ± 0.707 | 41.000 ± 1.414 |' in text
+    assert '| UBN | top-1, % | +2.500 |' in text
+    assert {p.stem for p in (out / 'figures').iterdir()} == {
+        'made-up-curves', 'made-up-differences'
+    }  # fmt: skip

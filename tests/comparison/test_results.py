@@ -1,0 +1,78 @@
+"""Results are kept line by line and never mix."""
+
+import pytest
+
+from ubn_mmdet.comparison import results
+
+LINE = {
+    'comparison': 'some',
+    'norm': 'BN',
+    'seed': 0,
+    'commit': 'c1',
+    'config_hash': 'h0',
+    'setting_hash': 's',
+    'status': 'finished',
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'deep/results.jsonl'
+
+
+def test_lines_come_back_in_order(path):
+    assert results.read(path) == []
+    other = LINE | {'norm': 'UBN', 'config_hash': 'h1'}
+    results.append(path, LINE)
+    results.append(path, other)
+    assert results.read(path) == [LINE, other]
+    assert results.find(results.read(path), 'c1', 'h1') == other
+
+
+def test_a_line_is_of_its_commit_and_config_alone(path):
+    results.append(path, LINE)
+    lines = results.read(path)
+    assert results.find(lines, 'c1', 'h0') == LINE
+    assert results.find(lines, 'c2', 'h0') is None
+    assert results.find(lines, 'c1', 'h1') is None
+
+
+@pytest.mark.parametrize(
+    ('change', 'what'),
+    [({'commit': 'c2'}, 'other code'), ({'setting_hash': 't'}, 'other settings')],
+)
+def test_other_code_and_settings_are_refused(path, change, what):
+    results.append(path, LINE)
+    with pytest.raises(results.ResultsError, match=what):
+        results.append(path, LINE | change)
+    assert results.read(path) == [LINE]
+    elsewhere = LINE | change | {'comparison': 'another', 'config_hash': 'h9'}
+    results.append(path, elsewhere)
+    assert results.read(path) == [LINE, elsewhere]
+
+
+def test_of_two_attempts_the_last_counts(path):
+    results.append(path, LINE | {'status': 'failed'})
+    results.append(path, LINE)
+    assert results.read(path) == [LINE]
+
+
+def test_half_a_line_at_the_end_is_none(path):
+    results.append(path, LINE)
+    with open(path, 'a') as file:
+        file.write('{"comparison": "so')
+    assert results.read(path) == [LINE]
+    other = LINE | {'config_hash': 'h1'}
+    results.append(path, other)
+    assert results.read(path) == [LINE, other]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [('no json\n', 'line 1 is not json'), ('{"norm": "BN"}\n', "no 'comparison'")],
+)
+def test_damage_is_named(path, text, message):
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(results.ResultsError, match=message):
+        results.read(path)

@@ -1,0 +1,216 @@
+"""From a comparison to the configs of its runs, and what these are recognised by."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from helpers.commands import ROOT
+from helpers.comparisons import FIELDS, configs, few_shapes
+from mmengine.config import Config
+
+from ubn_mmdet.comparison.spec import Comparison, SpecError
+from ubn_mmdet.comparison.training.configs import (
+    config_hash,
+    open_data,
+    preset,
+    shared_config,
+)
+from ubn_mmdet.comparison.training.describe import make_plan
+from ubn_mmdet.comparison.training.initial_values import shared_start
+from ubn_mmdet.mm.config_nodes import nodes_of
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    return few_shapes(tmp_path_factory.mktemp('data') / 'shapes')
+
+
+def test_configs_follow_the_comparison(shapes):
+    bn, ubn = configs(Comparison.read(FIELDS), shapes).values()
+    assert bn.model.backbone.norm_cfg == preset('bn')
+    assert ubn.model.backbone.norm_cfg == preset('ubn')
+    for cfg in bn, ubn:
+        assert cfg.train_cfg.max_epochs == 1
+        assert [s.end for s in cfg.param_scheduler] == [50, 1]
+        assert cfg.train_dataloader.batch_size == 2
+        for loader in ('train', 'val'):
+            assert cfg[f'{loader}_dataloader'].num_workers == 0
+            assert not cfg[f'{loader}_dataloader'].persistent_workers
+            [resize] = [
+                step
+                for step in cfg[f'{loader}_dataloader'].dataset.pipeline
+                if step.type == 'Resize'
+            ]
+            assert resize.scale == (64, 64)
+        assert cfg.randomness.seed == 3
+    bn.model.backbone.norm_cfg = ubn.model.backbone.norm_cfg
+    assert bn.to_dict() == ubn.to_dict()
+
+
+def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
+    def plan(folder=shapes, **changes):
+        return make_plan(Comparison.read(FIELDS | changes), folder, tmp_path)
+
+    def hashes(made):
+        return [made['setting_hash'], *(run['config_hash'] for run in made['runs'])]
+
+    first = hashes(plan())
+    assert len(set(first)) == 3
+    moved = tmp_path / 'elsewhere'
+    moved.symlink_to(shapes)
+    os.makedirs(tmp_path / 'copy')
+    assert hashes(plan(moved)) == hashes(plan(epochs=1)) == first
+    for changes in (
+        {'epochs': 2},
+        {'image_size': 96},
+        {'batch_size': 3},
+        {'processes': 2},
+        {'workers': 2},
+        {'train_images': 4},
+        {'options': {'optim_wrapper.optimizer.lr': 0.1}},
+    ):
+        assert not set(hashes(plan(**changes))) & set(first), changes
+    other_seed = hashes(plan(groups=[{'norms': ['BN'], 'seeds': [4]}]))
+    assert other_seed[0] == first[0] and other_seed[1] not in first
+    logging = plan(options={'default_hooks.logger.interval': 7})
+    assert hashes(logging) == first
+
+
+def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
+    def plan(path):
+        start = {'_delete_': True, 'type': 'Pretrained', 'checkpoint': str(path)}
+        norm = {'name': 'BN', 'options': {'model.backbone.init_cfg': start}}
+        fields = FIELDS | {'groups': [{'norms': [norm], 'seeds': [3]}]}
+        made = make_plan(Comparison.read(fields), shapes, tmp_path)
+        return made['setting_hash'], made['runs'][0]['config_hash']
+
+    one, two = tmp_path / 'one.pth', tmp_path / 'two.pth'
+    one.write_bytes(b'weights')
+    two.write_bytes(b'weights')
+    first = plan(one)
+    assert plan(two) == first
+    two.write_bytes(b'others')
+    setting, run = plan(two)
+    assert setting == first[0] and run != first[1]
+    with pytest.raises(SpecError, match=r'no pre-trained weights .*three\.pth'):
+        plan(tmp_path / 'three.pth')
+    # Those that the detector's own config names need not be there.
+    protocol = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py', 'epochs': 3}
+    with pytest.raises(SpecError, match='no pre-trained weights work_dirs'):
+        make_plan(Comparison.read(FIELDS | protocol), shapes, tmp_path)
+    comparison = Comparison.read(FIELDS | protocol)
+    shared = shared_config(comparison, open_data(comparison, shapes, None))
+    assert shared.model.backbone.init_cfg.checkpoint is None
+
+
+def test_images_may_fit_into_a_rectangle(shapes):
+    for cfg in configs(
+        Comparison.read(FIELDS | {'image_size': [96, 64]}), shapes
+    ).values():
+        for loader in ('train', 'val', 'test'):
+            [resize] = nodes_of(cfg[f'{loader}_dataloader'], 'Resize')
+            assert tuple(resize.scale) == (96, 64) and resize.keep_ratio is True
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'detector': 'demo/none.py'}, 'the detector is neither'),
+        (
+            {'groups': [{'norms': ['XN'], 'seeds': [0]}]},
+            "no norm preset 'xn'.*bn-small",
+        ),
+        ({'options': {'model.backbone.depth.x': 1}}, 'do not fit'),
+    ],
+)
+def test_what_does_not_fit_is_named(shapes, changes, message):
+    with pytest.raises(SpecError, match=message):
+        configs(Comparison.read(FIELDS | changes), shapes)
+
+
+def written(tmp_path, base, text):
+    """The path of a detector's config that is based on one of ours."""
+    path = tmp_path / 'detector_1x_some.py'
+    path.write_text(f"_base_ = '{ROOT}/configs/{base}'\n{text}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ('epochs', 'milestones'),
+    [(12, [8, 11]), (24, [16, 22]), (6, [4, 5]), (4, [2, 3]), (3, [1, 2])],
+)
+def test_every_decay_of_the_schedule_happens(shapes, epochs, milestones):
+    fields = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py', 'epochs': epochs}
+    for cfg in configs(Comparison.read(FIELDS | fields), shapes).values():
+        [decay] = [s for s in cfg.param_scheduler if 'milestones' in s]
+        assert decay.milestones == milestones
+
+
+def test_epochs_without_a_place_for_every_decay_are_refused(shapes):
+    fields = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py', 'epochs': 2}
+    with pytest.raises(SpecError, match=r'\[8, 11\] of 12: .* at least 3, got 2'):
+        configs(Comparison.read(FIELDS | fields), shapes)
+
+
+def test_what_holds_for_the_norm_that_is_replaced_holds_on(shapes):
+    old = {'model.backbone.norm_cfg.eps': 0.01, 'model.backbone.norm_cfg.momentum': 0.2}
+    for name, cfg in configs(
+        Comparison.read(FIELDS | {'options': old}), shapes
+    ).items():
+        assert cfg.model.backbone.norm_cfg.type == name
+        assert cfg.model.backbone.norm_cfg.eps == 0.01
+        assert cfg.model.backbone.norm_cfg.momentum == 0.2
+
+
+def test_everything_that_decides_is_in_the_hash():
+    class Data:
+        root = '/nowhere'
+
+    def hash_of(**more):
+        return config_hash(Config({'model': {'type': 'A'}, **more}), Data, 'data', 1)
+
+    first = hash_of()
+    assert hash_of(data_preprocessor={'mean': [1]}) != first
+    assert hash_of(model_wrapper_cfg={'type': 'B'}) != first
+    assert hash_of(work_dir='here', launcher='none', log_level='INFO') == first
+
+
+def test_an_image_that_is_exchanged_makes_other_runs(shapes, tmp_path):
+    copy = shutil.copytree(shapes, tmp_path / 'shapes')
+    comparison = Comparison.read(FIELDS)
+    first = make_plan(comparison, copy, tmp_path)
+    first.pop('folder')
+    shutil.copy(copy / 'train/000001.png', copy / 'train/000002.png')
+    assert (
+        first['setting_hash'] != make_plan(comparison, copy, tmp_path)['setting_hash']
+    )
+    shutil.copy(shapes / 'train/000002.png', copy / 'train/000002.png')
+    (copy / 'train/thumbnails').touch()  # no image of the data
+    again = make_plan(comparison, copy, tmp_path)
+    again.pop('folder')
+    assert again == first
+
+
+def test_a_detectors_own_weights_are_loaded_and_are_in_the_hash(shapes, tmp_path):
+    weights = tmp_path / 'weights.pth'
+    base = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
+    detector = written(tmp_path, base, f'load_from = {str(weights)!r}')
+    comparison = Comparison.read(FIELDS | {'detector': detector})
+    with pytest.raises(SpecError, match=r'no pre-trained weights .*weights\.pth'):
+        make_plan(comparison, shapes, tmp_path)
+    values = {
+        'backbone.conv1.weight': torch.full((64, 3, 7, 7), 0.5),
+        'backbone.bn1.weight': torch.full((64,), 0.25),
+        'roi_head.bbox_head.fc_cls.weight': torch.zeros(81, 1024),  # of other classes
+    }
+    torch.save({'state_dict': values}, weights)
+    first = make_plan(comparison, shapes, tmp_path)
+    start = shared_start(configs(comparison, shapes)['UBN'], 3)
+    for name in 'backbone.conv1.weight', 'backbone.bn1.weight':
+        torch.testing.assert_close(start[name], values[name])
+    assert start['roi_head.bbox_head.fc_cls.weight'].shape[0] < 81
+    torch.save({'state_dict': {}}, weights)
+    other = make_plan(comparison, shapes, tmp_path)
+    assert first['setting_hash'] != other['setting_hash']
+    assert first['runs'][0]['config_hash'] != other['runs'][0]['config_hash']

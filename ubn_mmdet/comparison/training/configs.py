@@ -1,0 +1,253 @@
+"""From a run of a comparison to the config that the toolbox trains."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from ...data.coco_folder import SPLITS, CocoFolder
+from ...data.image_folder import CLASSES, ImageFolder
+from ...data.subset import make_subset
+from ...mm.config_nodes import nodes_of
+from ...mm.datasets import SPLIT_OF_LOADER
+from ...mm.norm_configs import batchnorms, with_norm
+from ...paths import configs_dir
+from ..spec import Comparison, Norm, Run, SpecError, fingerprint
+from .task import Folder, task_of
+
+# What does not decide about the result: where things are, and how they are logged.
+NOT_HASHED = (
+    *('work_dir', 'default_hooks', 'log_processor', 'log_level', 'experiment_name'),
+    *('visualizer', 'vis_backends', 'env_cfg', 'launcher', 'resume'),
+    *('test_dataloader', 'test_evaluator', 'test_cfg'),
+)
+_ROOT = 'DATA'
+_BATCH_NORM = {'type': 'BN', 'requires_grad': True}
+_HEAD_BYTES = 4096
+
+
+def open_data(
+    comparison: Comparison, source: str | os.PathLike, work_dir: str | os.PathLike
+) -> Folder:
+    """The checked data of a comparison: a folder, or a part of it made in ``work_dir``."""
+    source = Path(source).resolve()
+    parts = {'classes': comparison.classes, 'train_images': comparison.train_images}
+    is_part = any(value is not None for value in parts.values())
+    if (source / CLASSES).exists():
+        if is_part:
+            raise SpecError(f'{source} is to be classified: it is used as a whole')
+        return ImageFolder.open(source)
+    folder = CocoFolder.open(source)
+    if not is_part:
+        return folder
+    words = [str(v) + k.replace('_', '-') for k, v in parts.items() if v is not None]
+    target = Path(work_dir).resolve() / 'data' / '-'.join([folder.root.name, *words])
+    return CocoFolder.open(make_subset(folder, target, **parts))
+
+
+def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
+    """The config of one run, complete but for where its files go.
+
+    Raises:
+        SpecError: If the detector's config or the preset does not fit.
+    """
+    cfg = common_config(comparison, folder)
+    cfg.model = _with_norm(cfg, preset(run.norm.preset))
+    _override(cfg, run.norm.options)
+    cfg.randomness = {'seed': run.seed}
+    return cfg
+
+
+def common_config(comparison: Comparison, folder: Folder) -> Config:
+    """What all runs of a comparison share, with the norm of the detector's config."""
+    cfg = deepcopy(_read_config(_find_config(comparison.detector)))
+    try:
+        task_of(folder).use_folder(cfg, folder, comparison.image_size)
+        _set_epochs(cfg, comparison.epochs)
+    except (AttributeError, KeyError, ValueError) as error:
+        raise SpecError(f'{comparison.detector} cannot be compared: {error}') from error
+    cfg.train_dataloader.batch_size = comparison.batch_size
+    for loader in SPLIT_OF_LOADER:
+        node = cfg[f'{loader}_dataloader']
+        node.num_workers = comparison.workers
+        # Started anew in each epoch: their random state is that epoch's.
+        node.persistent_workers = False
+        node.worker_init_fn = {'type': 'keep_worker_seed'}
+        node.pop('prefetch_factor', None)  # PyTorch refuses it without workers
+    _override(cfg, comparison.options)
+    return cfg
+
+
+def shared_config(comparison: Comparison, folder: Folder) -> Config:
+    """:func:`common_config` without what is each run's own, but for the norm."""
+    cfg = common_config(comparison, folder)
+    cfg.randomness = None
+    for node in nodes_of(cfg.model, 'Pretrained'):
+        node.checkpoint = None
+    return cfg
+
+
+def config_hash(cfg: Config, folder: Folder, data: str, processes: int) -> str:
+    """A hash of what decides about a run's result.
+
+    Where the data and pre-trained weights are does not count, but what they are.
+
+    Args:
+        cfg: Of the run.
+        folder: The data.
+        data: Their hash (:func:`data_hash`).
+        processes: How many train together.
+    """
+    content = deepcopy(cfg)
+    for key in NOT_HASHED:
+        content.pop(key, None)
+    for node in nodes_of(content.model, 'Pretrained'):
+        node.checkpoint = _weights_hash(node.checkpoint)
+    content.load_from = _weights_hash(content.get('load_from'))
+    tree = _replace_root(content.to_dict(), str(folder.root))
+    return fingerprint([tree, data, processes])
+
+
+def data_hash(folder: Folder) -> str:
+    """A hash of annotations and images.
+
+    Annotations count as a whole. Of an image it is the size in bytes and the first 4096
+    bytes, besides its name: large data would take minutes to read.
+    """
+    task = task_of(folder)
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update(_file_hash(task.listing(folder, split)).encode())
+        for path in task.images(folder, split):
+            with open(path, 'rb') as file:
+                head = file.read(_HEAD_BYTES)
+            digest.update(f'{path.stat().st_size}\n'.encode() + head)
+    return digest.hexdigest()
+
+
+def preset(name: str) -> dict:
+    """The ``norm_cfg`` of ``configs/_base_/norms/<name>.py``."""
+    presets = configs_dir() / '_base_/norms'
+    path = presets / f'{name}.py'
+    if not path.is_file():
+        known = ', '.join(sorted(p.stem for p in presets.glob('*.py')))
+        raise SpecError(
+            f'there is no norm preset {name!r} in {presets}; it has {known}'
+        )
+    return Config.fromfile(path).norm.to_dict()
+
+
+def batch_norm_twin(cfg: Config) -> Config:
+    """The same config with BatchNorm."""
+    twin = deepcopy(cfg)
+    twin.model = _with_norm(cfg, _BATCH_NORM)
+    return twin
+
+
+def _with_norm(cfg: Config, norm: dict) -> ConfigDict:
+    scope = cfg.get('default_scope', 'mmdet')
+    if not list(batchnorms(cfg.model, scope)):
+        raise SpecError('the detector has no norm_cfg with a BatchNorm to replace')
+    return with_norm(cfg.model, norm, scope)
+
+
+def describe(comparison: Comparison, norm: Norm) -> dict:
+    """What a result says of the settings of a norm's runs."""
+    return {
+        'comparison': comparison.name,
+        'detector': comparison.detector_name(),
+        'norm': norm.name,
+        'norm_cfg': preset(norm.preset),
+        'options': {**comparison.options, **norm.options},
+        'epochs': comparison.epochs,
+        'image_size': comparison.image_size,
+        'batch_size': comparison.batch_size,
+        'processes': comparison.processes,
+    }
+
+
+def _override(cfg: Config, options: dict) -> None:
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError) as error:
+        raise SpecError(f'the options {options} do not fit: {error}') from error
+
+
+@cache
+def _read_config(path: Path) -> Config:
+    """The toolbox takes seconds to find what ``mmdet::`` names."""
+    return Config.fromfile(path)
+
+
+def _find_config(name: str) -> Path:
+    candidates = configs_dir() / name, Path(name)
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise SpecError(f'the detector is neither {candidates[0]} nor {candidates[1]}')
+
+
+def _set_epochs(cfg: Config, epochs: int) -> None:
+    """Stretch the schedule, and evaluate each epoch; a warm-up counted in steps stays.
+
+    Raises:
+        ValueError: If the epochs have no place for all milestones of the schedule.
+    """
+    old = cfg.train_cfg.max_epochs
+    cfg.train_cfg.max_epochs = epochs
+    cfg.train_cfg.val_interval = 1
+    for scheduler in cfg.param_scheduler:
+        if not scheduler.get('by_epoch', True):
+            continue
+        for key in ('begin', 'end', 'T_max'):
+            if key in scheduler:
+                scheduler[key] = round(scheduler[key] * epochs / old)
+        if 'milestones' in scheduler:
+            scheduler.milestones = _stretch_milestones(
+                scheduler.milestones, old, epochs
+            )
+
+
+def _stretch_milestones(milestones: Sequence[int], old: int, epochs: int) -> list[int]:
+    """Each at its share of the epochs, but before the last one ends and apart."""
+    count = len(milestones)
+    if epochs <= count:
+        raise ValueError(
+            f'its schedule has milestones after the epochs {list(milestones)} of {old}: '
+            f'epochs must be at least {count + 1}, got {epochs}'
+        )
+    stretched: list[int] = []
+    for i, milestone in enumerate(milestones):
+        earliest = stretched[-1] + 1 if stretched else 1
+        latest = epochs - (count - i)
+        stretched.append(min(max(round(milestone * epochs / old), earliest), latest))
+    return stretched
+
+
+def _weights_hash(checkpoint: str | None) -> str | None:
+    """Of a file; a name that the toolbox looks up, torchvision://..., is as good."""
+    if not checkpoint or '://' in checkpoint:
+        return checkpoint
+    if not Path(checkpoint).is_file():
+        raise SpecError(f'there are no pre-trained weights {checkpoint}')
+    return _file_hash(Path(checkpoint))
+
+
+def _file_hash(path: Path) -> str:
+    with open(path, 'rb') as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _replace_root(tree: object, root: str) -> object:
+    if isinstance(tree, dict):
+        return {key: _replace_root(value, root) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_replace_root(value, root) for value in tree]
+    return tree.replace(root, _ROOT) if isinstance(tree, str) else tree

@@ -1,0 +1,233 @@
+"""What a run of a comparison does besides training."""
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce, collect_results, get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import FUNCTIONS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from ...files import write_whole
+from ..accuracy import TOP
+from ..predictions_file import write_predictions
+from ..results import MAIN_METRICS, metric_name
+from .logs import read_scalars
+
+
+class DivergedError(RuntimeError):
+    """The loss is no finite number."""
+
+
+class ReseedHook(Hook):
+    """Sets the random state from the seed, the epoch and, for PyTorch, the step.
+
+    Runs of different norms then augment alike, and draw alike as far as their
+    proposals allow; a resumed run draws what it would have drawn uninterrupted.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Augmentation draws from this, or from what a worker's state is drawn from it."""
+        state = self._state('epoch', runner.epoch)
+        random.seed(state)
+        np.random.seed(state)
+        torch.manual_seed(state)
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """What one step draws does not shift what the next one draws."""
+        torch.manual_seed(self._state('step', runner.iter))
+
+    def _state(self, kind: str, number: int) -> int:
+        words = [self._seed, get_rank(), kind == 'step', number]
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+class ClockHook(Hook):
+    """Seconds that a run has taken, over its parts if it was interrupted.
+
+    What was lost by an interruption does not count: they are kept in checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + time.monotonic() - self._start
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on from a checkpoint's time, if it has one."""
+        self._before = checkpoint.get('meta', {}).get('seconds', 0.0)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the time so far."""
+        checkpoint['meta']['seconds'] = self.seconds
+
+
+class CatchUpHook(Hook):
+    """Makes up for an evaluation that an interruption has lost.
+
+    The toolbox writes an epoch's checkpoint before it evaluates, and resumes with the next
+    epoch.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Evaluate what was resumed from if that is due and not in the logs."""
+        if not _evaluates(runner.train_loop, runner.epoch):
+            return
+        _, evaluations = read_scalars(runner.work_dir)
+        if runner.epoch not in evaluations:
+            runner.val_loop.run()
+
+
+def _evaluates(loop: EpochBasedTrainLoop, epoch: int) -> bool:
+    """Whether the toolbox evaluates after so many epochs."""
+    is_last = epoch == loop.max_epochs
+    return epoch >= loop.val_begin and (is_last or epoch % loop.val_interval == 0)
+
+
+class NothingFoundHook(Hook):
+    """Gives an evaluation without any detection the AP that the toolbox leaves out: 0.
+
+    It has to run before all other hooks, which note the metrics.
+
+    Args:
+        kinds: What is evaluated, ``'bbox'``, ``'segm'`` or both.
+    """
+
+    def __init__(self, kinds: str | Sequence[str]) -> None:
+        self._kinds = [kinds] if isinstance(kinds, str) else kinds
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Add what is missing."""
+        assert metrics is not None
+        for kind in self._kinds:
+            metrics.setdefault(f'coco/{kind}_mAP', 0.0)
+
+
+class ClassesHook(Hook):
+    """Keeps the predictions of a classifier's last evaluation, as ``accuracy.py`` has them.
+
+    Args:
+        path: Of their file.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._path = path
+        self._found: list[dict] = []
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Forget those of the evaluation before."""
+        self._found.clear()
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence = (),
+    ) -> None:
+        """Note the best classes of each image."""
+        prefix = runner.val_loop.dataloader.dataset.img_prefix
+        for sample in outputs:
+            scores = sample.pred_score
+            best = scores.topk(min(max(TOP), len(scores))).indices
+            self._found.append({
+                'image': os.path.relpath(sample.img_path, prefix),
+                'truth': sample.gt_label.item(),
+                'classes': best.tolist(),
+            })  # fmt: skip
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Write those of all ranks."""
+        size = len(runner.val_loop.dataloader.dataset)
+        found = collect_results(self._found, size)
+        if found is not None:
+            write_predictions(self._path, found)
+
+
+class WatchHook(Hook):
+    """Ends a run whose loss is not finite, and tells how far it is.
+
+    Args:
+        path: A json file, ``{'step', 'steps', 'epoch', 'epochs', 'metrics'}``.
+        interval: Steps between writing.
+    """
+
+    def __init__(self, path: str | os.PathLike, interval: int) -> None:
+        self._path = Path(path)
+        self._interval = interval
+        self._metrics: dict[str, float] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Say where it starts from."""
+        self._write(runner)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Look at the loss, which the toolbox has read from the device already.
+
+        Raises:
+            DivergedError: On all ranks, if it is not finite on one of them.
+        """
+        loss = runner.message_hub.get_scalar('train/loss').current()
+        finite = torch.tensor(float(math.isfinite(loss)))
+        all_reduce(finite, op='min')
+        if not finite:
+            what = f'the loss is {loss}'
+            if math.isfinite(loss):
+                what = "another process's loss is not finite"
+            raise DivergedError(
+                f'{what} in step {runner.iter + 1} (epoch {runner.epoch + 1})'
+            )
+        if self.every_n_train_iters(runner, self._interval):
+            self._write(runner, done=runner.iter + 1)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Note the metrics."""
+        self._metrics = {
+            name: value
+            for key, value in (metrics or {}).items()
+            if (name := metric_name(key)) in MAIN_METRICS
+        }
+        self._write(runner)
+
+    def _write(self, runner: Runner, done: int | None = None) -> None:
+        if get_rank():
+            return
+        content = {
+            'step': runner.iter if done is None else done,
+            'steps': runner.max_iters,
+            'epoch': runner.epoch,
+            'epochs': runner.max_epochs,
+            'metrics': self._metrics,
+        }
+        write_whole(self._path, json.dumps(content).encode())
+
+
+@FUNCTIONS.register_module()
+def keep_worker_seed(worker_id: int, **_: object) -> None:
+    """For ``worker_init_fn``: leaves a worker that loads data its random state.
+
+    PyTorch draws it from the state of the process, which :class:`ReseedHook` sets by seed,
+    epoch and rank, and from the number of the worker. The toolbox's own function would give
+    it the same state in every epoch.
+    """
