@@ -91,7 +91,7 @@ class ClusterLauncher:
             import submitit
         except ModuleNotFoundError:
             raise ComparisonError(
-                '--cluster needs submitit: pip install "ubn_mmdet[cluster]"'
+                '--cluster needs submitit: pip install submitit'
             ) from None
         parameters = {
             'name': 'compare-norms',

@@ -150,9 +150,7 @@ def _score(run: Result, truth: dict | None) -> Scores:
         else:
             scores = score(truth, predictions)
     except ModuleNotFoundError:
-        raise ImagesError(
-            'hotcoco is not installed: `pip install "ubn_mmdet[report]"`.'
-        ) from None
+        raise ImagesError('hotcoco is not installed: `pip install hotcoco`.') from None
     except ImagesError as error:
         raise ImagesError(f'{name}: {error}.') from None
     metric = next(metric for metric in MAIN_METRICS if metric in scores.metrics)

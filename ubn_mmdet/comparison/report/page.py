@@ -39,7 +39,7 @@ def html_page(
         from markdown_it import MarkdownIt
     except ModuleNotFoundError as error:
         raise PageError(
-            f'the HTML page needs {error.name}: pip install "ubn_mmdet[report]"'
+            f'the HTML page needs {error.name}: pip install {error.name}'
         ) from None
 
     parser = MarkdownIt('commonmark', {'html': False}).enable('table')

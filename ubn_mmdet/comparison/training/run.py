@@ -7,7 +7,6 @@ The specification is what ``ubn_mmdet.comparison.driver`` writes; the result goe
 import json
 import os
 import pickle
-import platform
 import resource
 import statistics
 import sys
@@ -25,6 +24,7 @@ from mmengine.runner import Runner
 
 from ...checkpoints.files import write_checkpoint
 from ...files import write_whole
+from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
 from ...mm.condensation_hook import CondensationHook
 from ...mm.tools import join_ranks_on_cpu
@@ -139,7 +139,8 @@ def _about(
         'seconds_per_step': _median(record['time'] for record in training.values()),
         'peak_memory_mb': _peak_memory(),
         'parameters': sum(p.numel() for p in runner.model.parameters()),
-        'device': _device_name(),
+        # Runs of different devices never share a table.
+        'device': describe_machine(torch.device(get_device()))['device'],
         'versions': {
             name: import_module(name).__version__
             for name in ('torch', 'mmengine', 'mmcv', *packages)
@@ -232,17 +233,6 @@ def _peak_memory() -> int:
     if get_device() == 'cuda':
         return round(torch.cuda.max_memory_allocated() / 2**20)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-
-
-def _device_name() -> str:
-    """What the run was made on: runs of different devices never share a table."""
-    if get_device() == 'cuda':
-        return torch.cuda.get_device_name()
-    with open('/proc/cpuinfo') as lines:
-        names = (line.split(':')[1].strip() for line in lines if 'model name' in line)
-        name = next(names, platform.machine())
-    threads = torch.get_num_threads()
-    return f'{name}, {threads} thread{"s" * (threads > 1)}'
 
 
 def _is_finite(model: torch.nn.Module) -> bool:
