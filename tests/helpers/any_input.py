@@ -15,6 +15,7 @@ from ubn_mmdet.layers import (
     UBN,
     BatchRenorm,
     InitBN,
+    JSNorm,
     PowerNorm,
 )
 
@@ -62,6 +63,7 @@ OWN = {
     },
     PowerNorm: TRACKS
     | {'warmup_steps': counts, 'momentum': st.sampled_from([0.0, 0.1, 1.0])},
+    JSNorm: {},
 }
 assert OWN.keys() == set(FAMILY)
 

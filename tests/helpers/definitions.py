@@ -23,6 +23,7 @@ DEFINITIONS = {
     'BatchRenorm': statistics.batch_renorm,
     'MABN': statistics.mabn,
     'PowerNorm': statistics.power_norm,
+    'JSNorm': relatives.js_norm,
 }
 assert {UBN.__name__, *DEFINITIONS} == {member.__name__ for member in FAMILY}
 

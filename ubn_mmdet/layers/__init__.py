@@ -7,6 +7,7 @@ from .centralized_conv import CentralizedConv2d
 from .convert import convert_batchnorm
 from .iebn import IEBN
 from .init_bn import InitBN
+from .js_norm import JSNorm
 from .mabn import MABN
 from .padding import hide_padding
 from .power_norm import PowerNorm
@@ -15,7 +16,7 @@ from .rbn import RBN
 from .ubn import UBN
 
 # Each is registered under its name where there is a toolbox.
-FAMILY = (UBN, RBN, IEBN, BNET, BGN, InitBN, BatchRenorm, MABN, PowerNorm)
+FAMILY = (UBN, RBN, IEBN, BNET, BGN, InitBN, BatchRenorm, MABN, PowerNorm, JSNorm)
 
 __all__ = [
     'BGN',
@@ -28,6 +29,7 @@ __all__ = [
     'BatchRenorm',
     'CentralizedConv2d',
     'InitBN',
+    'JSNorm',
     'PowerNorm',
     'convert_batchnorm',
     'hide_padding',

@@ -14,6 +14,7 @@ from .grouped import GroupStatistics, PieceAffine
 from .memory import MemoryStatistics
 from .power import PowerStatistics
 from .renorm import RenormStatistics
+from .shrunk import ShrunkStatistics
 from .stage import Entry, Stage
 from .statistics import BatchStatistics, GatedStatistics, Statistics
 
@@ -31,6 +32,7 @@ __all__ = [
     'PowerStatistics',
     'RawScaling',
     'RenormStatistics',
+    'ShrunkStatistics',
     'Stage',
     'Statistics',
 ]
