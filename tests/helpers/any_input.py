@@ -10,6 +10,7 @@ from ubn_mmdet.layers import (
     BNET,
     FAMILY,
     IEBN,
+    L2BN,
     MABN,
     RBN,
     UBN,
@@ -64,6 +65,7 @@ OWN = {
     PowerNorm: TRACKS
     | {'warmup_steps': counts, 'momentum': st.sampled_from([0.0, 0.1, 1.0])},
     JSNorm: {},
+    L2BN: {},
 }
 assert OWN.keys() == set(FAMILY)
 

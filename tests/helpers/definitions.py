@@ -24,6 +24,7 @@ DEFINITIONS = {
     'MABN': statistics.mabn,
     'PowerNorm': statistics.power_norm,
     'JSNorm': relatives.js_norm,
+    'L2BN': relatives.l2bn,
 }
 assert {UBN.__name__, *DEFINITIONS} == {member.__name__ for member in FAMILY}
 

@@ -152,3 +152,21 @@ def james_stein(vector: Tensor) -> Tensor:
     mean = vector.sum() / c
     var = ((vector - mean) ** 2).sum() / c
     return (1 - (c - 2) * var / (vector**2).sum()) * vector
+
+
+def l2bn(
+    xs: list[Tensor],
+    state: State,
+    *,
+    training: bool,
+    eps: float,
+    momentum: float | None,
+) -> Result:
+    """BatchNorm of samples of one L2 norm."""
+    scaled = [
+        torch.stack([(one.numel() / (one**2).sum()).sqrt() * one for one in x])
+        if x.numel()
+        else x
+        for x in xs
+    ]
+    return batchnorm(scaled, state, training=training, eps=eps, momentum=momentum)

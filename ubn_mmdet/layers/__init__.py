@@ -8,6 +8,7 @@ from .convert import convert_batchnorm
 from .iebn import IEBN
 from .init_bn import InitBN
 from .js_norm import JSNorm
+from .l2bn import L2BN
 from .mabn import MABN
 from .padding import hide_padding
 from .power_norm import PowerNorm
@@ -16,13 +17,17 @@ from .rbn import RBN
 from .ubn import UBN
 
 # Each is registered under its name where there is a toolbox.
-FAMILY = (UBN, RBN, IEBN, BNET, BGN, InitBN, BatchRenorm, MABN, PowerNorm, JSNorm)
+FAMILY = (
+    *(UBN, RBN, IEBN, BNET, BGN, InitBN, JSNorm, L2BN),
+    *(BatchRenorm, MABN, PowerNorm),  # with averages over batches in training
+)
 
 __all__ = [
     'BGN',
     'BNET',
     'FAMILY',
     'IEBN',
+    'L2BN',
     'MABN',
     'RBN',
     'UBN',

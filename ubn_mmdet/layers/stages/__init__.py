@@ -10,6 +10,7 @@ from .affine import (
     NormalizedScaling,
     RawScaling,
 )
+from .equalizing import L2Equalizing
 from .grouped import GroupStatistics, PieceAffine
 from .memory import MemoryStatistics
 from .power import PowerStatistics
@@ -26,6 +27,7 @@ __all__ = [
     'Entry',
     'GatedStatistics',
     'GroupStatistics',
+    'L2Equalizing',
     'MemoryStatistics',
     'NormalizedScaling',
     'PieceAffine',
