@@ -13,6 +13,7 @@ from .layers import (
     IEBN,
     L2BN,
     MABN,
+    MBN,
     RBN,
     UBN,
     BatchRenorm,
@@ -23,6 +24,7 @@ from .layers import (
     convert_batchnorm,
     hide_padding,
     precise_statistics,
+    second_forward,
 )
 from .mm.toolbox import mmengine_problem
 from .ops.padding import padded_images
@@ -35,6 +37,7 @@ __all__ = [
     'IEBN',
     'L2BN',
     'MABN',
+    'MBN',
     'RBN',
     'UBN',
     'BatchRenorm',
@@ -49,6 +52,7 @@ __all__ = [
     'padded_images',
     'precise_statistics',
     'reference_passes',
+    'second_forward',
 ]
 
 

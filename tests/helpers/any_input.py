@@ -12,6 +12,7 @@ from ubn_mmdet.layers import (
     IEBN,
     L2BN,
     MABN,
+    MBN,
     RBN,
     UBN,
     BatchRenorm,
@@ -61,6 +62,11 @@ OWN = {
         'warmup_steps': counts,
         'renorm_steps': counts,
         'r_max': st.sampled_from([1, 1.1, 5.0]),
+    },
+    MBN: TRACKS
+    | {
+        'memory_size': st.integers(1, 3),
+        'decay': st.sampled_from([0.5, 0.9, 1.0]),
     },
     PowerNorm: TRACKS
     | {'warmup_steps': counts, 'momentum': st.sampled_from([0.0, 0.1, 1.0])},

@@ -18,7 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from ubn_mmdet.layers import BGN, FAMILY, L2BN, MABN, InitBN, JSNorm, PowerNorm
+from ubn_mmdet.layers import BGN, FAMILY, L2BN, MABN, MBN, InitBN, JSNorm, PowerNorm
 from ubn_mmdet.mm.members import asks_for_ours
 from ubn_mmdet.mm.replacers import UBNReplacedError
 
@@ -34,7 +34,7 @@ def members(*left_out: type[nn.Module]) -> pytest.MarkDecorator:
 MEMBERS = members()
 # tests/layers/test_bgn.py has more of BGN. L2BN loads these weights, and scales samples.
 TAKE_BATCHNORM = members(BGN, L2BN)
-START_AS_BATCHNORM = members(BGN, InitBN, JSNorm, L2BN, MABN, PowerNorm)
+START_AS_BATCHNORM = members(BGN, InitBN, JSNorm, L2BN, MABN, MBN, PowerNorm)
 
 
 def config(norm: type[nn.Module] | str, **more) -> dict:

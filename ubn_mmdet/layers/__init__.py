@@ -10,6 +10,7 @@ from .init_bn import InitBN
 from .js_norm import JSNorm
 from .l2bn import L2BN
 from .mabn import MABN
+from .mbn import MBN, second_forward
 from .padding import hide_padding
 from .power_norm import PowerNorm
 from .precise import precise_statistics
@@ -19,7 +20,7 @@ from .ubn import UBN
 # Each is registered under its name where there is a toolbox.
 FAMILY = (
     *(UBN, RBN, IEBN, BNET, BGN, InitBN, JSNorm, L2BN),
-    *(BatchRenorm, MABN, PowerNorm),  # with averages over batches in training
+    *(BatchRenorm, MABN, MBN, PowerNorm),  # with averages over batches in training
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     'IEBN',
     'L2BN',
     'MABN',
+    'MBN',
     'RBN',
     'UBN',
     'BatchRenorm',
@@ -39,4 +41,5 @@ __all__ = [
     'convert_batchnorm',
     'hide_padding',
     'precise_statistics',
+    'second_forward',
 ]

@@ -12,6 +12,7 @@ from .affine import (
 )
 from .equalizing import L2Equalizing
 from .grouped import GroupStatistics, PieceAffine
+from .memorized import MemorizedStatistics
 from .memory import MemoryStatistics
 from .power import PowerStatistics
 from .renorm import RenormStatistics
@@ -28,6 +29,7 @@ __all__ = [
     'GatedStatistics',
     'GroupStatistics',
     'L2Equalizing',
+    'MemorizedStatistics',
     'MemoryStatistics',
     'NormalizedScaling',
     'PieceAffine',
