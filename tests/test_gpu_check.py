@@ -27,7 +27,7 @@ def test_what_needs_no_gpu_passes(tmp_path, monkeypatch):
     lines = []
     result = run_checks(CPU, tmp_path / 'check.json', 60, lines.append)
     assert not result['failed']
-    assert len(lines) == len(result['checks']) == 15
+    assert len(lines) == len(result['checks']) == len(gpu_check.FAMILY) + 6
     assert json.loads((tmp_path / 'check.json').read_text()) == result
     table = (tmp_path / 'check.md').read_text()
     assert table.startswith('CPU, PyTorch') and '| numbers: UBN, fused |' in table

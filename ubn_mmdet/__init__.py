@@ -11,16 +11,20 @@ from .layers import (
     BGN,
     BNET,
     IEBN,
+    L2BN,
     MABN,
+    MBN,
     RBN,
     UBN,
     BatchRenorm,
     CentralizedConv2d,
     InitBN,
+    JSNorm,
     PowerNorm,
     convert_batchnorm,
     hide_padding,
     precise_statistics,
+    second_forward,
 )
 from .mm.toolbox import mmengine_problem
 from .ops.padding import padded_images
@@ -31,12 +35,15 @@ __all__ = [
     'BGN',
     'BNET',
     'IEBN',
+    'L2BN',
     'MABN',
+    'MBN',
     'RBN',
     'UBN',
     'BatchRenorm',
     'CentralizedConv2d',
     'InitBN',
+    'JSNorm',
     'PowerNorm',
     '__version__',
     'choose_passes',
@@ -45,6 +52,7 @@ __all__ = [
     'padded_images',
     'precise_statistics',
     'reference_passes',
+    'second_forward',
 ]
 
 

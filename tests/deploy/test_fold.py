@@ -9,7 +9,7 @@ from torch import nn
 
 from ubn_mmdet import BGN, BNET, UBN, CentralizedConv2d
 from ubn_mmdet.deploy import fold
-from ubn_mmdet.layers import FAMILY
+from ubn_mmdet.layers import FAMILY, L2BN
 
 REST = {
     'k=1': OFF,
@@ -93,7 +93,7 @@ def test_a_constant_gate_is_a_factor():
 
 
 @pytest.mark.parametrize(
-    'member', [m for m in FAMILY if m is not BGN], ids=lambda m: m.__name__
+    'member', [m for m in FAMILY if m not in (BGN, L2BN)], ids=lambda m: m.__name__
 )
 def test_members_of_the_family(member):
     model = nn.Sequential(conv(3, 4, 1), at_rest(shake(member(4, dtype=torch.float64))))
@@ -121,12 +121,14 @@ def test_every_set_of_stages_stays_what_it_is(settings):
 def test_what_cannot_be_folded_is_left_and_named():
     groups = BGN(4, num_groups=2, dtype=torch.float64)
     untracked = UBN(4, track_running_stats=False, dtype=torch.float64)
-    model = nn.ModuleList([groups, untracked]).eval()
+    scaled = L2BN(4, dtype=torch.float64)
+    model = nn.ModuleList([groups, untracked, scaled]).eval()
     assert fold(model, lambda: None).left == {
         '0': 'GroupStatistics does not evaluate as BatchNorm',
         '1': 'it has no running statistics',
+        '2': 'L2Equalizing does not evaluate as BatchNorm',
     }
-    assert list(model) == [groups, untracked]
+    assert list(model) == [groups, untracked, scaled]
 
 
 def test_plain_batchnorms_too():

@@ -10,11 +10,14 @@ from ubn_mmdet.layers import (
     BNET,
     FAMILY,
     IEBN,
+    L2BN,
     MABN,
+    MBN,
     RBN,
     UBN,
     BatchRenorm,
     InitBN,
+    JSNorm,
     PowerNorm,
 )
 
@@ -60,8 +63,15 @@ OWN = {
         'renorm_steps': counts,
         'r_max': st.sampled_from([1, 1.1, 5.0]),
     },
+    MBN: TRACKS
+    | {
+        'memory_size': st.integers(1, 3),
+        'decay': st.sampled_from([0.5, 0.9, 1.0]),
+    },
     PowerNorm: TRACKS
     | {'warmup_steps': counts, 'momentum': st.sampled_from([0.0, 0.1, 1.0])},
+    JSNorm: {},
+    L2BN: {},
 }
 assert OWN.keys() == set(FAMILY)
 

@@ -12,6 +12,7 @@ from ubn_mmdet.layers import FAMILY
 OWN = {
     'BGN': ('num_groups',),
     'MABN': ('memory_size', 'warmup_steps', 'renorm_steps', 'r_max'),
+    'MBN': ('memory_size', 'decay'),
     'PowerNorm': ('warmup_steps',),
 }
 DEFINITIONS = {
@@ -22,7 +23,10 @@ DEFINITIONS = {
     'InitBN': relatives.batchnorm,
     'BatchRenorm': statistics.batch_renorm,
     'MABN': statistics.mabn,
+    'MBN': statistics.mbn,
     'PowerNorm': statistics.power_norm,
+    'JSNorm': relatives.js_norm,
+    'L2BN': relatives.l2bn,
 }
 assert {UBN.__name__, *DEFINITIONS} == {member.__name__ for member in FAMILY}
 

@@ -12,6 +12,7 @@ from helpers.definition import (
     batchnorm_statistics,
     depthwise,
     gap,
+    move,
     over_maps,
 )
 
@@ -117,3 +118,55 @@ def channel_affine(x: Tensor, state: State) -> Tensor:
     if 'weight' not in state:
         return x
     return over_maps(state['weight']) * x + over_maps(state['bias'])
+
+
+def js_norm(
+    xs: list[Tensor],
+    state: State,
+    *,
+    training: bool,
+    eps: float,
+    momentum: float | None,
+) -> Result:
+    """BatchNorm with James-Stein estimates."""
+    state = dict(state)
+    elements = torch.cat([x.transpose(0, 1).flatten(1) for x in xs], dim=1)
+    n = elements.shape[1]
+    tracks = 'running_mean' in state
+    if n == 0 or (tracks and not training):
+        mean, var = state['running_mean'], state['running_var']
+    else:
+        mean = elements.mean(1)
+        var = ((elements - mean[:, None]) ** 2).mean(1)
+        mean, var = james_stein(mean), james_stein(var)
+        if tracks:
+            move(state, mean, var * n / (n - 1), momentum)
+    return [channel_affine(normalize(x, mean, var, eps), state) for x in xs], state
+
+
+def james_stein(vector: Tensor) -> Tensor:
+    """A vector, shrunk towards zero by how its entries differ."""
+    c = len(vector)
+    if c < 3:
+        return vector
+    mean = vector.sum() / c
+    var = ((vector - mean) ** 2).sum() / c
+    return (1 - (c - 2) * var / (vector**2).sum()) * vector
+
+
+def l2bn(
+    xs: list[Tensor],
+    state: State,
+    *,
+    training: bool,
+    eps: float,
+    momentum: float | None,
+) -> Result:
+    """BatchNorm of samples of one L2 norm."""
+    scaled = [
+        torch.stack([(one.numel() / (one**2).sum()).sqrt() * one for one in x])
+        if x.numel()
+        else x
+        for x in xs
+    ]
+    return batchnorm(scaled, state, training=training, eps=eps, momentum=momentum)

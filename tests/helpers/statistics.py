@@ -7,7 +7,7 @@ state after, as in ``definition.py``.
 import torch
 from torch import Tensor
 
-from helpers.definition import State, over_maps
+from helpers.definition import State, move, over_maps
 
 Result = tuple[list[Tensor], State]
 
@@ -194,3 +194,42 @@ def _maps(elements: Tensor, like: list[Tensor]) -> list[Tensor]:
         part.view(x.shape[1], len(x), *x.shape[2:]).transpose(0, 1)
         for part, x in zip(parts, like, strict=True)
     ]
+
+
+def mbn(
+    xs: list[Tensor],
+    state: State,
+    *,
+    training: bool,
+    eps: float,
+    momentum: float | None,
+    memory_size: int,
+    decay: float,
+) -> Result:
+    """Memorized BatchNorm: of the last batches' elements, as of one batch."""
+    state = dict(state)
+    n = _elements(xs).shape[1]
+    mean, var = state['running_mean'], state['running_var']
+    if training and n:
+        mean, var, n = moments(xs)
+        now = int(state['batches_memorized'])
+        memories = [('mean_memory', mean), ('var_memory', var)]
+        for name, value in memories:
+            state[name] = state[name].clone()
+            state[name][:, now % memory_size] = value.detach()
+        batches = [(1.0, mean, var)] + [
+            (
+                decay ** (now - t),
+                *(state[name][:, t % memory_size] for name, _ in memories),
+            )
+            for t in range(max(now - memory_size + 1, 0), now)
+        ]
+        total = sum(weight for weight, _, _ in batches)
+        move(state, mean, var * n / (n - 1), momentum)
+        mean = sum(w * m for w, m, _ in batches) / total
+        var = sum(w * (v + (m - mean) ** 2) for w, m, v in batches) / total
+        state['batches_memorized'] = state['batches_memorized'] + 1
+        if momentum is not None:
+            state |= {'running_mean': mean.detach(), 'running_var': var.detach()}
+    ys = [(x - over_maps(mean)) / torch.sqrt(over_maps(var) + eps) for x in xs]
+    return [affine(y, state) for y in ys], state

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubn_mmdet import UBN
 from ubn_mmdet.data import shapes
+from ubn_mmdet.layers import FAMILY
 
 ROOT = Path(__file__).parents[2] / 'configs'
 SHIPPED = Path(mmdet.__file__).parent / '.mim' / 'configs'
@@ -178,6 +179,12 @@ def test_a_preset_is_one_norm_that_builds(path: Path) -> None:
     assert list(config) == ['norm'] and config.norm.requires_grad is True
     _, layer = build_norm_layer(config.norm, 4)
     assert isinstance(layer, _BatchNorm)
+
+
+def test_every_member_has_a_preset() -> None:
+    for member in FAMILY:  # by whose name a comparison finds it
+        path = ROOT / f'_base_/norms/{member.__name__.lower()}.py'
+        assert Config.fromfile(path).norm.type == member.__name__
 
 
 def test_no_two_presets_are_the_same() -> None:

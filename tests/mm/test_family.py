@@ -18,7 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from ubn_mmdet.layers import BGN, FAMILY, MABN, InitBN, PowerNorm
+from ubn_mmdet.layers import BGN, FAMILY, L2BN, MABN, MBN, InitBN, JSNorm, PowerNorm
 from ubn_mmdet.mm.members import asks_for_ours
 from ubn_mmdet.mm.replacers import UBNReplacedError
 
@@ -32,8 +32,9 @@ def members(*left_out: type[nn.Module]) -> pytest.MarkDecorator:
 
 
 MEMBERS = members()
-TAKE_BATCHNORM = members(BGN)  # of which tests/layers/test_bgn.py has more
-START_AS_BATCHNORM = members(BGN, InitBN, MABN, PowerNorm)
+# tests/layers/test_bgn.py has more of BGN. L2BN loads these weights, and scales samples.
+TAKE_BATCHNORM = members(BGN, L2BN)
+START_AS_BATCHNORM = members(BGN, InitBN, JSNorm, L2BN, MABN, MBN, PowerNorm)
 
 
 def config(norm: type[nn.Module] | str, **more) -> dict:
@@ -137,7 +138,8 @@ def test_a_resnet_trains(norm):
     before = copy.deepcopy(model.state_dict())
     for _ in range(2):
         optimizer.zero_grad()
-        loss = model(torch.randn(2, 3, 32, 32))[-1].square().mean()
+        # Maps of 2 x 2 in the end: JSNorm has no bound for two values of a channel.
+        loss = model(torch.randn(2, 3, 64, 64))[-1].square().mean()
         loss.backward()
         assert loss.isfinite()
         assert all(p.grad.isfinite().all() for p in model.parameters())

@@ -89,6 +89,7 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
     """To BatchNorm, where a layer in evaluation is one.
 
     That is, where it neither centres, nor scales by its input, nor looks at neighbours.
+    Where a layer has no keys of its own, each BatchNorm in ``state`` counts as one.
     A constant scaling gate and the kernel's centre tap become part of weight and bias.
 
     Args:
@@ -107,7 +108,9 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
         except ValueError as error:
             raise ConversionError(str(error)) from None
 
-    prefixes = [p for p in norm_prefixes(state) if _has_any(state, p, own)]
+    prefixes = norm_prefixes(state)
+    if own:  # else its layers have the very keys of a BatchNorm
+        prefixes = [p for p in prefixes if _has_any(state, p, own)]
     return _convert(state, prefixes, (*_BATCHNORM, *own), convert)
 
 

@@ -7,7 +7,10 @@ from .centralized_conv import CentralizedConv2d
 from .convert import convert_batchnorm
 from .iebn import IEBN
 from .init_bn import InitBN
+from .js_norm import JSNorm
+from .l2bn import L2BN
 from .mabn import MABN
+from .mbn import MBN, second_forward
 from .padding import hide_padding
 from .power_norm import PowerNorm
 from .precise import precise_statistics
@@ -15,21 +18,28 @@ from .rbn import RBN
 from .ubn import UBN
 
 # Each is registered under its name where there is a toolbox.
-FAMILY = (UBN, RBN, IEBN, BNET, BGN, InitBN, BatchRenorm, MABN, PowerNorm)
+FAMILY = (
+    *(UBN, RBN, IEBN, BNET, BGN, InitBN, JSNorm, L2BN),
+    *(BatchRenorm, MABN, MBN, PowerNorm),  # with averages over batches in training
+)
 
 __all__ = [
     'BGN',
     'BNET',
     'FAMILY',
     'IEBN',
+    'L2BN',
     'MABN',
+    'MBN',
     'RBN',
     'UBN',
     'BatchRenorm',
     'CentralizedConv2d',
     'InitBN',
+    'JSNorm',
     'PowerNorm',
     'convert_batchnorm',
     'hide_padding',
     'precise_statistics',
+    'second_forward',
 ]

@@ -32,11 +32,12 @@ def convert_batchnorm(
     A converted model computes what it computed before: each new layer takes over the very
     parameters and buffers, ``eps``, ``momentum`` and the training flag, and its stages do
     nothing yet. (Of members that train with other statistics than BatchNorm's this holds
-    in evaluation; see docs/family.md.) Optimizers that hold the parameters stay valid; the
-    new parameters of the stages have to be added to them. They need gradients unless the
-    BatchNorm is frozen. A layer that occurs in several places is replaced by one layer. A
-    BatchNorm2d becomes a layer that does not synchronise, a SyncBatchNorm one that does,
-    over all ranks. Hooks stay behind with the old layers.
+    in evaluation; of L2BN, which scales its samples, not at all. See docs/family.md.)
+    Optimizers that hold the parameters stay valid; the new parameters of the stages
+    have to be added to them. They need gradients unless the BatchNorm is frozen. A
+    layer that occurs in several places is replaced by one layer. A BatchNorm2d becomes
+    a layer that does not synchronise, a SyncBatchNorm one that does, over all ranks.
+    Hooks stay behind with the old layers.
 
     Args:
         module: The model; nothing happens to layers of this family, BatchNorm1d and

@@ -27,6 +27,7 @@ from .stages import (
     Centering,
     ChannelAffine,
     Entry,
+    L2Equalizing,
     NormalizedScaling,
     Stage,
     Statistics,
@@ -45,16 +46,25 @@ class Stages(Generic[S]):
         statistics: Mean and standard deviation to normalise with, and their averages.
         scaling: A gate by the input's own mean; None for no gate.
         affine: Writes the result.
+        equalizing: Scales each sample by a factor of its own, before all else; None for
+            not at all.
     """
 
     centering: Centering | None = None
     statistics: S = field(default_factory=BatchStatistics)  # type: ignore[assignment]
     scaling: NormalizedScaling | None = None
     affine: ChannelAffine = field(default_factory=ChannelAffine)
+    equalizing: L2Equalizing | None = None
 
     def __iter__(self) -> Iterator[Stage]:
         """Those that there are, in the order of the computation."""
-        stages = self.centering, self.statistics, self.scaling, self.affine
+        stages = (
+            self.equalizing,
+            self.centering,
+            self.statistics,
+            self.scaling,
+            self.affine,
+        )
         return (stage for stage in stages if stage is not None)
 
     def entries(self) -> list[Entry]:
@@ -261,16 +271,24 @@ class PipelineNorm(Base):
         with full_precision(x.device.type):
             passes: Passes | PaddedPasses
             passes = passes_for(x, self) if valid is None else PaddedPasses(x, valid)
-            by_sample = stages.centering is not None or stages.scaling is not None
+            of_samples = stages.equalizing, stages.centering, stages.scaling
+            by_sample = any(stage is not None for stage in of_samples)
             mean: Any = None
             var: Any = None
-            if of_batch:
+            if of_batch or stages.equalizing is not None:
                 mean, var = passes.moments()
             elif by_sample:
                 mean = passes.mean()
-            centred = mean if stages.centering is None else stages.centering(self, mean)
+            maps = mean, var
+            factor: Any = None
+            centred = mean
+            if stages.equalizing is not None:
+                factor = stages.equalizing(mean, var)
+                centred, var = factor * mean, factor.square() * var
+            if stages.centering is not None:
+                centred = stages.centering(self, centred)
             if of_batch:
-                batch = self._batch(passes.x, mean, var, centred, group, valid)
+                batch = self._batch(passes.x, maps, centred, var, group, valid)
                 mu, inv_std = self._batch_normalizer(batch)
             else:
                 mu, inv_std = stages.statistics.running(self, compute_dtype(x))
@@ -279,6 +297,8 @@ class PipelineNorm(Base):
                 return stages.affine(self, passes, mu, inv_std, shift, None)
             # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
             pooled = inv_std * (centred - mu)
+            if factor is not None:
+                inv_std = factor * inv_std
             gate = None
             if stages.scaling is not None:
                 gate = stages.scaling(self, pooled, mean)
@@ -296,17 +316,26 @@ class PipelineNorm(Base):
     def _batch(
         self,
         x: Tensor,
-        mean: Tensor,
-        var: Tensor,
+        maps: tuple[Tensor, Tensor],
         centred: Tensor,
+        var: Tensor,
         group: ProcessGroup | None,
         valid: ValidPart | None,
     ) -> Batch:
-        """The statistics of the batch, of all ranks."""
+        """The statistics of the batch, of all ranks.
+
+        Args:
+            x: The input.
+            maps: Mean and variance of its maps.
+            centred: The means of what is normalised.
+            var: The variances, likewise.
+            group: The ranks to merge with.
+            valid: The part of ``x`` that is image.
+        """
         summary = weights = None
         if self._tracks:
-            maps = _over_whole_maps(mean, var, x, valid)
-            summary = self.stages.statistics.summary(self, x, *maps)
+            whole = _over_whole_maps(*maps, x, valid)
+            summary = self.stages.statistics.summary(self, x, *whole)
         if valid is not None:
             weights = valid.positions / valid.count
         mean, var = batch_statistics(centred, var, weights)

@@ -34,8 +34,8 @@ def _handles(names: Collection[str]) -> dict[str, Callable]:
     """The operations that pass over a map, within the layers of these names.
 
     As for ``aten::batch_norm`` in evaluation, a scale and a shift count one each: what is
-    subtracted from the input belongs to the shift. The mean of each map counts one more,
-    a depthwise convolution for itself, and its bias one. What is done with ``(N, C)``
+    subtracted from the input belongs to the shift. The statistics of each map count one
+    more, a depthwise convolution for itself, and its bias one. What is done with ``(N, C)``
     numbers counts nothing, as in BatchNorm.
     """
 
@@ -52,6 +52,7 @@ def _handles(names: Collection[str]) -> dict[str, Callable]:
     source, result = handle(lambda x, y: x[0]), handle(lambda x, y: y[0])
     return {
         'aten::mean': source,
+        'aten::var_mean': source,
         'aten::mul': result,
         'aten::add': result,
         'aten::sub': lambda inputs, outputs: Counter(),

@@ -7,7 +7,14 @@ the scope ``mmdet``.
 from mmengine.registry import MODELS
 
 from ..layers import FAMILY, CentralizedConv2d
-from . import condensation_hook, folded_detector, guard, optim, padding  # noqa: F401
+from . import (  # noqa: F401
+    condensation_hook,
+    double_forward_hook,
+    folded_detector,
+    guard,
+    optim,
+    padding,
+)
 
 for member in FAMILY:
     MODELS.register_module(name=member.__name__, module=member)

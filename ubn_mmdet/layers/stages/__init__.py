@@ -10,10 +10,13 @@ from .affine import (
     NormalizedScaling,
     RawScaling,
 )
+from .equalizing import L2Equalizing
 from .grouped import GroupStatistics, PieceAffine
+from .memorized import MemorizedStatistics
 from .memory import MemoryStatistics
 from .power import PowerStatistics
 from .renorm import RenormStatistics
+from .shrunk import ShrunkStatistics
 from .stage import Entry, Stage
 from .statistics import BatchStatistics, GatedStatistics, Statistics
 
@@ -25,12 +28,15 @@ __all__ = [
     'Entry',
     'GatedStatistics',
     'GroupStatistics',
+    'L2Equalizing',
+    'MemorizedStatistics',
     'MemoryStatistics',
     'NormalizedScaling',
     'PieceAffine',
     'PowerStatistics',
     'RawScaling',
     'RenormStatistics',
+    'ShrunkStatistics',
     'Stage',
     'Statistics',
 ]
