@@ -7,7 +7,16 @@ the scope ``mmdet``.
 from mmengine.registry import MODELS
 
 from ..layers import FAMILY, CentralizedConv2d
-from . import condensation_hook, folded_detector, guard, optim, padding  # noqa: F401
+from . import (  # noqa: F401
+    buffers_hook,
+    condensation_hook,
+    feature_scale,
+    folded_detector,
+    guard,
+    layout_hook,
+    optim,
+    padding,
+)
 
 for member in FAMILY:
     MODELS.register_module(name=member.__name__, module=member)
