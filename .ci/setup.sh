@@ -152,11 +152,15 @@ install_toolbox() {
     step packages "the other packages of $requirements" \
         "${pip[@]}" --no-deps --no-build-isolation -r "$VENV/.rest.txt"
 
-    pins "$pretraining" >"$VENV/.pretraining.txt"
+    pins "$pretraining" | grep -v '^torchvision==' >"$VENV/.pretraining.txt"
     rm -rf "$VENV/pretraining"
+    local beside=(--no-deps --no-build-isolation --target "$VENV/pretraining")
     step pretraining "MMPreTrain, for pre-training, in $VENV/pretraining" \
-        "${pip[@]}" --no-deps --no-build-isolation --target "$VENV/pretraining" \
-        -r "$VENV/.pretraining.txt"
+        "${pip[@]}" "${beside[@]}" -r "$VENV/.pretraining.txt"
+    # The build of torchvision that fits is where PyTorch's was.
+    step torchvision "torchvision, for MMPreTrain" \
+        "${pip[@]}" "${beside[@]}" "$(grep '^torchvision==' "$pretraining")" \
+        "${torch_options[@]}"
 
     local cache
     mapfile -t cache < <(mmcv_cache)
@@ -194,13 +198,18 @@ rm -f "$stamp"
 trap 'stop_ticker; rm -rf "$VENV/pch"' EXIT # precompiled headers take half a gigabyte
 pip=("$VENV/bin/python" -m pip --disable-pip-version-check install)
 
-# TORCH may hold options of pip as well: several words.
-read -ra torch <<<"$TORCH"
 build='setuptools|wheel'
 [[ $TOOLBOX == none ]] || build+='|numpy|ninja'
 mapfile -t build < <(pinned "$build")
-step torch "PyTorch ($TORCH) and build tools; minutes, by the speed of the network" \
-    "${pip[@]}" "${torch[@]}" "${build[@]}"
+step build "build tools" "${pip[@]}" "${build[@]}"
+# TORCH may hold options of pip as well, such as an index that has nothing but PyTorch.
+read -ra torch <<<"$TORCH"
+torch_options=()
+for word in "${torch[@]}"; do
+    [[ $word == torch* || $word == *.whl ]] || torch_options+=("$word")
+done
+step torch "PyTorch ($TORCH); minutes, by the speed of the network" \
+    "${pip[@]}" "${torch[@]}"
 echo "$TORCH" >"$VENV/.torch"
 
 case $TOOLBOX in

@@ -1,8 +1,9 @@
-"""The set-up compiles MMCV's operators quickly, and says how long it takes."""
+"""The set-up asks each index for what it has, and says how long compiling takes."""
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,42 @@ progress log 3<said.txt
         '    1 min 40 s, 4 of 78 files compiled, about 25 min left',
         'set-up: slow',
     ]
+
+
+def test_an_index_of_pytorch_alone_is_asked_for_nothing_else(tmp_path):
+    programs = tmp_path / 'bin'
+    programs.mkdir()
+    calls = tmp_path / 'calls.txt'
+    for name in ('python', 'pip'):
+        (programs / name).write_text(f'#!/bin/sh\necho "$*" >>{calls}\n')
+        (programs / name).chmod(0o755)
+    index = 'https://example.org/cu999'
+    done = subprocess.run(
+        [ROOT / '.ci/setup.sh'],
+        env=os.environ
+        | {
+            'VENV': str(tmp_path),
+            'PYTHON': sys.executable,
+            'TORCH': f'torch==2.13.0 --index-url {index}',
+            'TOOLBOX': 'onedl',
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    installs = [
+        line.split(' install ')[1]
+        for line in calls.read_text().splitlines()
+        if ' install ' in line
+    ]
+    requirements = [
+        [word for word in install.split() if '==' in word]
+        for install in installs
+        if f'--index-url {index}' in install
+    ]
+    assert [[word.split('==')[0] for word in words] for words in requirements] == [
+        ['torch'],
+        ['torchvision'],
+    ]
+    # Numpy and the like come before PyTorch, whose index has other versions, if any.
+    assert 'numpy==' in installs[0] and 'torch' not in installs[0]

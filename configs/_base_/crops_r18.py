@@ -4,7 +4,10 @@ _base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
 num_classes = 80
 image_size = 64
 
-model = dict(head=dict(num_classes=num_classes))
+# zero_init_residual: see pretrain/resnet50_bn_8xb32_in1k.py.
+model = dict(
+    backbone=dict(zero_init_residual=False), head=dict(num_classes=num_classes)
+)
 data_preprocessor = dict(num_classes=num_classes)
 
 train_pipeline = [
@@ -30,10 +33,12 @@ test_dataloader = val_dataloader
 # 0.1 for 256 images a step, a quarter for a quarter; decayed after 30, 60 and 90% of the
 # epochs.
 optim_wrapper = dict(optimizer=dict(lr=0.025))
+auto_scale_lr = dict(enable=True, base_batch_size=64)
 max_epochs = 20
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
-    dict(type='MultiStepLR', by_epoch=True, milestones=[6, 12, 18], gamma=0.1)
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[6, 12, 18], gamma=0.1),
 ]
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)

@@ -1,5 +1,5 @@
 # RetinaNet for norms in all its parts, trained from scratch.
-_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './coco.py']
 # RetinaHead calls one norm layer once per pyramid level, which mixes the statistics of
 # the levels; RetinaSepBNHead shares the convolutions alone.
 model = dict(
@@ -31,3 +31,4 @@ train_cfg = dict(max_epochs=max_epochs)
 
 # only keep latest 3 checkpoints
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+auto_scale_lr = dict(enable=True)

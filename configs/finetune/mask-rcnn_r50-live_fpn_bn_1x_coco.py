@@ -1,7 +1,7 @@
 _base_ = [
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
-    '../_base_/norms/syncbn.py',
-    '../_base_/custom_imports.py',
+    '../_base_/norms/bn-merged.py',
+    '../_base_/coco.py',
 ]
 # The twin: see the file with ubn.
 model = dict(
@@ -11,3 +11,4 @@ model = dict(
         norm_cfg=dict(_delete_=True, **_base_.norm),
     )
 )
+auto_scale_lr = dict(enable=True)

@@ -1,7 +1,7 @@
 _base_ = [
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     '../_base_/norms/ubn-from-bn.py',
-    '../_base_/custom_imports.py',
+    '../_base_/coco.py',
 ]
 # The weights are torchvision's, trained with BatchNorm. A UBN that holds them is that
 # BatchNorm, and departs from it only where its own parameters learn: nothing is frozen,
@@ -13,3 +13,4 @@ model = dict(
         norm_cfg=dict(_delete_=True, **_base_.norm),
     )
 )
+auto_scale_lr = dict(enable=True)

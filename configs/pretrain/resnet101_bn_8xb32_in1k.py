@@ -1,6 +1,2 @@
-_base_ = [
-    'mmpretrain::resnet/resnet101_8xb32_in1k.py',
-    '../_base_/norms/bn.py',
-    '../_base_/custom_imports.py',
-]
-model = dict(backbone=dict(norm_cfg=_base_.norm))
+_base_ = './resnet50_bn_8xb32_in1k.py'
+model = dict(backbone=dict(depth=101))

@@ -1,8 +1,4 @@
-_base_ = [
-    '../_base_/retinanet_r50-scratch_6x.py',
-    '../_base_/norms/syncbn.py',
-    '../_base_/custom_imports.py',
-]
+_base_ = ['../_base_/retinanet_r50-scratch_6x.py', '../_base_/norms/bn-merged.py']
 model = dict(
     backbone=dict(norm_cfg=dict(_delete_=True, **_base_.norm)),
     neck=dict(norm_cfg=_base_.norm),

@@ -150,6 +150,16 @@ def test_a_row_tells_of_gates_that_closed_before_it(tmp_path):
     assert record['threshold'] == [0.5]
 
 
+def test_a_reversed_gate_is_open_where_the_other_is_closed(tmp_path):
+    layers = [UBN(CHANNELS, condensation_opens=o) for o in ('similar', 'dissimilar')]
+    model = nn.ModuleList(layers).double()
+    run = Run(model, tmp_path, lambda x: [layer(x) for layer in model], interval=1)
+    record = run.train(*batches(30, alike=False)).record
+    similar, dissimilar = (column(record, 'gate', i) for i in (0, 1))
+    assert 0 < similar.mean() < 1
+    close(dissimilar, 1 - similar)
+
+
 def test_a_sampled_average_keeps_its_pace(tmp_path):
     xs = batches(8, alike=False)
     run = Run(nn.BatchNorm2d(CHANNELS).double(), tmp_path, interval=4).train(*xs)
@@ -186,6 +196,60 @@ def test_shift_agrees_with_the_divergence_of_small_moves():
     torch.testing.assert_close(shift**2 / 2, divergence.mean(), rtol=1e-2, atol=0)
     one = statistics_shift((mean, var), (mean + var.sqrt(), var), eps=0.0)
     torch.testing.assert_close(one, torch.ones(()).double())
+
+
+# --- the warning ----------------------------------------------------------------------
+
+
+class Closed(UBN):
+    """Its gate closes with the first batch that is not alike."""
+
+    def __init__(self):
+        super().__init__(CHANNELS, condensation_threshold=0.9)
+
+
+WARNING = 'has been closed for 5 steps in a row'
+
+
+def test_a_gate_that_stays_closed_is_warned_of_once(tmp_path, capfd):
+    model = nn.Sequential(Closed(), UBN(CHANNELS)).double()
+    run = Run(model, tmp_path, lambda x: model[0](x), interval=1, patience=5)
+    run.train(*batches(2), *batches(30, alike=False))
+    said = ''.join(capfd.readouterr())
+    assert said.count(WARNING) == 1
+    updates = int(model[0].num_batches_tracked)
+    assert 2 <= updates < 30
+    assert (
+        f'the gate of 0 {WARNING}' in said and f'0 has moved them {updates} ti' in said
+    )
+    assert 'condensation_threshold (0.9)' in said and 'ubn-no-gate' in said
+
+
+def test_patience_counts_steps_in_a_row(tmp_path, capfd):
+    model = nn.Sequential(Closed(), Closed()).double()
+    run = Run(model, tmp_path, interval=1, patience=5)
+
+    def close_for(steps):
+        for layer in model:
+            layer.condensation.fill_(0.5)
+        for _ in range(steps):
+            run.train(torch.empty(0, CHANNELS, 4, 4).double())  # moves nothing
+
+    close_for(4)
+    model[1].condensation.fill_(1)
+    run.train(torch.empty(0, CHANNELS, 4, 4).double())
+    assert f'the gate of 0 {WARNING}' in ''.join(capfd.readouterr())
+    close_for(4)
+    assert WARNING not in ''.join(capfd.readouterr())
+    close_for(1)
+    assert f'the gate of 1 {WARNING}' in ''.join(capfd.readouterr())
+
+
+def test_a_gate_that_plays_no_part_is_not_warned_of(tmp_path, capfd):
+    model = nn.Sequential(Closed().eval(), nn.BatchNorm2d(CHANNELS)).double()
+    model[0].condensation.fill_(0)
+    Run(model, tmp_path, interval=1, patience=5).train(*batches(50, alike=False))
+    assert 'closed' not in ''.join(capfd.readouterr())
 
 
 # --- calls ----------------------------------------------------------------------------
@@ -442,6 +506,7 @@ def _registered():
 
 
 def runner(work_dir, epochs, **settings):
+    settings.setdefault('custom_hooks', [{'type': 'CondensationHook', 'interval': 2}])
     return Runner(
         CondensationToy(),
         work_dir=str(work_dir),
@@ -453,7 +518,6 @@ def runner(work_dir, epochs, **settings):
         },
         train_cfg={'by_epoch': True, 'max_epochs': epochs},
         optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1}},
-        custom_hooks=[{'type': 'CondensationHook', 'interval': 2}],
         visualizer={
             'type': 'Visualizer',
             'vis_backends': [{'type': 'LocalVisBackend'}],
@@ -492,6 +556,34 @@ def test_a_runner_records_and_resumes(tmp_path):
     )
 
 
+@pytest.mark.usefixtures('_registered')
+def test_every_run_records_layers_with_a_gate(tmp_path):
+    run = runner(tmp_path, epochs=1, custom_hooks=[])
+    [hook] = [h for h in run.hooks if isinstance(h, CondensationHook)]
+    assert hook.interval == 500
+    hook.interval = 2
+    run.train()
+    record = json.loads((tmp_path / 'condensation.json').read_text())
+    assert (record['layers'], record['steps']) == (['ubn'], [2])
+
+
+@pytest.mark.usefixtures('_registered')
+def test_the_hook_of_every_run_gives_way(tmp_path):
+    run = runner(tmp_path, epochs=1)
+    run.train()
+    assert sum(isinstance(h, CondensationHook) for h in run.hooks) == 2
+    record = json.loads((tmp_path / 'condensation.json').read_text())
+    assert (record['layers'], record['steps']) == (['ubn', 'bn'], [2])
+
+
+@pytest.mark.usefixtures('_registered')
+def test_a_run_without_gates_is_not_recorded(tmp_path):
+    run = runner(tmp_path, epochs=1, custom_hooks=[])
+    run.model.ubn = nn.BatchNorm2d(3)
+    run.train()
+    assert not (tmp_path / 'condensation.json').exists()
+
+
 def test_a_model_without_batchnorm_trains(tmp_path):
     run = Run(nn.GroupNorm(1, CHANNELS).double(), tmp_path)
     assert run.train(*batches(10)).save() == {}
@@ -504,6 +596,7 @@ def test_a_model_without_batchnorm_trains(tmp_path):
     [
         ({'interval': 0}, ValueError, 'positive integer'),
         ({'threshold': 1.0}, ValueError, r'\[0, 1\)'),
+        ({'patience': 0}, ValueError, 'positive integer'),
         ({'feature': 'flatt'}, ValueError, "'flat' or 'pooled'"),
         ({'intervall': 5}, TypeError, 'intervall'),
     ],

@@ -21,6 +21,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+import ubn_mmdet
 from ubn_mmdet import UBN
 from ubn_mmdet.data import shapes
 from ubn_mmdet.layers import FAMILY
@@ -57,16 +58,36 @@ UBN_PLAIN = {'type': 'UBN', 'requires_grad': True}
 UBN_AUTHORS_START = {**UBN_PLAIN, 'initial_weight': 0, 'initial_spatial': 'kaiming'}
 BN = {'type': 'BN', 'requires_grad': True}
 # Where statistics are live, UBN's are those of all GPUs, and so must be its twin's.
-SYNC_BN = {'type': 'SyncBN', 'requires_grad': True}
+BN_MERGED = {
+    **UBN_PLAIN,
+    'centering': False,
+    'scaling': None,
+    'kernel_size': 1,
+    'condensation_threshold': None,
+}
+BNET = {**UBN_AUTHORS_START, 'type': 'BNET'}
+NO_GATE = {**UBN_AUTHORS_START, 'condensation_threshold': None}
+# Patterns with more arms than two.
+ARMS = {
+    'protocol/mask-rcnn_r50_fpn_{}_1x_coco': {
+        'bnet': BNET,
+        'bn-small': BN,  # small at the start of its pre-training
+        'ubn-no-gate': NO_GATE,
+    },
+    'scratch/mask-rcnn_r50-scratch_fpn_{}-all_6x_coco': {
+        'bnet': BNET,
+        'bn-small': {**BN_MERGED, 'initial_weight': 0.1},
+        'ubn-no-gate': NO_GATE,
+    },
+}
 PRESETS = sorted((ROOT / '_base_/norms').glob('*.py'))
 
 
 def norms_of(pattern: str) -> dict[str, dict]:
     """The norm configs that a pattern of ``LAYERS`` has, by their word in the name."""
-    if pattern.startswith(FROM_SCRATCH):
-        bn = BN if pattern.startswith('demo') else SYNC_BN
-        return {'ubn': UBN_AUTHORS_START, 'bn': bn}
-    return {'ubn': UBN_PLAIN, 'bn': SYNC_BN if pattern.startswith('finetune') else BN}
+    ubn = UBN_AUTHORS_START if pattern.startswith(FROM_SCRATCH) else UBN_PLAIN
+    bn = BN_MERGED if pattern.startswith(('finetune', 'scratch')) else BN
+    return {'ubn': ubn, 'bn': bn, **ARMS.get(pattern, {})}
 
 
 NAMES = {
@@ -74,13 +95,22 @@ NAMES = {
     for pattern in LAYERS
     for word in norms_of(pattern)
 }
+# What all those at full size add to the toolbox's own.
+ADDED = {
+    'auto_scale_lr.enable',
+    'custom_imports.imports.0',
+    'custom_imports.allow_failed_imports',
+    'custom_hooks.0.type',
+    'custom_hooks.1.type',
+    'randomness.seed',
+}
 # Detectors; test_pretraining.py has the others.
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in ROOT.rglob('*.py')
     if not {'_base_', 'pretrain'} & set(path.parts)
 )
-TWINS = [name for name in FILES if '_ubn' not in name]
+TWINS = [name for name in FILES if NAMES[name][1] != 'bn']
 
 
 def in_folder(*folders: str) -> list[str]:
@@ -157,10 +187,9 @@ def test_norm_layers_per_component(name: str) -> None:
     pattern, word = NAMES[name]
     layers = norm_layers(name)
     assert Counter(component(key) for key in layers) == LAYERS[pattern]
-    bn = nn.SyncBatchNorm if norms_of(pattern)['bn'] is SYNC_BN else nn.BatchNorm2d
-    expected = bn if word == 'bn' else UBN
-    # MMEngine registers a subclass of SyncBatchNorm.
-    assert all(isinstance(layer, expected) for layer in layers.values())
+    kind = {'BN': nn.BatchNorm2d, 'BNET': ubn_mmdet.BNET, 'UBN': UBN}
+    expected = kind[norms_of(pattern)[word]['type']]
+    assert all(type(layer) is expected for layer in layers.values())
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -220,7 +249,7 @@ def test_package_is_imported(name: str) -> None:
 @pytest.mark.parametrize('name', TWINS)
 def test_twin_differs_in_the_norm_alone(name: str) -> None:
     pattern, _ = NAMES[name]
-    differing = difference(load(pattern.format('ubn') + '.py'), load(name))
+    differing = difference(load(pattern.format('bn') + '.py'), load(name))
     assert differing
     expected = set()
     if name.startswith('protocol/'):  # each norm from its own ImageNet training
@@ -239,14 +268,19 @@ def test_protocol_is_the_shipped_config_with_another_backbone(name: str) -> None
         'model.backbone.init_cfg.checkpoint',
         'model.backbone.init_cfg.prefix',
     }
-    assert {path.split('.')[0] for path in without_norms(differing)} == {
-        'model',
-        'custom_imports',
-        'ubn_imagenet',
-        'bn_imagenet',
+    assert {path for path in without_norms(differing) if path[:6] != 'model.'} == {
+        *ADDED,
+        'imagenet',
+        'custom_hooks.2.type',
+        'custom_hooks.3.type',
     }
+    assert [hook.type for hook in config.custom_hooks[2:]] == [
+        'CheckpointLayoutHook',
+        'FeatureScaleHook',
+    ]
     backbone = config.model.backbone
-    assert backbone.init_cfg.checkpoint == config[f'{word}_imagenet'][depth]
+    checkpoint = config.imagenet.format(norm=word, depth=depth[1:])
+    assert backbone.init_cfg.checkpoint == checkpoint
     assert backbone.init_cfg.prefix == 'backbone.'
     assert (backbone.frozen_stages, backbone.norm_eval) == (1, True)
     assert config.train_cfg.max_epochs == 12
@@ -261,11 +295,15 @@ def test_protocol_is_the_shipped_config_with_another_backbone(name: str) -> None
     }
 
 
-def test_protocol_names_four_checkpoints() -> None:
-    checkpoints = {
-        load(name).model.backbone.init_cfg.checkpoint for name in in_folder('protocol')
-    }
-    assert len(checkpoints) == 4
+@pytest.mark.parametrize('name', in_folder('protocol', 'finetune', 'scratch'))
+def test_at_full_size_a_run_is_seeded_and_looked_after(name: str) -> None:
+    config = load(name)
+    assert config.randomness == {'seed': 0}
+    hooks = [hook.type for hook in config.custom_hooks]
+    assert hooks[:2] == ['CheckInvalidLossHook', 'BroadcastBuffersHook']
+    # On other than 8 GPUs with 2 images each the rate follows.
+    assert config.auto_scale_lr == {'enable': True, 'base_batch_size': 16}
+    assert config.train_dataloader.batch_size == 2
 
 
 @pytest.mark.parametrize('name', in_folder('protocol'))
@@ -287,8 +325,7 @@ def test_finetune_is_the_shipped_config_unfrozen(name: str) -> None:
     model = Path(name).name.split('_')[0]
     shipped = SHIPPED / model.replace('-', '_') / f'{model}_r50_fpn_1x_coco.py'
     assert without_norms(difference(Config.fromfile(shipped), load(name))) == {
-        'custom_imports.imports.0',
-        'custom_imports.allow_failed_imports',
+        *ADDED,
         'model.backbone.frozen_stages',
         'model.backbone.norm_eval',
     }
@@ -331,8 +368,7 @@ def test_scratch_follows_the_shipped_schedule(name: str) -> None:
     assert wrapper.optimizer.lr == (0.01 if 'retinanet' in name else 0.02)
     if 'mask-rcnn' in name:
         assert without_norms(difference(shipped, config)) == {
-            'custom_imports.imports.0',
-            'custom_imports.allow_failed_imports',
+            *ADDED,
             'model.backbone.norm_eval',
         }
 
@@ -347,18 +383,18 @@ def test_optimizer_holds_every_learning_parameter_once(name: str) -> None:
     assert {id(p) for p in held if p.requires_grad} == learning
 
 
-@pytest.mark.parametrize(
-    'name', [name for name in in_folder('scratch') if NAMES[name][1] != 'bn']
-)
+@pytest.mark.parametrize('name', in_folder('scratch'))
 def test_initial_values_survive_the_initialisers(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name)
     model.init_weights()
-    layers = [module for module in model.modules() if isinstance(module, UBN)]
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     start = norms_of(NAMES[name][0])[NAMES[name][1]]
     for layer in layers:
-        assert (layer.weight == start['initial_weight']).all()
+        assert (layer.weight == start.get('initial_weight', 1)).all()
         assert (layer.bias == 0).all()
+        if 'initial_spatial' not in start:
+            continue
         gate = 1 / (1 + math.exp(-1))
         expected = gate * math.sqrt(2 / (9 * layer.num_features))
         assert layer.spatial_weight.std().item() == pytest.approx(expected, rel=0.2)

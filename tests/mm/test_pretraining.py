@@ -13,15 +13,10 @@ from mmengine.config import Config
 from ubn_mmdet.comparison.spec import Comparison
 
 CONFIGS = ROOT / 'configs/pretrain'
-IN1K = sorted(path.name for path in CONFIGS.glob('*_in1k.py'))
-TWINS = sorted(path.name for path in CONFIGS.glob('*_bn_*.py'))
+NAMES = sorted(path.name for path in CONFIGS.glob('*.py'))
+IN1K = [name for name in NAMES if name.endswith('_in1k.py')]
+ARMS = [name for name in NAMES if '_bn_' not in name]
 BN = {'type': 'BN', 'requires_grad': True}
-UBN = {
-    'type': 'UBN',
-    'initial_weight': 0,
-    'initial_spatial': 'kaiming',
-    'requires_grad': True,
-}
 
 pytestmark = needs_mmpretrain
 
@@ -35,44 +30,81 @@ def load(path) -> dict:
     return Config.fromfile(path).to_dict()
 
 
+def norm_of(name: str) -> str:
+    return name.split('_')[1]
+
+
 @pytest.mark.parametrize('name', IN1K)
-def test_the_recipe_is_mmpretrains_with_a_norm(name, tmp_path):
+def test_the_recipe_is_mmpretrains_with_a_norm_and_a_warm_up(name, tmp_path):
     ours = load(CONFIGS / name)
-    norm_cfg = ours['model']['backbone'].pop('norm_cfg')
-    # As BatchNorm does in this recipe, over the images of one GPU.
-    assert norm_cfg == (UBN | {'sync': False} if '_ubn_' in name else BN)
-    assert ours.pop('custom_imports')['imports'] == ['ubn_mmdet']
-    ours.pop('norm')
-    stock = name.replace('_ubn', '').replace('_bn', '')
+    ours.pop('norm', None)
+    stock = name.replace(f'_{norm_of(name)}_', '_')
     plain = tmp_path / 'plain.py'
     plain.write_text(f"_base_ = ['mmpretrain::resnet/{stock}']")
-    assert ours == load(plain)
+    theirs = load(plain)
+    backbone = theirs['model']['backbone']
+    backbone['norm_cfg'] = ours['model']['backbone']['norm_cfg']
+    backbone['zero_init_residual'] = False
+    warm_up, steps = ours.pop('param_scheduler')
+    assert warm_up | {'type': 'LinearLR', 'end': 2500, 'by_epoch': False} == warm_up
+    assert steps == unscoped(theirs.pop('param_scheduler'))
+    hooks = [hook['type'] for hook in ours.pop('custom_hooks')]
+    assert hooks == ['mmdet.CheckInvalidLossHook', 'BroadcastBuffersHook']
+    assert ours.pop('custom_imports')['imports'] == ['ubn_mmdet']
+    theirs['auto_scale_lr'] = {'enable': True, 'base_batch_size': 256}
+    theirs['default_hooks']['checkpoint']['max_keep_ckpts'] = 3
+    theirs['randomness']['seed'] = 0
+    assert ours == theirs
     assert ours['train_cfg']['max_epochs'] == 100
+    assert ours['train_dataloader']['batch_size'] == 32
 
 
-def test_every_recipe_is_for_both_norms():
-    names = {path.name for path in CONFIGS.glob('*.py')}
-    assert names == {*TWINS, *(name.replace('_bn_', '_ubn_') for name in TWINS)}
-    assert len(TWINS) == 3
+def unscoped(node: dict) -> dict:
+    return {key: value for key, value in node.items() if key != '_scope_'}
 
 
-@pytest.mark.parametrize('name', TWINS)
-def test_twins_differ_in_the_norm_alone(name):
-    bn, ubn = (load(CONFIGS / n) for n in (name, name.replace('_bn_', '_ubn_')))
-    for config in bn, ubn:
-        config.pop('norm')
-        config['model']['backbone'].pop('norm_cfg')
-    assert bn == ubn
+def test_every_norm_has_the_same_recipe():
+    norms = {'bn', 'ubn', 'bnet', 'bn-small', 'ubn-no-gate'}
+    assert {norm_of(n) for n in NAMES if n.startswith('resnet50')} == norms
+    for depth in 18, 101:
+        found = {norm_of(n) for n in NAMES if n.startswith(f'resnet{depth}_')}
+        assert found == {'bn', 'ubn'}
+
+
+@pytest.mark.parametrize('name', ARMS)
+def test_arms_differ_from_batchnorm_in_the_norm_alone(name):
+    arm, bn = (load(CONFIGS / n) for n in (name, bn_of(name)))
+    expected = load(ROOT / f'configs/_base_/norms/{norm_of(name)}.py')['norm']
+    if name in IN1K:
+        expected['sync'] = False  # as BatchNorm does, over the images of one GPU
+    assert arm['model']['backbone'].pop('norm_cfg') == expected
+    assert bn['model']['backbone'].pop('norm_cfg') == BN
+    for config in arm, bn:
+        config.pop('norm', None)
+    assert arm == bn
+
+
+def bn_of(name: str) -> str:
+    return name.replace(f'_{norm_of(name)}_', '_bn_')
+
+
+def test_the_rate_of_the_crops_is_for_their_batch():
+    config = load(CONFIGS / 'resnet18_bn_1xb64_crops.py')
+    batch = config['train_dataloader']['batch_size']
+    assert config['auto_scale_lr'] == {'enable': True, 'base_batch_size': batch}
+    assert config['model']['backbone']['zero_init_residual'] is False
+    assert config['param_scheduler'][0]['type'] == 'LinearLR'
 
 
 def test_detectors_name_what_pre_training_leaves():
-    names = Config.fromfile(ROOT / 'configs/_base_/imagenet.py')
-    for norm in 'bn', 'ubn':
-        for depth, checkpoint in names[f'{norm}_imagenet'].items():
-            path = Path(checkpoint)
-            name = f'{path.parent.name}.py'
-            assert name == f'resnet{depth[1:]}_{norm}_8xb32_in1k.py' and name in IN1K
-            assert path.name == 'epoch_100.pth' and path.parts[0] == 'work_dirs'
+    detectors = (ROOT / 'configs/protocol').glob('*.py')
+    named = {
+        Path(Config.fromfile(path).model.backbone.init_cfg.checkpoint)
+        for path in detectors
+    }
+    assert named == {
+        Path('work_dirs', name.removesuffix('.py'), 'epoch_100.pth') for name in IN1K
+    }
 
 
 FIRST = 'comparisons/coco_mini-pretraining.py'
@@ -118,10 +150,10 @@ def test_on_nuclei_as_well_frozen_and_live(name):
 # Every backbone is built by MMPreTrain from its config, and by MMDetection from the
 # detector's; the state of one goes into the other with nothing missing or left over.
 BACKBONES = """
-import sys, torch
+import sys
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from ubn_mmdet import UBN
+from torch.nn.modules.batchnorm import _BatchNorm
 root, *names = sys.argv[1:]
 for name in names:
     depth, norm = int(name[6:].split('_')[0]), name.split('_')[1]
@@ -137,15 +169,13 @@ for name in names:
     assert type(ours).__module__.startswith('mmpretrain.'), type(ours)
     assert type(theirs).__module__.startswith('mmdet.'), type(theirs)
     theirs.load_state_dict(ours.state_dict(), strict=True)
-    kind = UBN if norm == 'ubn' else torch.nn.BatchNorm2d
-    print(name, sum(type(m) is kind for m in ours.modules()))
+    print(name, sum(isinstance(m, _BatchNorm) for m in ours.modules()))
 """
 
 
 @pytest.mark.slow
 def test_a_detectors_backbone_takes_the_whole_state(tmp_path):
-    names = sorted(path.name for path in CONFIGS.glob('*.py'))
-    output = run('-c', BACKBONES, ROOT, *names, cwd=tmp_path, path=PYTHONPATH)
+    output = run('-c', BACKBONES, ROOT, *NAMES, cwd=tmp_path, path=PYTHONPATH)
     layers = {18: 20, 50: 53, 101: 104}
-    for name in names:
+    for name in NAMES:
         assert f'{name} {layers[int(name[6:].split("_")[0])]}' in output.splitlines()

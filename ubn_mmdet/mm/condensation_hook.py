@@ -1,9 +1,11 @@
 """Records condensation, gate and moving statistics of norm layers while they train.
 
-``custom_hooks = [dict(type='CondensationHook')]`` in a config.
+Every run records layers with a gate; ``custom_hooks = [dict(type='CondensationHook')]`` in
+a config records BatchNorm as well, and more often.
 """
 
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -39,7 +41,7 @@ class CondensationHook(Hook):
     - ``condensation``: the batch's mean pairwise cosine ``c`` (arXiv 2311.15993; the
       layer's definition), the average if the layer is called several times in the step;
     - ``average``: ``m``, its moving average after the step;
-    - ``gate``: the share of the steps since the last row that ended with ``m > tau``;
+    - ``gate``: the share of the steps since the last row that ended with the gate open;
     - ``shift``: how far the running statistics moved in the step
       (:func:`statistics_shift`).
 
@@ -52,6 +54,9 @@ class CondensationHook(Hook):
     number; one in evaluation mode has a measured ``c`` and a shift of 0, but neither
     average nor gate, which play no part there.
 
+    A gate that has been closed for ``patience`` steps in a row is warned of, once: its
+    layer trains on statistics that stand still.
+
     Rows go to ``condensation.json`` in the work folder
     (:class:`~ubn_mmdet.mm.condensation_file.CondensationFile`), which a resumed run
     continues, and to the visualizer as ``condensation/<layer>``, ``shift/<layer>`` and
@@ -63,6 +68,7 @@ class CondensationHook(Hook):
         threshold: ``tau`` of layers that have no gate, in [0, 1).
         feature: What samples are compared by in layers that do not do it themselves:
             ``'flat'``, whole maps, or ``'pooled'``, their channel means.
+        patience: Steps that a gate may stay closed for without a warning.
 
     Raises:
         TypeError: For an argument of the wrong type.
@@ -70,14 +76,20 @@ class CondensationHook(Hook):
     """
 
     def __init__(
-        self, interval: int = 10, threshold: float = 0.15, feature: str = 'flat'
+        self,
+        interval: int = 10,
+        threshold: float = 0.15,
+        feature: str = 'flat',
+        patience: int = 1000,
     ) -> None:
         check_count('interval', interval)
+        check_count('patience', patience)
         check_number('threshold', threshold, lambda v: 0 <= v < 1, 'within [0, 1)')
         check_choice('feature', feature, SUMMARIES)
         self.interval = interval
         self.threshold = threshold
         self.feature = feature
+        self.patience = patience
         self._layers: dict[str, Any] = {}  # of _BatchNorm, with tensors of their own
         self._handles: list = []
         self._loaded: dict | None = None
@@ -91,13 +103,8 @@ class CondensationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find the layers, and continue an earlier record where the run is resumed."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._layers = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, _BatchNorm)
-        }
+        self._layers = self._find(model)
         if not self._layers:
-            print_log('CondensationHook: the model has no BatchNorm', logger='current')
             return
         layers = self._layers.values()
         has_gate = [_has_gate(layer) for layer in layers]
@@ -108,10 +115,14 @@ class CondensationHook(Hook):
         device = next(model.parameters()).device
         self._has_gate = torch.tensor(has_gate, device=device)
         self._any_gate = any(has_gate)
+        opens = [_opens_above(layer) for layer in layers]
+        self._opens_above = torch.tensor(opens, device=device)
         self._thresholds = torch.tensor(thresholds, device=device)
         self._average = torch.ones(len(layers), device=device)
         self._steps_open = torch.zeros(len(layers), device=device)
         self._steps = 0  # since the last row
+        self._closed = torch.zeros(len(layers), device=device)  # steps in a row, by now
+        self._warned: set[str] = set()
         # Sum of c, and number of calls; by layer.
         self._calls = torch.zeros(2, len(layers), device=device)
 
@@ -123,6 +134,7 @@ class CondensationHook(Hook):
             self._average.copy_(self._loaded['average'])
             self._steps_open.copy_(self._loaded['steps_open'])
             self._steps = self._loaded['steps']
+            self._closed.copy_(self._loaded['closed'])
         if not self._file.resume(runner.iter):
             print_log(f'{FILE} starts at step {runner.iter}', logger='current')
 
@@ -149,7 +161,9 @@ class CondensationHook(Hook):
             return
         self._steps += 1
         if self._any_gate:
-            self._steps_open += self._own_averages() > self._thresholds
+            is_open = self._are_open(self._own_averages())
+            self._steps_open += is_open
+            self._closed.add_(1).masked_fill_(is_open, 0)
         if self._handles:
             self._unhook()
             self._record(runner)
@@ -162,6 +176,7 @@ class CondensationHook(Hook):
             'average': self._average.cpu(),
             'steps_open': self._steps_open.cpu(),
             'steps': self._steps,
+            'closed': self._closed.cpu(),
         }
         self._write()
 
@@ -184,7 +199,7 @@ class CondensationHook(Hook):
         gate = torch.where(
             self._has_gate,
             self._steps_open / self._steps,
-            (self._average > self._thresholds).float(),
+            self._are_open(self._average).float(),
         )
         layers = self._layers.values()
         shifts = [
@@ -192,11 +207,13 @@ class CondensationHook(Hook):
             for before, layer in zip(self._before, layers, strict=True)
         ]
         rows = [condensation, self._average, gate, torch.stack(shifts).float()]
-        values = torch.stack(rows).to('cpu', copy=True).tolist()
+        values = torch.stack([*rows, self._closed]).to('cpu', copy=True).tolist()
+        closed = values.pop()
         self._steps_open.zero_()
         self._steps = 0
         if is_main_process():
             self._publish(runner, dict(zip(QUANTITIES, values, strict=True)))
+            self._warn_of_closed(closed)
 
     def _shift(self, before: tuple[Tensor, Tensor] | None, layer: Any) -> Tensor:
         after = _statistics(layer)
@@ -223,6 +240,42 @@ class CondensationHook(Hook):
         }
         runner.visualizer.add_scalars(finite, step=step)
 
+    def _warn_of_closed(self, closed: list[float]) -> None:
+        """Warn of gates that do not open any more, of each once."""
+        found = {
+            name: layer
+            for (name, layer), steps in zip(self._layers.items(), closed, strict=True)
+            if steps >= self.patience and layer.training and _has_gate(layer)
+        }
+        new = [name for name in found if name not in self._warned]
+        if not new:
+            return
+        self._warned.update(new)
+        layer = found[new[0]]
+        others = f' and {len(new) - 1} more' if len(new) > 1 else ''
+        print_log(
+            f'the gate of {new[0]}{others} has been closed for {self.patience} steps in a '
+            'row. A layer whose gate is closed normalises with its running statistics and '
+            f'does not move them; {new[0]} has moved them {int(layer.num_batches_tracked)} '
+            f'times. {FILE} in the work folder has the course of each layer. If statistics '
+            f'are to move on, lower condensation_threshold ({layer.condensation_threshold}'
+            '), or set it to None, which takes the gate away, as the preset ubn-no-gate '
+            'does; in a comparison, train that as well.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+    def _find(self, model: nn.Module) -> dict[str, Any]:
+        """The layers to be recorded, by name."""
+        found = _batchnorms(model)
+        if not found:
+            print_log('CondensationHook: the model has no BatchNorm', logger='current')
+        return found
+
+    def _are_open(self, averages: Tensor) -> Tensor:
+        """Which gates are open at these values of ``m``, ``(layers,)`` bool."""
+        return (averages > self._thresholds) == self._opens_above
+
     def _own_averages(self) -> Tensor:
         """``m`` of the layers that have one, ``(layers,)``; 1 for the others."""
         one = self._average.new_ones(())
@@ -243,6 +296,29 @@ class CondensationHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+@HOOKS.register_module()
+class GateHook(CondensationHook):
+    """The :class:`CondensationHook` that every run has once ``ubn_mmdet`` is imported.
+
+    It records layers with a gate alone, where nothing has to be measured, in rows far
+    apart, and gives way to a ``CondensationHook`` of the run's own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(interval=500)
+
+    def before_train(self, runner: Runner) -> None:
+        """Find layers with a gate, unless another hook does."""
+        if not any(
+            isinstance(h, CondensationHook) and h is not self for h in runner.hooks
+        ):
+            super().before_train(runner)
+
+    def _find(self, model: nn.Module) -> dict[str, Any]:
+        layers = _batchnorms(model)
+        return {name: layer for name, layer in layers.items() if _has_gate(layer)}
 
 
 def statistics_shift(
@@ -267,8 +343,18 @@ def statistics_shift(
     return (of_mean + of_var).mean().sqrt()
 
 
+def _batchnorms(model: nn.Module) -> dict[str, Any]:
+    modules = model.named_modules()
+    return {name: module for name, module in modules if isinstance(module, _BatchNorm)}
+
+
 def _has_gate(layer: nn.Module) -> bool:
     return getattr(layer, 'condensation', None) is not None
+
+
+def _opens_above(layer: Any) -> bool:
+    """Whether ``m > tau`` means an open gate; of a reversed one it does not."""
+    return not _has_gate(layer) or layer.stages.statistics.opens == 'similar'
 
 
 def _statistics(layer: Any) -> tuple[Tensor, Tensor] | None:

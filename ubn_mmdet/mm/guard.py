@@ -1,15 +1,16 @@
 """Keeps our layers from being replaced without a word.
 
 :func:`install`, called when the package is imported, makes what would replace them refuse
-(``replacers.py``), and gives every runner the hook that looks at what arrived
-(``guard_hook.py``). It also lets the toolbox's initialisers respect how a layer starts
-(``initialisation.py``), and MMEngine's FLOP counter see it (``flops.py``).
-:func:`uninstall` takes all of it back.
+(``replacers.py``). It gives every runner the hooks that look at what arrived
+(``guard_hook.py``) and at what gates do (``condensation_hook.py``). It also lets the
+toolbox's initialisers respect how a layer starts (``initialisation.py``), and MMEngine's
+FLOP counter see it (``flops.py``). :func:`uninstall` takes all of it back.
 """
 
 import functools
 from collections.abc import Callable
 
+from .condensation_hook import GateHook
 from .flops import COUNTER
 from .guard_hook import UBNGuardHook
 from .initialisation import STARTS
@@ -17,12 +18,13 @@ from .patching import Patch, Patches
 from .replacers import REPLACERS
 
 
-def _with_guard_hook(original: Callable) -> Callable:
+def _with_hooks(original: Callable) -> Callable:
     @functools.wraps(original)
     def register_hooks(self, *args, **kwargs):
         original(self, *args, **kwargs)
-        if not any(isinstance(hook, UBNGuardHook) for hook in self.hooks):
-            self.register_hook(UBNGuardHook())
+        for kind in (UBNGuardHook, GateHook):
+            if not any(isinstance(hook, kind) for hook in self.hooks):
+                self.register_hook(kind())
 
     return register_hooks
 
@@ -30,8 +32,8 @@ def _with_guard_hook(original: Callable) -> Callable:
 _patches = Patches(
     (
         *REPLACERS,
-        Patch('mmengine.runner', 'Runner.register_hooks', _with_guard_hook),
-        Patch('mmengine.runner', 'FlexibleRunner.register_hooks', _with_guard_hook),
+        Patch('mmengine.runner', 'Runner.register_hooks', _with_hooks),
+        Patch('mmengine.runner', 'FlexibleRunner.register_hooks', _with_hooks),
         STARTS,
         COUNTER,
     )

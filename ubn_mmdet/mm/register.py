@@ -8,10 +8,13 @@ from mmengine.registry import MODELS
 
 from ..layers import FAMILY, CentralizedConv2d
 from . import (  # noqa: F401
+    buffers_hook,
     condensation_hook,
     double_forward_hook,
+    feature_scale,
     folded_detector,
     guard,
+    layout_hook,
     optim,
     padding,
 )

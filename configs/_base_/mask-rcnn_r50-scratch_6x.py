@@ -1,0 +1,5 @@
+# Mask R-CNN for norms in all its parts, trained from scratch.
+_base_ = ['mmdet::scratch/mask-rcnn_r50-scratch_fpn_gn-all_6x_coco.py', './coco.py']
+# norm_eval=True did GN no harm, but would stop these statistics.
+model = dict(backbone=dict(norm_eval=False))
+auto_scale_lr = dict(enable=True)

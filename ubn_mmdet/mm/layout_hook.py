@@ -1,0 +1,114 @@
+"""Keeps a run from starting with the weights of another norm."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class CheckpointLayoutError(RuntimeError):
+    """A checkpoint is of other norm layers than the model's."""
+
+
+@HOOKS.register_module()
+class CheckpointLayoutHook(Hook):
+    """Stops a run whose pre-trained weights are of other norm layers than the model's.
+
+    Every layer of this package takes BatchNorm's weights, and BatchNorm takes those of its
+    own name from any checkpoint: neither fails when it is given the other's. Where a
+    comparison needs weights that were trained with the same norm, this hook compares the
+    keys of each norm layer with those in the file, for every module whose ``init_cfg`` is
+    ``Pretrained``. It cannot tell apart norms with the same keys, such as BatchNorm with
+    another start.
+
+    Raises:
+        CheckpointLayoutError: Before the first step, unless the run is resumed.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Compare."""
+        if runner.iter:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for name, module in model.named_modules():
+            for init_cfg in _pretrained(module):
+                check_layout(name, module, init_cfg)
+
+
+class Difference(NamedTuple):
+    """What a file has less and more of a norm layer than the layer itself."""
+
+    layer: str
+    lacks: list[str]
+    adds: list[str]
+
+
+def norm_differences(
+    module: nn.Module, state: Mapping[str, Tensor]
+) -> list[Difference]:
+    """The norm layers of ``module`` whose keys in ``state`` are not their own.
+
+    ``num_batches_tracked``, which old files lack, does not count.
+    """
+    found = []
+    for name, layer in module.named_modules():
+        if not isinstance(layer, _BatchNorm):
+            continue
+        prefix = f'{name}.' if name else ''
+        own = set(layer.state_dict())
+        theirs = {k.removeprefix(prefix) for k in state if k.startswith(prefix)}
+        lacks, adds = own - theirs - _UNCOUNTED, theirs - own - _UNCOUNTED
+        if lacks or adds:
+            found.append(Difference(name, sorted(lacks), sorted(adds)))
+    return found
+
+
+def check_layout(name: str, module: nn.Module, init_cfg: Mapping[str, Any]) -> None:
+    """Compare the norm layers of ``module`` with the file that ``init_cfg`` names.
+
+    Args:
+        name: Of the module in the model.
+        module: What is loaded into.
+        init_cfg: Of type ``Pretrained``.
+
+    Raises:
+        CheckpointLayoutError: If they differ.
+    """
+    path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix') or ''
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    state = checkpoint.get('state_dict', checkpoint)
+    state = {
+        k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
+    }
+    differences = norm_differences(module, state)
+    if not differences:
+        return
+    first = differences[0]
+    parts = [
+        f'{verb} {", ".join(keys)}'
+        for verb, keys in (('lacks', first.lacks), ('adds', first.adds))
+        if keys
+    ]
+    place = f'model.{name}' if name else 'model'
+    raise CheckpointLayoutError(
+        f'{path} has not been trained with the norm of this config: it has other tensors '
+        f'for {len(differences)} norm layer(s) of {place}, as for {first.layer}, where it '
+        f'{" and ".join(parts)}. The weights must come from a pre-training with the same '
+        f'norm_cfg; {place}.init_cfg.checkpoint names them'
+    )
+
+
+_UNCOUNTED = {'num_batches_tracked'}
+
+
+def _pretrained(module: nn.Module) -> Iterator[Mapping[str, Any]]:
+    init_cfg = getattr(module, 'init_cfg', None)
+    for each in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+        if each and each.get('type') == 'Pretrained':
+            yield each
