@@ -13,7 +13,8 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from ubn_mmdet import RBN, UBN
-from ubn_mmdet.mm.guard_hook import UBNGuardHook, report, unheeded_norm_eval
+from ubn_mmdet.mm import guard_hook
+from ubn_mmdet.mm.guard_hook import UBNGuardHook, report, unheeded_norm_eval, unmerged
 from ubn_mmdet.mm.members import asks_for_ours
 from ubn_mmdet.mm.replacers import UBNReplacedError
 
@@ -171,6 +172,27 @@ def test_a_norm_eval_that_reaches_no_layer_is_warned_of(train, capfd, norm_eval)
     said = ''.join(capfd.readouterr())
     assert said.count('norm_eval=True does not reach') == norm_eval
     assert ('backbone (NormEvalForBatchNormAlone): 2' in said) == norm_eval
+
+
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_statistics_of_each_rank_are_warned_of(train, capfd, monkeypatch, ranks):
+    monkeypatch.setattr(guard_hook, 'get_world_size', lambda: ranks)
+    train(TrainsOnNoise(nn.Sequential(UBN(3, sync=False), UBN(3))))
+    said = ''.join(capfd.readouterr())
+    warning = '1 UBN layer(s) do not merge their statistics over all 2 ranks'
+    assert said.count(warning) == (ranks == 2)
+
+
+def test_layers_that_do_not_merge_over_all_ranks():
+    layers = {
+        'all': UBN(2),
+        'nobody': UBN(2, sync=False),
+        'frozen': UBN(2, sync=False).eval(),
+        'pairs': UBN(2, sync_group_size=2),
+    }
+    assert unmerged(layers.values(), 1) == []
+    assert unmerged(layers.values(), 2) == [layers['nobody']]
+    assert unmerged(layers.values(), 4) == [layers['nobody'], layers['pairs']]
 
 
 def test_which_components_of_mmdet_freeze_nothing():

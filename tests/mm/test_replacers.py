@@ -49,12 +49,14 @@ def fused(function):
     return replace
 
 
-REPLACERS = {
+CONVERSIONS = {
     'torch': nn.SyncBatchNorm.convert_sync_batchnorm,
     'mmengine': convert_sync_batchnorm,
     'mmengine for mmcv': lambda m: convert_sync_batchnorm(m, 'mmcv'),
     'runner': lambda m: runner_module.convert_sync_batchnorm(m, 'torch'),
     'strategy': lambda m: strategy_module.convert_sync_batchnorm(m, 'torch'),
+}
+REPLACERS = {
     'fuse': fuse_conv_bn,
     'efficient': lambda m: turn_on_efficient_conv_bn_eval(m, ['0']),
     'fusion': fused(fuse_conv_bn_eval),
@@ -78,12 +80,14 @@ def test_replacers_refuse_ubn_and_leave_it_whole(replace):
 
 
 # MMCV's own SyncBatchNorm wants a process group.
-@pytest.mark.parametrize('name', sorted(REPLACERS.keys() - {'mmengine for mmcv'}))
+@pytest.mark.parametrize(
+    'name', sorted((CONVERSIONS.keys() | REPLACERS.keys()) - {'mmengine for mmcv'})
+)
 def test_replacers_still_serve_batchnorm(name):
     net = net_of(nn.BatchNorm2d)
     x = torch.randn(2, 3, 8, 8)
     before = net(x)
-    replaced = REPLACERS[name](net) or net  # one works in place
+    replaced = (CONVERSIONS | REPLACERS)[name](net) or net  # one works in place
     torch.testing.assert_close(replaced.eval()(x), before, rtol=1e-4, atol=1e-5)
 
 
@@ -133,10 +137,22 @@ def test_what_cannot_be_traced_is_refused_by_name():
         REPLACERS['efficient'](net_of(plain))
 
 
+@pytest.mark.parametrize('norm', [UBN, plain])
+@pytest.mark.parametrize('name', sorted(CONVERSIONS))
+def test_sync_bn_leaves_our_layers_as_they_are(name, norm):
+    ours = norm(4)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), ours)
+    assert CONVERSIONS[name](net)[1] is ours
+    assert CONVERSIONS[name](ours) is ours
+
+
 @pytest.mark.parametrize('name', ['torch', 'mmengine', 'runner', 'strategy'])
-def test_no_layer_of_ours_is_converted(name):
-    with pytest.raises(UBNReplacedError, match='2 UBN layer'):
-        REPLACERS[name](net_of(plain))
+def test_sync_bn_converts_the_batchnorm_beside_our_layers(name):
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), UBN(4))
+    head = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    converted = CONVERSIONS[name](nn.ModuleDict({'backbone': backbone, 'head': head}))
+    assert type(converted['backbone'][1]) is UBN
+    assert type(converted['head'][1]) is nn.SyncBatchNorm
 
 
 class InheritsConversion(nn.SyncBatchNorm):
@@ -161,8 +177,8 @@ def test_conversions_of_subclasses_are_their_own():
     assert conversion.__self__ is InheritsConversion
     assert type(conversion(nn.BatchNorm2d(4))) is nn.SyncBatchNorm
     for kind in (InheritsConversion, OwnConversion):
-        with pytest.raises(UBNReplacedError):
-            kind.convert_sync_batchnorm(net_of(UBN))
+        layers = kind.convert_sync_batchnorm(net_of(UBN))[0]
+        assert [type(m) for m in layers] == [nn.Conv2d, UBN] * 2
 
 
 def test_revert_sync_batchnorm_leaves_ubn_alone():

@@ -2,9 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -23,7 +24,8 @@ class UBNGuardHook(Hook):
 
     Also warns of a ``norm_eval`` that does not reach them, and of layers that are called
     several times in a step: a norm shared by pyramid levels mixes their statistics,
-    trains well, and fails in evaluation.
+    trains well, and fails in evaluation. On several ranks it warns of layers that each
+    rank has statistics of its own in.
 
     Every runner has one once ``ubn_mmdet`` is imported.
     """
@@ -59,6 +61,16 @@ class UBNGuardHook(Hook):
                 f'which train as if it were False: {", ".join(unheeded)}. Only '
                 'nn.BatchNorm2d is frozen there. Set norm_eval=False if they are to train; '
                 'if not, let a hook of yours call eval() on them in its before_train_iter.'
+            )
+        ranks = get_world_size()
+        if apart := unmerged(layers.values(), ranks):
+            _warn(
+                f'{len(apart)} {kinds(apart)} layer(s) do not merge their statistics over '
+                f'all {ranks} ranks (sync=False, or sync_group_size): ranks have running '
+                'statistics of their own, and gates that close at different steps. Those '
+                'of rank 0 are saved, and after a resume all ranks have them. Set '
+                'sync=True, or broadcast_buffers=True in model_wrapper_cfg, by which all '
+                'ranks have those of rank 0 throughout.'
             )
         for name, layer in layers.items():
             self._handles.append(layer.register_forward_pre_hook(self._counter(name)))
@@ -105,6 +117,18 @@ def report(layers: dict[str, nn.Module]) -> str:
         training[component] += layer.training
     parts = (f'{c}: {total[c]} ({training[c]} in training mode)' for c in total)
     return f'{kinds(layers.values())} layers: {", ".join(parts)}'
+
+
+def unmerged(layers: Iterable[Any], ranks: int) -> list[nn.Module]:
+    """Those of our layers in training that have not the statistics of all ranks."""
+    if ranks == 1:
+        return []
+    return [
+        layer
+        for layer in layers
+        if layer.training
+        and not (layer.sync and layer.sync_group_size in (None, ranks))
+    ]
 
 
 def unheeded_norm_eval(model: nn.Module) -> list[str]:

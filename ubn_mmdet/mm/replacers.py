@@ -1,7 +1,8 @@
 """The functions that put something else in the place of a BatchNorm, and their refusals.
 
 PyTorch's and the toolbox's take every child of ``_BatchNorm`` for a BatchNorm. Wrapped
-by :func:`refusing` they raise where they meet a layer of ours, before they touch it.
+by :func:`refusing` they raise where they meet a layer of ours, before they touch it. What
+makes a SyncBatchNorm of a BatchNorm leaves ours, by :func:`leaving_ours`.
 """
 
 import functools
@@ -46,10 +47,23 @@ def refusing(
     return wrap
 
 
-_converting = refusing(
-    'it would turn them into plain SyncBatchNorm. They merge their statistics over ranks '
-    'by themselves: leave out sync_bn'
-)
+def leaving_ours(original: Callable) -> Callable:
+    """A function that replaces a module, and calls itself for each child.
+
+    It gives a layer of ours back as it is: those merge their statistics over ranks by
+    themselves, and a detector may have BatchNorm layers beside them.
+    """
+
+    @functools.wraps(original)
+    def guarded(*args, **kwargs):
+        for argument in (*args, *kwargs.values()):
+            if isinstance(argument, nn.Module) and is_ours(argument):
+                return argument
+        return original(*args, **kwargs)
+
+    return guarded
+
+
 _folding = refusing(
     'it would fold them into convolutions as if they were BatchNorm, which in evaluation '
     'they are not. ubn_mmdet.deploy.fold folds those that do not depend on their input '
@@ -67,11 +81,11 @@ REPLACERS = (
     Patch(
         'torch.nn.modules.batchnorm',
         'SyncBatchNorm.convert_sync_batchnorm',
-        _converting,
+        leaving_ours,
     ),
     Patch('torch.nn.utils.fusion', 'fuse_conv_bn_eval', _folding),
     Patch('torch.nn.utils.fusion', 'fuse_linear_bn_eval', _folding),
-    Patch('mmengine.model.utils', 'convert_sync_batchnorm', _converting),
+    Patch('mmengine.model.utils', 'convert_sync_batchnorm', leaving_ours),
     Patch(
         'mmengine.model.efficient_conv_bn_eval',
         'efficient_conv_bn_eval_forward',

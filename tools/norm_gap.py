@@ -1,0 +1,93 @@
+"""Evaluate a trained detector with running, precise and batch statistics.
+
+Running statistics are averages over the last steps of training, about ten where momentum is
+0.1. With few images a step they are rough, and so is what a detector scores with them.
+Precise ones are averages over --batches of training images, all seen by the final weights.
+Batch statistics are those of each batch of validation images, as in training.
+
+The table has AP with each of them, for all norm layers and by component (backbone, neck,
+heads), with and without the padding of batches. Nothing is trained: what differs is only
+the averages.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
+from ubn_mmdet.mm.tools import add_cfg_options
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line; --help tells."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='of the detector; a run of a comparison has one')
+    parser.add_argument('checkpoint', help='its weights')
+    parser.add_argument(
+        '--batches', type=int, default=40, help='to average over (%(default)s)'
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        default=8,
+        help='images of each, and of each batch in evaluation (%(default)s)',
+    )
+    parser.add_argument(
+        '--statistics',
+        nargs='+',
+        default=['running', 'precise', 'batch'],
+        help='those to evaluate with (%(default)s)',
+    )
+    parser.add_argument(
+        '--padding',
+        nargs='+',
+        default=['counted', 'left-out'],
+        help='what to do with it (%(default)s)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='json file for the results, and to go on from (CHECKPOINT.norm_gap.json)',
+    )
+    parser.add_argument(
+        '--save-precise',
+        type=Path,
+        help='write the weights with precise statistics there',
+    )
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print each evaluation as it comes, and a table of all."""
+    args = parse_args()
+    out = args.out or Path(f'{args.checkpoint}.norm_gap.json')
+    gaps = []
+    try:
+        require_toolbox()
+        from ubn_mmdet.mm.norm_gap import Settings, gap_table, norm_gap
+
+        settings = Settings(
+            args.config,
+            args.checkpoint,
+            args.batches,
+            args.batch_size,
+            args.statistics,
+            args.padding,
+            args.cfg_options or {},
+        )
+        with TemporaryDirectory() as logs:
+            for gap in norm_gap(settings, out, logs, args.save_precise):
+                gaps.append(gap)
+                print(f'norm_gap: {gap.row} is evaluated', flush=True)
+    except (OSError, ToolboxError, TypeError, ValueError) as error:
+        sys.exit(f'norm_gap: {error}')
+    print(f'\nBatches of {args.batch_size} images; {out} has all metrics.\n')
+    print(gap_table(gaps))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,396 @@
+"""AP of one trained detector with other statistics in its norm layers, without training."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, set_random_seed
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..checkpoints.files import check_new, write_checkpoint
+from ..files import write_whole
+from ..layers import convert_batchnorm, precise_statistics
+from ..layers.checks import check_choice, check_count
+from ..markdown import markdown_table
+from ..records import RecordError, check_record, read_json
+from .config_nodes import all_nodes
+
+STATISTICS = 'running', 'precise', 'batch'
+PADDINGS = 'counted', 'left-out'
+ALL = 'all'
+COMPONENTS = 'data_preprocessor', 'backbone', 'neck', 'heads'
+SWITCHABLE = 'DetDataPreprocessor', 'PaddingAware'  # same settings, same weights
+# UBN that is BatchNorm, but for padding, which it can leave out.
+BATCHNORM: dict[str, Any] = {
+    'centering': False,
+    'scaling': None,
+    'kernel_size': 1,
+    'condensation_threshold': None,
+}
+
+Averages = dict[str, tuple[Tensor, Tensor]]  # running mean and variance, by layer
+
+
+class Row(NamedTuple):
+    """What norm layers normalise with in one evaluation.
+
+    Attributes:
+        padding: One of :data:`PADDINGS`: whether padded pixels are in statistics and
+            features.
+        statistics: One of :data:`STATISTICS`.
+        component: Whose layers have these statistics; the others have running ones.
+    """
+
+    padding: str
+    statistics: str
+    component: str
+
+    def __str__(self) -> str:
+        """Such as ``'precise statistics of the neck, padding counted'``."""
+        of = 'all layers' if self.component == ALL else f'the {self.component}'
+        return f'{self.statistics} statistics of {of}, padding {self.padding}'
+
+
+class Gap(NamedTuple):
+    """The detector's metrics in one evaluation."""
+
+    row: Row
+    metrics: dict[str, float]
+
+
+class Settings(NamedTuple):
+    """What the figures depend on.
+
+    Attributes:
+        config: Of the detector, with its data.
+        checkpoint: Its weights.
+        batches: Batches of training images, augmented as in training, that the precise
+            statistics are of (:func:`~ubn_mmdet.precise_statistics`).
+        batch_size: Images of each, and of each batch of validation images.
+        statistics: Which of :data:`STATISTICS`.
+        paddings: Which of :data:`PADDINGS`.
+        options: Settings of the config to override.
+    """
+
+    config: str | os.PathLike
+    checkpoint: str | os.PathLike
+    batches: int = 40
+    batch_size: int = 8
+    statistics: Sequence[str] = STATISTICS
+    paddings: Sequence[str] = PADDINGS
+    options: Mapping[str, object] = {}
+
+
+def norm_gap(
+    settings: Settings,
+    out: str | os.PathLike,
+    work_dir: str | os.PathLike,
+    save_precise: str | os.PathLike | None = None,
+) -> Iterator[Gap]:
+    """Evaluate a detector with each of its statistics.
+
+    Args:
+        settings: What to evaluate.
+        out: A json file that gets each result as it comes. Results that it has already,
+            of the same settings, are not computed again.
+        work_dir: Where the toolbox logs.
+        save_precise: A new file for the weights with precise statistics, of the first of
+            ``paddings``; None for none.
+
+    Yields:
+        The metrics of the config's evaluator for each of :func:`rows`.
+
+    Raises:
+        FileExistsError: If ``save_precise`` is there, or ``out`` with other settings.
+        TypeError, ValueError: If a setting is not one of those described.
+        ValueError: For a checkpoint of another detector; if there are fewer training
+            images, no statistics that move in training, or a data preprocessor that
+            cannot leave padding out.
+    """
+    _check(settings, save_precise)
+    cfg = _read(settings, work_dir)
+    known = _Results(out, settings, cfg)
+    detector = _Detector(cfg, settings)
+    if save_precise is not None:
+        detector.save_precise(save_precise, settings.paddings[0])
+    for row in rows(detector.components, settings.statistics, settings.paddings):
+        if row not in known.metrics:
+            known.add(row, detector.evaluate(row))
+        yield Gap(row, known.metrics[row])
+
+
+def rows(
+    components: Sequence[str],
+    statistics: Sequence[str] = STATISTICS,
+    paddings: Sequence[str] = PADDINGS,
+) -> list[Row]:
+    """The evaluations: each of the statistics for all layers, and by component.
+
+    Running statistics are those of all layers alone, and so is what a single component
+    has.
+    """
+    parts = [ALL, *components] if len(components) > 1 else [ALL]
+    return [
+        Row(padding, kind, component)
+        for padding in paddings
+        for kind in statistics
+        for component in (parts[:1] if kind == 'running' else parts)
+    ]
+
+
+def component_of(name: str) -> str:
+    """The component that a layer of that name belongs to."""
+    first = name.partition('.')[0]
+    return first if first in COMPONENTS else 'heads'
+
+
+def gap_table(gaps: Sequence[Gap]) -> str:
+    """The mean APs in Markdown, and how far each is from that of running statistics."""
+    found = {gap.row: gap.metrics for gap in gaps}
+    names = next(iter(found.values()))
+    shown = [name for name in names if name.endswith('mAP')] or list(names)
+    paddings = list(dict.fromkeys(row.padding for row in found))
+    kinds = dict.fromkeys((row.statistics, row.component) for row in found)
+
+    def cell(padding: str, kind: tuple[str, str], name: str) -> str:
+        metrics = found.get(Row(padding, *kind))
+        if metrics is None:
+            return ''
+        text = f'{metrics[name]:.3f}'
+        running = found.get(Row(padding, 'running', ALL))
+        if running is None or kind[0] == 'running':
+            return text
+        return f'{text} ({metrics[name] - running[name]:+.3f})'
+
+    columns = [(padding, name) for name in shown for padding in paddings]
+    header = ['statistics', 'of', *(f'{n}, padding {p}' for p, n in columns)]
+    lines = [[*kind, *(cell(p, kind, n) for p, n in columns)] for kind in kinds]
+    return markdown_table(header, lines, words=2)
+
+
+class _Detector:
+    """A trained detector that is evaluated again and again.
+
+    Its BatchNorm layers become UBN with every stage off, which computes the same and can
+    leave padding out.
+    """
+
+    def __init__(self, cfg: Config, settings: Settings) -> None:
+        self._cfg = cfg
+        self._settings = settings
+        self._runner = Runner.from_cfg(cfg)
+        path = str(settings.checkpoint)
+        try:
+            self._loaded = self._runner.load_checkpoint(path, 'cpu', strict=True)
+        except RuntimeError as error:
+            raise ValueError(f'{path} is not of this detector: {error}') from error
+        self._model: Any = convert_batchnorm(self._runner.model, **BATCHNORM)
+        self._norms = _moving(self._model)
+        if not self._norms:
+            raise ValueError(
+                'the detector has no norm layer whose statistics move in training: none '
+                'with running statistics, or all are in evaluation (norm_eval, '
+                'frozen_stages)'
+            )
+        found = {component_of(name) for name in self._norms}
+        self.components = sorted(found, key=COMPONENTS.index)
+        self._running = self._averages()
+        self._precise: dict[str, Averages] = {}
+        self._batch_statistics = BatchStatisticsHook()
+        self._runner.register_hook(self._batch_statistics)
+        self._preprocessors = {
+            padding: self._preprocessor(padding) for padding in settings.paddings
+        }
+        if 'precise' in settings.statistics:
+            self._check_images()
+
+    def evaluate(self, row: Row) -> dict[str, float]:
+        """The metrics with the statistics of a row."""
+        chosen = {
+            name: norm
+            for name, norm in self._norms.items()
+            if row.component in (ALL, component_of(name))
+        }
+        self._put(self._running)
+        if row.statistics == 'precise':
+            precise = self._precise_averages(row.padding)
+            self._put({name: precise[name] for name in chosen})
+        self._batch_statistics.layers = (
+            list(chosen.values()) if row.statistics == 'batch' else []
+        )
+        self._model.data_preprocessor = self._preprocessors[row.padding]
+        return {name: float(value) for name, value in self._runner.val().items()}
+
+    def save_precise(self, path: str | os.PathLike, padding: str) -> None:
+        """Write the weights with precise statistics."""
+        self._put(self._precise_averages(padding))
+        weights = {
+            'meta': self._loaded.get('meta', {}),
+            'state_dict': self._model.state_dict(),
+        }
+        write_checkpoint(path, weights)
+
+    def _precise_averages(self, padding: str) -> Averages:
+        """Those of batches whose layers all have statistics of the batch."""
+        if padding not in self._precise:
+            model = self._model
+            model.data_preprocessor = self._preprocessors[padding]
+            set_random_seed(0)
+            loader = Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
+            precise_statistics(
+                model,
+                islice(
+                    loader, self._settings.batches
+                ),  # the last of all may be smaller
+                lambda data: model(**model.data_preprocessor(data, True), mode='loss'),
+            )
+            self._precise[padding] = self._averages()
+            self._put(self._running)
+        return self._precise[padding]
+
+    def _averages(self) -> Averages:
+        return {
+            name: (norm.running_mean.clone(), norm.running_var.clone())
+            for name, norm in self._norms.items()
+        }
+
+    def _put(self, averages: Averages) -> None:
+        for name, (mean, var) in averages.items():
+            self._norms[name].running_mean.copy_(mean)
+            self._norms[name].running_var.copy_(var)
+
+    def _preprocessor(self, padding: str) -> nn.Module:
+        """The config's, told what to do with padding."""
+        settings = dict(self._cfg.model.get('data_preprocessor') or {})
+        kind = str(settings.get('type')).rpartition('.')[2]
+        if kind not in SWITCHABLE:
+            if padding == 'counted':
+                return self._model.data_preprocessor
+            raise ValueError(
+                f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
+                f'preprocessor is {kind}: choose padding counted alone'
+            )
+        settings['type'] = SWITCHABLE[PADDINGS.index(padding)]
+        device = next(self._model.parameters()).device
+        return MODELS.build(settings).to(device)
+
+    def _check_images(self) -> None:
+        batches, batch_size = self._settings.batches, self._settings.batch_size
+        loader = Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
+        there, wanted = len(loader.dataset), batches * batch_size
+        if there < wanted:
+            raise ValueError(
+                f'{batches} batches of {batch_size} are {wanted} images, and the training '
+                f'data has {there}'
+            )
+
+
+class BatchStatisticsHook(Hook):
+    """Lets ``layers`` normalise as in training, and leaves their state as it is."""
+
+    def __init__(self) -> None:
+        self.layers: list[nn.Module] = []
+        self._state: list[tuple[Tensor, Tensor]] = []
+
+    def before_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Keep the layers' state, and let them train."""
+        for layer in self.layers:
+            layer.train()
+            for buffer in layer.buffers():
+                self._state.append((buffer, buffer.clone()))
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Put the state back."""
+        for buffer, value in self._state:
+            buffer.copy_(value)
+        self._state.clear()
+        for layer in self.layers:
+            layer.eval()
+
+
+class _Results:
+    """The results that a json file has."""
+
+    def __init__(
+        self, path: str | os.PathLike, settings: Settings, cfg: Config
+    ) -> None:
+        self._path = Path(path)
+        content = {k: v for k, v in cfg.to_dict().items() if k != 'work_dir'}
+        config = json.dumps(content, default=str, sort_keys=True)
+        self._record = {
+            'checkpoint': _digest(Path(settings.checkpoint).read_bytes()),
+            'config': _digest(config.encode()),
+            'batches': settings.batches,
+            'batch_size': settings.batch_size,
+        }
+        self.metrics: dict[Row, dict[str, float]] = {}
+        if self._path.exists():
+            found = read_json(self._path)
+            if not isinstance(found, dict) or 'settings' not in found:
+                raise RecordError(f'{path} holds something else; name another file')
+            check_record(path, found['settings'], self._record, 'results')
+            for result in found['results']:
+                row = Row(*(result[field] for field in Row._fields))
+                self.metrics[row] = result['metrics']
+
+    def add(self, row: Row, metrics: dict[str, float]) -> None:
+        """Put a result on disk."""
+        self.metrics[row] = metrics
+        results = [{**r._asdict(), 'metrics': m} for r, m in self.metrics.items()]
+        content = {'settings': self._record, 'results': results}
+        write_whole(self._path, json.dumps(content, indent=1).encode() + b'\n')
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _check(settings: Settings, save_precise: str | os.PathLike | None) -> None:
+    check_count('batches', settings.batches)
+    check_count('batch_size', settings.batch_size)
+    for kind in settings.statistics:
+        check_choice('statistics', kind, STATISTICS)
+    for padding in settings.paddings:
+        check_choice('padding', padding, PADDINGS)
+    if save_precise is not None:
+        check_new(save_precise)
+
+
+def _read(settings: Settings, work_dir: str | os.PathLike) -> Config:
+    """The config of a detector that is to be evaluated, and nothing else."""
+    register_all_modules()
+    cfg = Config.fromfile(settings.config)
+    cfg.merge_from_dict(dict(settings.options))
+    cfg.load_from = None
+    cfg.resume = False
+    cfg.custom_hooks = []  # they belong to training: an EMA would put back its own
+    cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None}
+    cfg.randomness = {'seed': 0}
+    cfg.train_dataloader.batch_size = settings.batch_size
+    cfg.val_dataloader.batch_size = settings.batch_size
+    for evaluator in all_nodes(cfg.val_evaluator):
+        evaluator.pop('outfile_prefix', None)  # predictions of training stay
+    cfg.work_dir = str(work_dir)
+    return cfg
+
+
+def _moving(model: nn.Module) -> dict[str, Any]:
+    """The norm layers whose running statistics move in training, by name."""
+    model.train()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        and module.training
+        and module.track_running_stats
+        and module.running_mean is not None
+    }
