@@ -243,14 +243,12 @@ def test_ema(norm, update_buffers):
 
 
 @MEMBERS
-def test_conversion_to_syncbn_is_refused_and_reverting_leaves_it_alone(norm):
-    net = nn.Sequential(ConvModule(3, 8, 3, norm_cfg=config(norm)))
-    for convert in (convert_sync_batchnorm, nn.SyncBatchNorm.convert_sync_batchnorm):
-        with pytest.raises(
-            UBNReplacedError, match=rf'1 {norm.__name__} layer\(s\): it'
-        ):
-            convert(net)
+def test_conversion_to_syncbn_and_reverting_leave_it_alone(norm):
+    net = nn.Sequential(ConvModule(3, 8, 3, norm_cfg=config(norm)), nn.BatchNorm2d(8))
     layer = net[0].bn
+    for convert in (convert_sync_batchnorm, nn.SyncBatchNorm.convert_sync_batchnorm):
+        net = convert(net)
+        assert net[0].bn is layer and type(net[1]) is nn.SyncBatchNorm
     assert revert_sync_batchnorm(net)[0].bn is layer
 
 
