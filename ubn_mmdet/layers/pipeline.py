@@ -9,15 +9,16 @@ passes over ``x``, a reduction and an apply (``ops/passes.py``).
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..ops.compiling import Compiler, is_compiled
 from ..ops.padding import PaddedPasses, ValidPart, images_for, valid_part
-from ..ops.passes import Passes, passes_for
+from ..ops.passes import Coefficients, Passes, passes_for
 from ..ops.recompute import Calls, is_in_backward, not_recomputed, unwatched
 from ..ops.statistics import batch_statistics, merge_statistics, sync_group
 from ..ops.tensors import compute_dtype, full_precision, is_empty
@@ -32,7 +33,10 @@ from .stages import (
     Stage,
     Statistics,
 )
-from .stages.statistics import Batch, State
+from .stages.stage import Layer
+from .stages.statistics import Batch, State, Summary
+
+BATCHNORM = 'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'
 
 S = TypeVar('S', bound=Statistics)
 
@@ -71,6 +75,12 @@ class Stages(Generic[S]):
         """The tensors that the stages want, beside BatchNorm's."""
         return [entry for stage in self for entry in stage.entries()]
 
+    @property
+    def by_sample(self) -> bool:
+        """Whether what is done with a sample depends on its own means."""
+        of_samples = self.equalizing, self.centering, self.scaling
+        return any(stage is not None for stage in of_samples)
+
     def fold(
         self, state: dict[str, Tensor], keeps_kernel: bool = False
     ) -> dict[str, Tensor]:
@@ -100,6 +110,29 @@ if TYPE_CHECKING:
     Base = _BatchNorm  # what the mix-in may take for granted
 else:
     Base = object
+
+
+class Maps(NamedTuple):
+    """What is known of the maps of one call, on this rank.
+
+    Attributes:
+        dtype: To compute in.
+        count: Elements a channel.
+        mean: Of each map, ``(N, C)``; None if no stage asks for it.
+        var: Biased, likewise; None if the running statistics are used.
+        shares: The samples' shares of the elements, ``(N, 1)``; None for equal ones.
+        summary: What the statistics want to know of the batch.
+        factor: What each sample is scaled by, ``(N, 1)``, which ``var`` has been, and
+            ``mean`` has not; None for 1.
+    """
+
+    dtype: torch.dtype
+    count: int  # type: ignore[assignment]
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    shares: Tensor | None = None
+    summary: Summary | None = None
+    factor: Tensor | None = None
 
 
 class PipelineNorm(Base):
@@ -271,38 +304,18 @@ class PipelineNorm(Base):
         with full_precision(x.device.type):
             passes: Passes | PaddedPasses
             passes = passes_for(x, self) if valid is None else PaddedPasses(x, valid)
-            of_samples = stages.equalizing, stages.centering, stages.scaling
-            by_sample = any(stage is not None for stage in of_samples)
-            mean: Any = None
-            var: Any = None
-            if of_batch or stages.equalizing is not None:
-                mean, var = passes.moments()
-            elif by_sample:
-                mean = passes.mean()
-            maps = mean, var
-            factor: Any = None
-            centred = mean
-            if stages.equalizing is not None:
-                factor = stages.equalizing(mean, var)
-                centred, var = factor * mean, factor.square() * var
-            if stages.centering is not None:
-                centred = stages.centering(self, centred)
-            if of_batch:
-                batch = self._batch(passes.x, maps, centred, var, group, valid)
-                mu, inv_std = self._batch_normalizer(batch)
+            maps = self._reduce(passes, of_batch, valid)
+            statistics_compile = group is None and stages.statistics.compiles
+            if statistics_compile and is_compiled(self, passes):
+                found = self._compiled_coefficients(maps)
             else:
-                mu, inv_std = stages.statistics.running(self, compute_dtype(x))
-            if not by_sample:
-                shift = torch.zeros_like(mu)
-                return stages.affine(self, passes, mu, inv_std, shift, None)
-            # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
-            pooled = inv_std * (centred - mu)
-            if factor is not None:
-                inv_std = factor * inv_std
-            gate = None
-            if stages.scaling is not None:
-                gate = stages.scaling(self, pooled, mean)
-            return stages.affine(self, passes, mean, inv_std, pooled, gate)
+                centred, batch = centred_batch(self, maps, group)
+                state = self._state(batch) if batch and self._tracks else None
+                found = coefficients(self, maps, state, centred, batch)
+            pivot, scale, shift, kernel, bias = found
+            if kernel is None or bias is None:
+                return passes.pointwise(pivot, scale, shift)
+            return passes.depthwise(pivot, scale, shift, kernel, bias)
 
     def _has_one_value(self, x: Tensor, valid: ValidPart | None) -> bool:
         count = _elements(x, valid)
@@ -313,54 +326,52 @@ class PipelineNorm(Base):
         """Whether a batch in training has to do with the running statistics."""
         return self.track_running_stats and self.running_mean is not None
 
-    def _batch(
-        self,
-        x: Tensor,
-        maps: tuple[Tensor, Tensor],
-        centred: Tensor,
-        var: Tensor,
-        group: ProcessGroup | None,
-        valid: ValidPart | None,
-    ) -> Batch:
-        """The statistics of the batch, of all ranks.
+    def _reduce(
+        self, passes: Passes | PaddedPasses, of_batch: bool, valid: ValidPart | None
+    ) -> Maps:
+        """What the stages want to know of the maps of ``x``."""
+        dtype, count = compute_dtype(passes.x), _elements(passes.x, valid)
+        equalizing, summary, factor = self.stages.equalizing, None, None
+        if not of_batch and equalizing is None:
+            return Maps(dtype, count, passes.mean() if self.stages.by_sample else None)
+        mean, var = passes.moments()
+        if of_batch and self._tracks:
+            whole = _over_whole_maps(mean, var, passes.x, valid)
+            summary = self.stages.statistics.summary(self, passes.x, *whole)
+        if equalizing is not None:
+            factor = equalizing(mean, var)
+            var = factor.square() * var
+        if not of_batch:
+            return Maps(dtype, count, mean, factor=factor)
+        shares = None if valid is None else valid.positions / valid.count
+        return Maps(dtype, count, mean, var, shares, summary, factor)
 
-        Args:
-            x: The input.
-            maps: Mean and variance of its maps.
-            centred: The means of what is normalised.
-            var: The variances, likewise.
-            group: The ranks to merge with.
-            valid: The part of ``x`` that is image.
+    def _compiled_coefficients(self, maps: Maps) -> Coefficients:
+        """The coefficients by a compiler: one function for the state, one for the rest.
+
+        A repeated forward must run the second one, as the first forward did: activation
+        checkpointing counts what is saved. It finds its state, or moves it uncompiled.
         """
-        summary = weights = None
-        if self._tracks:
-            whole = _over_whole_maps(*maps, x, valid)
-            summary = self.stages.statistics.summary(self, x, *whole)
-        if valid is not None:
-            weights = valid.positions / valid.count
-        mean, var = batch_statistics(centred, var, weights)
-        count = _elements(x, valid)
-        if group is None:
-            return Batch(mean, var, count, summary)
-        packed = mean.new_empty(0)
-        if summary is not None:
-            values, number = summary
-            packed = torch.cat([values, values.new_full((1,), number)])
-        mean, var, total, packed = merge_statistics(mean, var, count, packed, group)
-        if summary is not None:
-            summary = packed[:-1], packed[-1]
-        return Batch(mean, var, total, summary, total > 0, group)
+        names = [entry.name for entry in self.stages.entries()]
+        run, state = Compiler(self, (*BATCHNORM, *names)), None
+        if maps.var is not None and self._tracks:
+            with torch.no_grad():
+                if is_in_backward():
+                    _, batch = centred_batch(self, maps)
+                    assert batch is not None  # in training there is one
+                    state = self._state(batch)
+                else:
+                    mean, var, state = run(advanced, maps)
+                    self._calls.add(mean, var, state)
+        return run(own_coefficients, maps, state)
 
-    def _batch_normalizer(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """``mu, inv_std`` where the batch has a say; in training the state moves."""
-        statistics = self.stages.statistics
-        if not self._tracks:
-            return statistics.of_batch(self, batch)
+    def _state(self, batch: Batch) -> State:
+        """What a batch is normalised with, beside itself: the state that it moves."""
         with torch.no_grad(), unwatched():
             # Detached also from forward-mode derivatives, which are not for buffers.
-            seen = batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
-            state = self._advance(seen)
-        return statistics.normalizer(self, batch, state)
+            return self._advance(
+                batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
+            )
 
     def _advance(self, batch: Batch) -> State:
         """Move the state by a batch, unless it was here before; what it is used with."""
@@ -419,6 +430,83 @@ class PipelineNorm(Base):
                 tensor = entry.neutral_like(like, self.num_features)
                 state_dict[prefix + entry.name] = tensor
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def centred_batch(
+    layer: Layer, maps: Maps, group: ProcessGroup | None = None
+) -> tuple[Tensor | None, Batch | None]:
+    """The means of the centred maps, ``(N, C)``, and the batch of them on all ranks.
+
+    None for either that is not asked for.
+    """
+    centering = layer.stages.centering
+    centred = maps.mean
+    if centred is not None and maps.factor is not None:
+        centred = maps.factor * centred
+    if centering is not None:
+        centred = centering(layer, centred)
+    if centred is None or maps.var is None:
+        return centred, None
+    mean, var = batch_statistics(centred, maps.var, maps.shares)
+    if group is None:
+        return centred, Batch(mean, var, maps.count, maps.summary)
+    packed = mean.new_empty(0)
+    if maps.summary is not None:
+        values, number = maps.summary
+        packed = torch.cat([values, values.new_full((1,), int(number))])
+    mean, var, total, packed = merge_statistics(mean, var, maps.count, packed, group)
+    summary = None if maps.summary is None else (packed[:-1], packed[-1])
+    return centred, Batch(mean, var, total, summary, total > 0, group)
+
+
+def coefficients(
+    layer: Layer,
+    maps: Maps,
+    state: State | None,
+    centred: Tensor | None,
+    batch: Batch | None,
+) -> Coefficients:
+    """What the result is made with: the stages, but for what they remember.
+
+    Args:
+        layer: The layer that has the parameters.
+        maps: What is known of the maps.
+        state: What a batch has moved; None if it moves nothing.
+        centred: From :func:`centred_batch`, as is
+        batch: the batch that has a say; None for the running statistics.
+    """
+    stages = layer.stages
+    if batch is None:
+        mu, inv_std = stages.statistics.running(layer, maps.dtype)
+    elif state is None:
+        mu, inv_std = stages.statistics.of_batch(layer, batch)
+    else:
+        mu, inv_std = stages.statistics.normalizer(layer, batch, state)
+    if not stages.by_sample:
+        return stages.affine(layer, mu, inv_std, torch.zeros_like(mu), None)
+    # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
+    pooled = inv_std * (centred - mu)
+    if maps.factor is not None:
+        inv_std = maps.factor * inv_std
+    gate = None
+    if stages.scaling is not None:
+        gate = stages.scaling(layer, pooled, maps.mean)
+    return stages.affine(layer, maps.mean, inv_std, pooled, gate)
+
+
+# What is compiled. On one rank the batch follows from its maps, in both.
+
+
+def advanced(layer: Layer, maps: Maps) -> tuple[Tensor, Tensor, State]:
+    """Mean and variance of the batch, ``(C,)``, and the state that it has moved."""
+    _, batch = centred_batch(layer, maps)
+    assert batch is not None
+    return batch.mean, batch.var, layer.stages.statistics.advance(layer, batch)
+
+
+def own_coefficients(layer: Layer, maps: Maps, state: State | None) -> Coefficients:
+    """The :func:`coefficients` from those of the maps alone."""
+    return coefficients(layer, maps, state, *centred_batch(layer, maps))
 
 
 def _elements(x: Tensor, valid: ValidPart | None) -> int:

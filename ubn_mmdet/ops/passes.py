@@ -16,6 +16,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,19 @@ from torch.autograd import forward_ad
 from .fused import FusedPasses
 from .recompute import remembered
 from .tensors import compute_dtype, is_empty, over_positions
+
+
+class Coefficients(NamedTuple):
+    """What an apply makes the result of: the arguments of ``depthwise``.
+
+    Without a kernel, which then is None as the bias is, those of ``pointwise``.
+    """
+
+    pivot: Tensor
+    scale: Tensor
+    shift: Tensor
+    kernel: Tensor | None = None
+    bias: Tensor | None = None
 
 
 class ReferencePasses:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops.passes import Passes
+from ...ops.passes import Coefficients
 from ...ops.tensors import over_positions
 from ..checks import check_choice, check_count, check_flag, check_number
 from .stage import Entry, Layer, Stage
@@ -119,18 +119,16 @@ class ChannelAffine(Stage):
     def __call__(
         self,
         layer: Layer,
-        passes: Passes,
         pivot: Tensor,
         inv_std: Tensor,
         shift: Tensor,
         gate: Tensor | None,
-    ) -> Tensor:
-        """The result, from ``xhat = inv_std * (x - pivot) + shift``.
+    ) -> Coefficients:
+        """What makes the result, from ``xhat = inv_std * (x - pivot) + shift``.
 
         Args:
             layer: The layer that has the parameters; None in place of all of them for
                 no affine stage at all.
-            passes: The passes over ``x``.
             pivot: ``(N, C)`` or ``(C,)``, as are the next two.
             inv_std: What ``x`` is multiplied by.
             shift: Added.
@@ -140,13 +138,13 @@ class ChannelAffine(Stage):
             weight, bias = self.parameters(layer)
             inv_std, shift = weight * inv_std, weight * shift
             if gate is None:
-                return passes.pointwise(pivot, inv_std, shift + bias)
+                return Coefficients(pivot, inv_std, shift + bias)
             if not self.bias_is_scaled:
-                return passes.pointwise(pivot, gate * inv_std, gate * shift + bias)
+                return Coefficients(pivot, gate * inv_std, gate * shift + bias)
             shift = shift + bias
         if gate is not None:
             inv_std, shift = gate * inv_std, gate * shift
-        return passes.pointwise(pivot, inv_std, shift)
+        return Coefficients(pivot, inv_std, shift)
 
 
 class DepthwiseAffine(ChannelAffine):
@@ -196,15 +194,14 @@ class DepthwiseAffine(ChannelAffine):
     def __call__(
         self,
         layer: Layer,
-        passes: Passes,
         pivot: Tensor,
         inv_std: Tensor,
         shift: Tensor,
         gate: Tensor | None,
-    ) -> Tensor:
+    ) -> Coefficients:
         """As for :class:`ChannelAffine`."""
         if layer.weight is None:
-            return super().__call__(layer, passes, pivot, inv_std, shift, gate)
+            return super().__call__(layer, pivot, inv_std, shift, gate)
         kernel = spatial_kernel(layer.weight, layer.spatial_weight, self.kernel_size)
         bias = layer.bias
         if gate is not None:
@@ -212,7 +209,7 @@ class DepthwiseAffine(ChannelAffine):
             inv_std, shift = gate * inv_std, gate * shift
             if self.bias_is_scaled:
                 bias = gate * bias
-        return passes.depthwise(pivot, inv_std, shift, kernel, bias)
+        return Coefficients(pivot, inv_std, shift, kernel, bias)
 
 
 def spatial_kernel(weight: Tensor, spatial_weight: Tensor, size: int) -> Tensor:

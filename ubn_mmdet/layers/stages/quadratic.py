@@ -21,6 +21,7 @@ class QuadraticStatistics(Statistics):
     """
 
     evaluates_as_batchnorm = True
+    compiles = False
 
     def of_batch(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
         """``p`` and the batch's own quadratic mean."""

@@ -52,9 +52,11 @@ class Statistics(Stage):
 
     Attributes:
         unit: What has one mean.
+        compiles: Whether it can be compiled. One whose backward moves a state cannot.
     """
 
     unit = 'channel'
+    compiles = True
 
     def values(self, count: int, channels: int) -> int:
         """Values that share a mean in a batch of ``count`` elements a channel."""
@@ -167,7 +169,7 @@ class GatedStatistics(BatchStatistics):
 
         Returns:
             Whether the gate is open, ``()`` bool; the running mean and variance,
-            ``(2, C)``. Nothing if there is no gate.
+            ``(C,)`` each. Nothing if there is no gate.
         """
         if not self._is_on(layer):
             return super().advance(layer, batch)
@@ -181,9 +183,10 @@ class GatedStatistics(BatchStatistics):
             is_open = layer.condensation > self.threshold
         else:
             is_open = layer.condensation <= self.threshold
-        running = torch.stack(running_statistics(layer, batch.mean.dtype))
+        running = (r.clone() for r in running_statistics(layer, batch.mean.dtype))
+        state = is_open, *running
         move_mean_and_var(layer, mean, var, is_valid & is_open)
-        return is_open, running
+        return state
 
     def normalizer(
         self, layer: Layer, batch: Batch, state: State
@@ -191,9 +194,9 @@ class GatedStatistics(BatchStatistics):
         """The batch's statistics if the gate is open, else the running ones."""
         if not state:
             return super().normalizer(layer, batch, state)
-        is_open, running = state
-        chosen = torch.where(is_open, torch.stack([batch.mean, batch.var]), running)
-        mean, var = chosen.unbind()
+        is_open, running_mean, running_var = state
+        mean = torch.where(is_open, batch.mean, running_mean)
+        var = torch.where(is_open, batch.var, running_var)
         return inverse_std(layer, mean, var)
 
     def _is_on(self, layer: Layer) -> bool:
