@@ -256,12 +256,16 @@ def test_the_table_says_how_far_each_is_from_running_statistics():
         metrics = {'coco/bbox_mAP': value, 'coco/bbox_mAP_50': 0.9}
         return Gap(Row(padding, statistics, 'all'), metrics)
 
+    nothing = Gap(Row('left-out', 'batch', 'all'), {})
     gaps = [
         gap('counted', 'running', 0.1),
         gap('counted', 'precise', 0.155),
         gap('left-out', 'running', 0.125),
+        nothing,
     ]
     assert gap_table(gaps).splitlines()[2:] == [
         '| running | all | 0.100 | 0.125 |',
         '| precise | all | 0.155 (+0.055) | |',
+        '| batch | all | | nothing found |',
     ]
+    assert gap_table([nothing]).endswith('| batch | all | nothing found |')

@@ -135,8 +135,8 @@ def rows(
 ) -> list[Row]:
     """The evaluations: each of the statistics for all layers, and by component.
 
-    Running statistics are those of all layers alone, and so is what a single component
-    has.
+    Running statistics are evaluated once, as the other components have them anyway. Where
+    there is one component, it is all layers.
     """
     parts = [ALL, *components] if len(components) > 1 else [ALL]
     return [
@@ -154,10 +154,13 @@ def component_of(name: str) -> str:
 
 
 def gap_table(gaps: Sequence[Gap]) -> str:
-    """The mean APs in Markdown, and how far each is from that of running statistics."""
+    """The mean APs in Markdown, and how far each is from that of running statistics.
+
+    COCO's evaluator has no metrics where a detector finds nothing.
+    """
     found = {gap.row: gap.metrics for gap in gaps}
-    names = next(iter(found.values()))
-    shown = [name for name in names if name.endswith('mAP')] or list(names)
+    names = list(dict.fromkeys(name for metrics in found.values() for name in metrics))
+    shown = [name for name in names if name.endswith('mAP')] or names or ['metrics']
     paddings = list(dict.fromkeys(row.padding for row in found))
     kinds = dict.fromkeys((row.statistics, row.component) for row in found)
 
@@ -165,9 +168,11 @@ def gap_table(gaps: Sequence[Gap]) -> str:
         metrics = found.get(Row(padding, *kind))
         if metrics is None:
             return ''
+        if name not in metrics:
+            return 'nothing found'
         text = f'{metrics[name]:.3f}'
-        running = found.get(Row(padding, 'running', ALL))
-        if running is None or kind[0] == 'running':
+        running = found.get(Row(padding, 'running', ALL), {})
+        if name not in running or kind[0] == 'running':
             return text
         return f'{text} ({metrics[name] - running[name]:+.3f})'
 
