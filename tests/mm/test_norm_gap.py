@@ -223,6 +223,11 @@ def test_what_cannot_be_done_is_refused_before_work_begins(scores, place, tmp_pa
     }
     with pytest.raises(ValueError, match=r'trained\.pth is not of this detector'):
         scores(options=still)
+    spoilt = torch.load(taken)
+    spoilt['state_dict']['backbone.bn1.weight'][0] = float('nan')
+    torch.save(spoilt, tmp_path / 'spoilt.pth')
+    with pytest.raises(ValueError, match=r'backbone\.bn1\.weight that are not finite'):
+        scores(tmp_path / 'spoilt.pth')
     weights = {'state_dict': built(place, still).model.state_dict()}
     torch.save(weights, tmp_path / 'still.pth')
     with pytest.raises(ValueError, match='no norm layer whose statistics move'):

@@ -112,9 +112,9 @@ def norm_gap(
     Raises:
         FileExistsError: If ``save_precise`` is there, or ``out`` with other settings.
         TypeError, ValueError: If a setting is not one of those described.
-        ValueError: For a checkpoint of another detector; if there are fewer training
-            images, no statistics that move in training, or a data preprocessor that
-            cannot leave padding out.
+        ValueError: For a checkpoint of another detector, or of one that diverged; if
+            there are fewer training images, no statistics that move in training, or a
+            data preprocessor that cannot leave padding out.
     """
     _check(settings, save_precise)
     cfg = _read(settings, work_dir)
@@ -198,6 +198,9 @@ class _Detector:
             self._loaded = self._runner.load_checkpoint(path, 'cpu', strict=True)
         except RuntimeError as error:
             raise ValueError(f'{path} is not of this detector: {error}') from error
+        for name, value in self._runner.model.state_dict().items():
+            if not value.isfinite().all():
+                raise ValueError(f'{path} has values in {name} that are not finite')
         self._model: Any = convert_batchnorm(self._runner.model, **BATCHNORM)
         self._norms = _moving(self._model)
         if not self._norms:
