@@ -223,6 +223,11 @@ def test_what_cannot_be_done_is_refused_before_work_begins(scores, place, tmp_pa
     }
     with pytest.raises(ValueError, match=r'trained\.pth is not of this detector'):
         scores(options=still)
+    spoilt = torch.load(taken)
+    spoilt['state_dict']['backbone.bn1.weight'][0] = float('nan')
+    torch.save(spoilt, tmp_path / 'spoilt.pth')
+    with pytest.raises(ValueError, match=r'backbone\.bn1\.weight that are not finite'):
+        scores(tmp_path / 'spoilt.pth')
     weights = {'state_dict': built(place, still).model.state_dict()}
     torch.save(weights, tmp_path / 'still.pth')
     with pytest.raises(ValueError, match='no norm layer whose statistics move'):
@@ -256,12 +261,16 @@ def test_the_table_says_how_far_each_is_from_running_statistics():
         metrics = {'coco/bbox_mAP': value, 'coco/bbox_mAP_50': 0.9}
         return Gap(Row(padding, statistics, 'all'), metrics)
 
+    nothing = Gap(Row('left-out', 'batch', 'all'), {})
     gaps = [
         gap('counted', 'running', 0.1),
         gap('counted', 'precise', 0.155),
         gap('left-out', 'running', 0.125),
+        nothing,
     ]
     assert gap_table(gaps).splitlines()[2:] == [
         '| running | all | 0.100 | 0.125 |',
         '| precise | all | 0.155 (+0.055) | |',
+        '| batch | all | | nothing found |',
     ]
+    assert gap_table([nothing]).endswith('| batch | all | nothing found |')

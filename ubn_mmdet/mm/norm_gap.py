@@ -112,9 +112,9 @@ def norm_gap(
     Raises:
         FileExistsError: If ``save_precise`` is there, or ``out`` with other settings.
         TypeError, ValueError: If a setting is not one of those described.
-        ValueError: For a checkpoint of another detector; if there are fewer training
-            images, no statistics that move in training, or a data preprocessor that
-            cannot leave padding out.
+        ValueError: For a checkpoint of another detector, or of one that diverged; if
+            there are fewer training images, no statistics that move in training, or a
+            data preprocessor that cannot leave padding out.
     """
     _check(settings, save_precise)
     cfg = _read(settings, work_dir)
@@ -135,8 +135,8 @@ def rows(
 ) -> list[Row]:
     """The evaluations: each of the statistics for all layers, and by component.
 
-    Running statistics are those of all layers alone, and so is what a single component
-    has.
+    Running statistics are evaluated once, as the other components have them anyway. Where
+    there is one component, it is all layers.
     """
     parts = [ALL, *components] if len(components) > 1 else [ALL]
     return [
@@ -154,10 +154,13 @@ def component_of(name: str) -> str:
 
 
 def gap_table(gaps: Sequence[Gap]) -> str:
-    """The mean APs in Markdown, and how far each is from that of running statistics."""
+    """The mean APs in Markdown, and how far each is from that of running statistics.
+
+    COCO's evaluator has no metrics where a detector finds nothing.
+    """
     found = {gap.row: gap.metrics for gap in gaps}
-    names = next(iter(found.values()))
-    shown = [name for name in names if name.endswith('mAP')] or list(names)
+    names = list(dict.fromkeys(name for metrics in found.values() for name in metrics))
+    shown = [name for name in names if name.endswith('mAP')] or names or ['metrics']
     paddings = list(dict.fromkeys(row.padding for row in found))
     kinds = dict.fromkeys((row.statistics, row.component) for row in found)
 
@@ -165,9 +168,11 @@ def gap_table(gaps: Sequence[Gap]) -> str:
         metrics = found.get(Row(padding, *kind))
         if metrics is None:
             return ''
+        if name not in metrics:
+            return 'nothing found'
         text = f'{metrics[name]:.3f}'
-        running = found.get(Row(padding, 'running', ALL))
-        if running is None or kind[0] == 'running':
+        running = found.get(Row(padding, 'running', ALL), {})
+        if name not in running or kind[0] == 'running':
             return text
         return f'{text} ({metrics[name] - running[name]:+.3f})'
 
@@ -193,6 +198,9 @@ class _Detector:
             self._loaded = self._runner.load_checkpoint(path, 'cpu', strict=True)
         except RuntimeError as error:
             raise ValueError(f'{path} is not of this detector: {error}') from error
+        for name, value in self._runner.model.state_dict().items():
+            if not value.isfinite().all():
+                raise ValueError(f'{path} has values in {name} that are not finite')
         self._model: Any = convert_batchnorm(self._runner.model, **BATCHNORM)
         self._norms = _moving(self._model)
         if not self._norms:

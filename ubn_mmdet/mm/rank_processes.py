@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+PATIENCE = timedelta(minutes=5)  # with a rank that does not come to a collective
 
 
 class RankError(RuntimeError):
@@ -104,7 +107,11 @@ def _work(
 ) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        'gloo', init_method=f'file://{store}', rank=rank, world_size=size
+        'gloo',
+        init_method=f'file://{store}',
+        rank=rank,
+        world_size=size,
+        timeout=PATIENCE,
     )
     try:
         run = serve(rank, *arguments)
