@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import relatives
+from helpers.definitions import define
 from helpers.layers import images, shake
 from helpers.norm_tester import NormTester
 from torch import nn
@@ -17,13 +17,7 @@ class TestL2BN(NormTester):
     norm = L2BN
 
     def define(self, layer, xs, state):
-        return relatives.l2bn(
-            xs,
-            state,
-            training=layer.training,
-            eps=layer.eps,
-            momentum=layer.momentum,
-        )
+        return define(layer, xs, state)
 
     def is_batchnorm(self, settings):
         return False

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import statistics
+from helpers.definitions import define
 from helpers.layers import images, shake
 from helpers.norm_tester import NormTester
 from torch import nn
@@ -33,16 +33,7 @@ class TestMBN(NormTester):
     ]
 
     def define(self, layer, xs, state):
-        settings = layer.stages.statistics
-        return statistics.mbn(
-            xs,
-            state,
-            training=layer.training,
-            eps=layer.eps,
-            momentum=layer.momentum,
-            memory_size=settings.memory_size,
-            decay=settings.decay,
-        )
+        return define(layer, xs, state)
 
     def is_batchnorm(self, settings):
         return False

@@ -20,6 +20,8 @@ SHORT = [
     'train_cfg.max_epochs=1',
 ]
 
+HOOKS = {'mbn': "custom_hooks = [dict(type='DoubleForwardHook')]\n"}
+
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
@@ -66,6 +68,9 @@ def test_training_and_testing_by_command_line(place, config, tool):
         ('mask-rcnn', 'bn-small'),
         ('retinanet', 'ubn-from-bn'),
         ('mask-rcnn', 'rbn'),
+        ('retinanet', 'jsnorm'),
+        ('mask-rcnn', 'l2bn'),
+        ('mask-rcnn', 'mbn'),
     ],
 )
 def test_every_kind_of_norm_trains_in_the_demo(place, detector, preset):
@@ -76,6 +81,7 @@ def test_every_kind_of_norm_trains_in_the_demo(place, detector, preset):
     config.write_text(
         f"_base_ = ['{base}', '{norm}']\n"
         'model = dict(backbone=dict(norm_cfg=dict(_delete_=True, **_base_.norm)))\n'
+        + HOOKS.get(preset, '')
     )
     work_dir = place / 'work_dirs' / config.stem
     options = ['--work-dir', work_dir, '--cfg-options', *SHORT]

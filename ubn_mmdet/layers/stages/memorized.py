@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count, check_number
+from .memory import memorize, memory_entries
 from .stage import Entry, Layer
 from .statistics import (
     Batch,
@@ -41,18 +42,7 @@ class MemorizedStatistics(Statistics):
 
     def entries(self) -> tuple[Entry, ...]:
         """The memories, ``(C, m)`` each, and what counts them, ``()``."""
-        m = (self.memory_size,)
-        return (
-            Entry('mean_memory', neutral=0.0, trailing=m, learnt=False),
-            Entry('var_memory', neutral=0.0, trailing=m, learnt=False),
-            Entry(
-                'batches_memorized',
-                neutral=0,
-                per_channel=False,
-                learnt=False,
-                dtype=torch.long,
-            ),
-        )
+        return memory_entries(self.memory_size, 'mean_memory', 'var_memory')
 
     def advance(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Memorize the batch, and make the running statistics those of the memory.
@@ -68,10 +58,8 @@ class MemorizedStatistics(Statistics):
         slots = torch.arange(self.memory_size, device=count.device)
         ages = (count - 1 - slots) % self.memory_size
         is_here = (ages == 0) & (count > 0) & is_valid
-        pairs = (layer.mean_memory, batch.mean), (layer.var_memory, batch.var)
-        for memory, value in pairs:
-            value = value.to(memory.dtype).unsqueeze(1)
-            memory.copy_(torch.where(is_here, value, memory))
+        memorize(layer.mean_memory, batch.mean, is_here)
+        memorize(layer.var_memory, batch.var, is_here)
         state = self._others(layer, ages, count, batch.mean.dtype)
         self._move(layer, batch, state, is_valid)
         return state

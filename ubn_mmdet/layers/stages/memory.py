@@ -44,18 +44,7 @@ class MemoryStatistics(QuadraticStatistics):
 
     def entries(self) -> tuple[Entry, ...]:
         """The memories, ``(C, m)`` each, and what counts them, ``()``."""
-        m = (self.memory_size,)
-        return (
-            Entry('square_memory', neutral=0.0, trailing=m, learnt=False),
-            Entry('gradient_memory', neutral=0.0, trailing=m, learnt=False),
-            Entry(
-                'batches_memorized',
-                neutral=0,
-                per_channel=False,
-                learnt=False,
-                dtype=torch.long,
-            ),
-        )
+        return memory_entries(self.memory_size, 'square_memory', 'gradient_memory')
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Memorize the batch and move the long average.
@@ -70,7 +59,7 @@ class MemoryStatistics(QuadraticStatistics):
         layer.batches_memorized.add_(is_valid)
         slots = torch.arange(self.memory_size, device=square.device)
         slot = slots == (layer.batches_memorized - 1) % self.memory_size
-        self._memorize(layer.square_memory, slot, square, is_valid)
+        memorize(layer.square_memory, square, slot & is_valid)
         is_warm = layer.batches_memorized > max(self.memory_size, self.warmup_steps)
         average = layer.square_memory.mean(1).to(square.dtype)
         chi = torch.where(is_warm, average, square)
@@ -92,13 +81,6 @@ class MemoryStatistics(QuadraticStatistics):
         inv_std = scale_with_gradient(square, scale, curvature, batch, respond)
         return self.pivot(layer, batch), inv_std
 
-    @staticmethod
-    def _memorize(
-        memory: Tensor, slot: Tensor, value: Tensor, is_valid: Tensor
-    ) -> None:
-        value = value.to(memory.dtype).unsqueeze(1)
-        memory.copy_(torch.where(slot & is_valid, value, memory))
-
     def _respond(
         self,
         layer: Layer,
@@ -110,6 +92,31 @@ class MemoryStatistics(QuadraticStatistics):
     ) -> Tensor:
         """Memorize a batch's ``mean(dxhat * xhat)``; the average that stands in for it."""
         is_valid = is_valid & all_finite(correlation.to(layer.gradient_memory.dtype))
-        self._memorize(layer.gradient_memory, slot, correlation, is_valid)
+        memorize(layer.gradient_memory, correlation, slot & is_valid)
         average = layer.gradient_memory.mean(1).to(dtype)
         return torch.where(is_warm, average, correlation)
+
+
+def memory_entries(memory_size: int, *names: str) -> tuple[Entry, ...]:
+    """Memories of a number for each channel and batch, ``(C, m)``, and their counter.
+
+    That is ``batches_memorized``, ``()``: all that have been, also those forgotten.
+    """
+    memories = [
+        Entry(name, neutral=0.0, trailing=(memory_size,), learnt=False)
+        for name in names
+    ]
+    counter = Entry(
+        'batches_memorized',
+        neutral=0,
+        per_channel=False,
+        learnt=False,
+        dtype=torch.long,
+    )
+    return *memories, counter
+
+
+def memorize(memory: Tensor, value: Tensor, where: Tensor) -> None:
+    """Write ``value``, ``(C,)``, into the places of ``memory`` that ``where``, ``(m,)``."""
+    value = value.to(memory.dtype).unsqueeze(1)
+    memory.copy_(torch.where(where, value, memory))
