@@ -34,7 +34,7 @@ class FeatureScaleHook(Hook):
             sizes in docs/results.md, BatchNorm's last level grew 1.3-fold at most; where
             it was 3.8 or more, training diverged.
         size: Of the shorter side in pre-training, in pixels. Images that are no larger
-            are not looked at.
+            are compared with themselves.
 
     Raises:
         FeatureScaleError: If a level grows beyond the limit.
@@ -61,11 +61,10 @@ class FeatureScaleHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         images = model.data_preprocessor({'inputs': data_batch['inputs']})['inputs']
         shorter = min(images.shape[2:])
-        if shorter <= self.size:
-            print_log(f'images of {shorter} pixels: no look at features', 'current')
-            return
+        # No larger than they are: on every rank, for all are to meet below.
+        size = min(self.size, shorter)
         small = interpolate(
-            images, scale_factor=self.size / shorter, mode='bilinear', antialias=True
+            images, scale_factor=size / shorter, mode='bilinear', antialias=True
         )
         modes = {module: module.training for module in model.modules()}
         model.eval()
@@ -78,16 +77,16 @@ class FeatureScaleHook(Hook):
         growth = float((of_ranks[1] / of_ranks[0]).max())
         print_log(
             f"standard deviations of the backbone's levels: {_text(small_scales)} at "
-            f'{self.size} pixels, {_text(large_scales)} at {shorter}',
+            f'{size} pixels, {_text(large_scales)} at {shorter}',
             'current',
         )
         if not growth <= self.limit:  # nan counts as too large
             raise FeatureScaleError(
                 f'features of the backbone grow {growth:.1f}-fold from images of '
-                f'{self.size} pixels, as in pre-training, to those of {shorter}; the '
+                f'{size} pixels, as in pre-training, to those of {shorter}; the '
                 f'limit is {self.limit}. A detector trained with these statistics held is '
                 'likely to diverge. Pre-train at a larger size, or let the norm layers '
-                'take the statistics of their batches (norm_eval=False), with both norms '
+                'take the statistics of their batches (norm_eval=False), with each norm '
                 'of a comparison. FeatureScaleHook(limit=...) sets the limit'
             )
 
