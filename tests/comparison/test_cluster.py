@@ -249,5 +249,5 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch, slurm):
     with pytest.raises(ComparisonError, match='--cluster slurm: .*srun'):
         ClusterLauncher(tmp_path, 'slurm', 1)
     monkeypatch.setitem(sys.modules, 'submitit', None)
-    with pytest.raises(ComparisonError, match=r'pip install "ubn_mmdet\[cluster\]"'):
+    with pytest.raises(ComparisonError, match='pip install submitit'):
         ClusterLauncher(tmp_path, 'slurm', 1)

@@ -24,8 +24,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from .tensors import compute_dtype, over_positions
+from .tensors import CACHED, compute_dtype, over_positions
 
 
 class Sums(NamedTuple):
@@ -225,13 +226,21 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    wide = x.to(compute_dtype(x))
+    dtype = compute_dtype(x)
     if not _has_flat_maps(x):
-        var, mean = torch.var_mean(wide, dim=(2, 3), correction=0)
+        var, mean = torch.var_mean(x.to(dtype), dim=(2, 3), correction=0)
         return mean, var
-    # var_mean takes five times as long on a CPU
-    mean, var = torch.batch_norm_update_stats(wide.view(_flat(x)), None, None, 0.0)
-    return mean.view(x.shape[:2]), var.view(x.shape[:2])
+    # var_mean takes five times as long on a CPU. A cache full of maps at a time, so that x
+    # comes from memory once, and the squares never go there.
+    maps = x.view(-1, x.shape[2] * x.shape[3])
+    moments = []
+    for part in maps.split(max(CACHED // maps.shape[1], 1)):
+        part = part.to(dtype)
+        mean = part.mean(dim=1, keepdim=True)
+        squares = F.mse_loss(part, mean.expand_as(part), reduction='none')
+        moments.append(torch.stack([mean.squeeze(1), squares.mean(dim=1)]))
+    mean, var = torch.cat(moments, dim=1).view(2, *x.shape[:2])
+    return mean, var
 
 
 def _apply(
@@ -245,11 +254,17 @@ def _apply(
     z = _affine(x, pivot, scale, shift).to(x.dtype)
     if kernel is None or bias is None:
         return z
-    padding = kernel.shape[-1] // 2
-    y = F.conv2d(z, _weight(kernel, x), padding=padding, groups=len(kernel))
-    # Selective checkpointing may keep what a convolution gave: so it is not changed in
-    # place, neither here nor by what is behind the layer.
-    return (y + over_positions(bias)).to(x.dtype)
+    weight, padding = _weight(kernel, x), kernel.shape[-1] // 2
+    if _get_current_dispatch_mode() is not None:
+        # Selective checkpointing may keep what a convolution gave: so it is not changed
+        # in place, neither here nor by what is behind the layer.
+        y = F.conv2d(z, weight, padding=padding, groups=len(kernel))
+        return (y + over_positions(bias)).to(x.dtype)
+    if bias.stride(0) == 0:  # one for all samples
+        bias = bias[0].to(x.dtype)
+        return F.conv2d(z, weight, bias, padding=padding, groups=len(kernel))
+    y = F.conv2d(z, weight, padding=padding, groups=len(kernel))
+    return y.add_(over_positions(bias))
 
 
 def _sums(

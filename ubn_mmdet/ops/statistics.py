@@ -13,10 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .tensors import is_empty, refuse_forward_mode
+from .tensors import CACHED, is_empty, refuse_forward_mode
 
 CONDENSATION_SAMPLES = 16
-CACHED = 2**18  # elements that fit a processor's cache
 COPIED = 2**24  # elements of a wider copy on a GPU
 
 
@@ -57,7 +56,8 @@ def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
     zeros has cosine 0 with every other. Not differentiated.
 
     One read of ``x``: with ``u = sum_n x_n / |x_n|`` the sum is ``|u|^2 - n``, and
-    ``|x_n|^2`` is ``H*W * sum_c (V + K^2)``.
+    ``|x_n|^2`` is ``H*W * sum_c (V + K^2)``. Two samples, a GPU's usual share of a
+    detector's batch, have one product, which a CPU computes in a third of the time.
 
     Args:
         x: ``(N, C, H, W)``.
@@ -71,9 +71,17 @@ def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
         weights = _inverse_norm(squares)
         total = squares.new_zeros(())
         for part in _parts(_rows(x), weights.dtype):
-            u = weights @ part.to(weights.dtype)
-            total = total + torch.dot(u, u)
-        return (total - squares.count_nonzero()).view(1), n * (n - 1)
+            part = part.to(weights.dtype)
+            if n == 2:
+                total = total + torch.dot(*part)
+            else:
+                u = weights @ part
+                total = total + torch.dot(u, u)
+        if n == 2:
+            cosines = 2 * total * weights.prod()
+        else:
+            cosines = total - squares.count_nonzero()
+        return cosines.view(1), n * (n - 1)
 
 
 def flat_condensation(cosines: Tensor, pairs: int | Tensor) -> Tensor:

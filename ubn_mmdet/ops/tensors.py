@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+CACHED = 2**18  # elements that fit a processor's cache
+
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype of statistics and coefficients for input ``x``: float32 or wider."""
