@@ -233,14 +233,18 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     # var_mean takes five times as long on a CPU. A cache full of maps at a time, so that x
     # comes from memory once, and the squares never go there.
     maps = x.view(-1, x.shape[2] * x.shape[3])
-    moments = []
+    means, variances = [], []
     for part in maps.split(max(CACHED // maps.shape[1], 1)):
         part = part.to(dtype)
         mean = part.mean(dim=1, keepdim=True)
         squares = F.mse_loss(part, mean.expand_as(part), reduction='none')
-        moments.append(torch.stack([mean.squeeze(1), squares.mean(dim=1)]))
-    mean, var = torch.cat(moments, dim=1).view(2, *x.shape[:2])
-    return mean, var
+        means.append(mean.squeeze(1))
+        variances.append(squares.mean(dim=1))
+    return _joined(means).view(x.shape[:2]), _joined(variances).view(x.shape[:2])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _apply(
