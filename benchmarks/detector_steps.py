@@ -59,10 +59,10 @@ def detectors(case: Case, device: torch.device) -> dict[str, Any]:
     hide_initialisation('benchmark')
     cfg = Config.fromfile(CONFIGS / case.config)
     cfg.model.backbone.init_cfg = None  # weights would change no time
+    # Not the twin that merges statistics over ranks, which is a UBN with its stages off.
+    cfg.model.backbone.norm_cfg = {'type': 'BN', 'requires_grad': True}
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
-    # PyTorch trains it on a GPU alone, and one process has nothing to merge.
-    _replace(model, nn.SyncBatchNorm, _without_sync)
     model.init_weights()
     model.to(device).train()
     return {
@@ -133,10 +133,6 @@ def _with_depthwise(layer: Any) -> nn.Module:
     channels = layer.num_features
     convolution = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
     return nn.Sequential(layer, convolution.to(layer.weight.device))
-
-
-def _without_sync(layer: Any) -> nn.Module:
-    return nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum)
 
 
 def _replace(model: nn.Module, kind: type[nn.Module], by: Callable) -> nn.Module:

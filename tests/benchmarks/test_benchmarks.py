@@ -8,11 +8,20 @@ from helpers.commands import ROOT, run
 from torch import nn
 
 from benchmarks import inference, layers
-from benchmarks.detector_steps import Case, detectors, feature_steps, whole_steps
+from benchmarks.detector_steps import (
+    R18,
+    R50,
+    RETINANET,
+    Case,
+    detectors,
+    feature_steps,
+    whole_steps,
+)
 from benchmarks.layer_steps import layer_steps, training_step
 from benchmarks.results import Results, ResultsError
 from benchmarks.timing import time_in_turns
 from ubn_mmdet import UBN
+from ubn_mmdet.deploy.evaluation import is_norm
 
 CPU = torch.device('cpu')
 NORMS = {'BatchNorm', 'UBN k=1', 'BatchNorm + depthwise 3x3', 'UBN k=3'}
@@ -110,6 +119,13 @@ def test_detectors_are_the_same_but_for_the_norm(small):
     assert convolution.groups == 64 and convolution.padding == (1, 1)
     weights = [model.backbone.conv1.weight for model in found.values()]
     assert all(weight.equal(weights[0]) for weight in weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', [R50, R18, RETINANET], ids=str)
+def test_what_is_compared_with_is_batchnorm(case):
+    norms = [m for m in detectors(case, CPU)['BatchNorm'].modules() if is_norm(m)]
+    assert len(norms) in (20, 53) and {type(m) for m in norms} == {nn.BatchNorm2d}
 
 
 @pytest.mark.slow
