@@ -183,9 +183,5 @@ def test_folding(tmp_path, monkeypatch, capsys):
     for line in shown[0]:
         assert line in said.splitlines()
     assert '1: into 0' in said.splitlines()
-    lines = sections()['Folding'][1]
-    for line in lines[:-1]:
+    for line in sections()['Folding'][1]:
         command(line, tmp_path)
-    said = command(lines[-1], tmp_path, '--repeats', 2, '--size', 64)
-    assert 'UBN k=3 at rest / BN, both folded' in said
-    assert (tmp_path / 'work_dirs/benchmark/inference.json').exists()
