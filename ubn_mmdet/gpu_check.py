@@ -400,6 +400,16 @@ def _runs(machine: Machine, make: Callable[[str], Callable[[], None]]) -> dict:
     return runs
 
 
+def _layer_runs(machine: Machine, x: Tensor) -> dict:
+    """The runs of one layer on ``x``, ``(N, C, H, W)``, which is on the device."""
+
+    def make(norm: str) -> Callable[[], None]:
+        layer = MEASURED[norm](x.shape[1]).to(machine.device)
+        return lambda: train_once(layer, x)
+
+    return _runs(machine, make)
+
+
 def check_layers(machine: Machine) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Milliseconds of a training step of one layer."""
     for shape in machine.shapes:
@@ -408,14 +418,9 @@ def check_layers(machine: Machine) -> Iterator[tuple[str, Callable[[], dict]]]:
         ):
             x = maps(*shape, dtype=dtype)
 
-            def run(x: Tensor = x, shape: tuple = shape) -> dict:
+            def run(x: Tensor = x) -> dict:
                 there = x.to(machine.device).requires_grad_()
-
-                def make(norm: str) -> Callable[[], None]:
-                    layer = MEASURED[norm](shape[1]).to(machine.device)
-                    return lambda: train_once(layer, there)
-
-                return measure(machine, _runs(machine, make))
+                return measure(machine, _layer_runs(machine, there))
 
             kind = str(dtype).removeprefix('torch.')
             yield f'layer, ms: {shape}, {kind}', run
@@ -426,11 +431,7 @@ def check_launches(machine: Machine) -> dict:
     x = maps(2, 64, 50, 84).to(machine.device).requires_grad_()
     counts = {}
 
-    def make(norm: str) -> Callable[[], None]:
-        layer = MEASURED[norm](64).to(machine.device)
-        return lambda: train_once(layer, x)
-
-    for name, run in _runs(machine, make).items():
+    for name, run in _layer_runs(machine, x).items():
         for _ in range(2):
             run()
         activities = [torch.profiler.ProfilerActivity.CUDA]
@@ -446,11 +447,7 @@ def check_memory(machine: Machine) -> dict:
     x = maps(2, 256, 200, 336).to(machine.device).requires_grad_()
     peaks = {}
 
-    def make(norm: str) -> Callable[[], None]:
-        layer = MEASURED[norm](256).to(machine.device)
-        return lambda: train_once(layer, x)
-
-    for name, run in _runs(machine, make).items():
+    for name, run in _layer_runs(machine, x).items():
         run()
         x.grad = None
         before = torch.cuda.memory_allocated(machine.device)

@@ -47,7 +47,7 @@ def apply(
         _apply, tiles.programs,
         x, y, *given, pivot if kernel is None else kernel.contiguous(),
         *(t.stride(0) for t in given), c, h, w, h * w, tiles.length,
-        SIZE=size, LAST=tiles.last, POSITIONS=tiles.positions, CHANNELS=tiles.channels,
+        SIZE=size, **tiles.constants,
     )  # fmt: skip
     return y
 
@@ -126,22 +126,19 @@ def sums(
     count = 2 + (taps > 0)
     parts = torch.empty(count + taps, tiles.splits, n, c, **options)
     given = [rows(t, pivot) for t in (pivot, scale, shift)]
-    layout = {
-        'LAST': tiles.last, 'POSITIONS': tiles.positions, 'CHANNELS': tiles.channels
-    }  # fmt: skip
     if kernel is None:
         launch(
             _sums_of_parts, tiles.programs,
             dy, x, parts, given[0], given[0].stride(0), n, c, h * w,
             tiles.length, tiles.splits,
-            **layout,
+            **tiles.constants,
         )  # fmt: skip
     else:
         launch(
             _sums_of_parts_with_kernel, tiles.programs,
             dy, x, parts, *given, kernel.contiguous(), *(t.stride(0) for t in given),
             n, c, h, w, h * w, tiles.length, tiles.splits,
-            SIZE=size, TAPS=padded, **layout,
+            SIZE=size, TAPS=padded, **tiles.constants,
         )  # fmt: skip
     of_maps = torch.empty(count, n, c, **options)
     of_kernel = torch.empty(c, size, size, **options) if taps else None

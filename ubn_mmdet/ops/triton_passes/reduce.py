@@ -33,7 +33,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     launch(
         _moments_of_parts, tiles.programs,
         x, parts, n, c, h * w, tiles.length, tiles.splits,
-        LAST=tiles.last, POSITIONS=tiles.positions, CHANNELS=tiles.channels,
+        **tiles.constants,
     )  # fmt: skip
     result = torch.empty(2, n, c, **options)
     launch(
@@ -172,7 +172,7 @@ def gradient(
         scale if kernel is None else kernel.contiguous(),
         *(t.stride(0) for t in given), c, h, w, h * w, tiles.length,
         SIZE=size, SLOPE=slope is not None, OFFSET=offset is not None,
-        LAST=tiles.last, POSITIONS=tiles.positions, CHANNELS=tiles.channels,
+        **tiles.constants,
     )  # fmt: skip
     return dx
 

@@ -31,6 +31,15 @@ class Tiles(NamedTuple):
     splits: int
     programs: int
 
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What every kernel is compiled for, by the names of its parameters."""
+        return {
+            'LAST': self.last,
+            'POSITIONS': self.positions,
+            'CHANNELS': self.channels,
+        }
+
 
 def divide(x: Tensor, elements: int = 1024) -> Tiles:
     """The division of ``x``, which is dense in either memory format.
