@@ -17,8 +17,11 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+# Kernels decay as convolutions do, and nothing else of a norm layer decays.
 optim_wrapper = dict(
     type='OptimWrapper',
+    constructor='UBNOptimWrapperConstructor',
+    paramwise_cfg=dict(norm_decay_mult=0.0),
     optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0001),
 )
 

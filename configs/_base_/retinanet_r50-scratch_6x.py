@@ -9,9 +9,12 @@ model = dict(
     bbox_head=dict(type='RetinaSepBNHead', num_ins=5),
 )
 
-# From here on as in mmdet's scratch/mask-rcnn_r50-scratch_fpn_gn-all_6x_coco.py, with
-# the shared convolutions given to the optimizer once.
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.0, bypass_duplicate=True))
+# From here on as in _base_/mask-rcnn_r50-scratch_6x.py, with the shared convolutions given
+# to the optimizer once.
+optim_wrapper = dict(
+    constructor='UBNOptimWrapperConstructor',
+    paramwise_cfg=dict(norm_decay_mult=0.0, bypass_duplicate=True),
+)
 
 max_epochs = 73
 

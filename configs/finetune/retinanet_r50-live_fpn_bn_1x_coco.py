@@ -11,4 +11,8 @@ model = dict(
         norm_cfg=dict(_delete_=True, **_base_.norm),
     )
 )
+optim_wrapper = dict(
+    constructor='UBNOptimWrapperConstructor',
+    paramwise_cfg=dict(norm_decay_mult=0.0),
+)
 auto_scale_lr = dict(enable=True)

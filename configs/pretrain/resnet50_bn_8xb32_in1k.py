@@ -14,6 +14,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=2500),
     dict(type='MultiStepLR', by_epoch=True, milestones=[30, 60, 90], gamma=0.1),
 ]
+# As in the paper, all of a norm layer decays.
+optim_wrapper = dict(constructor='UBNOptimWrapperConstructor')
 auto_scale_lr = dict(enable=True)
 custom_hooks = [
     dict(type='mmdet.CheckInvalidLossHook'),

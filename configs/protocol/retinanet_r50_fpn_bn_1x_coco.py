@@ -8,4 +8,6 @@ model = dict(
         )
     )
 )
+# As in the paper, all of a norm layer decays.
+optim_wrapper = dict(constructor='UBNOptimWrapperConstructor')
 auto_scale_lr = dict(enable=True)

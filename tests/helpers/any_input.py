@@ -41,7 +41,7 @@ OWN = {
         'scaling': st.sampled_from(['normalized', None]),
         'kernel_size': st.sampled_from([1, 3, 5]),
         'initial_weight': starts,
-        'initial_spatial': st.sampled_from(['zeros', 'kaiming']),
+        'initial_spatial': st.sampled_from(['zeros', 'kaiming', 'fan_in']),
         'condensation_threshold': thresholds,
         'condensation_feature': st.sampled_from(['flat', 'pooled']),
         'condensation_opens': st.sampled_from(['similar', 'dissimilar']),

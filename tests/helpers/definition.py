@@ -61,7 +61,7 @@ def ubn_of_ranks(
             return s * xhat
         affine = over_maps(state['weight']) * xhat
         if 'spatial_weight' in state:
-            affine = affine + depthwise(xhat, state['spatial_weight'])
+            affine = affine + depthwise(xhat, off_centre(state['spatial_weight']))
         return s * (affine + over_maps(state['bias']))
 
     return [normalize(x) for x in centred], state
@@ -112,6 +112,13 @@ def condensation(xs: list[Tensor], feature: str) -> Tensor:
         if i != j
     ]
     return torch.stack(cosines).mean() if cosines else torch.ones((), dtype=xs[0].dtype)
+
+
+def off_centre(kernel: Tensor) -> Tensor:
+    """The kernel without its centre tap, which is ``weight``."""
+    mask = torch.ones_like(kernel)
+    mask[:, kernel.shape[1] // 2, kernel.shape[2] // 2] = 0
+    return mask * kernel
 
 
 def depthwise(x: Tensor, kernel: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def iebn(
 def bnet(
     xs: list[Tensor], state: State, *, training: bool, eps: float, momentum: float
 ) -> Result:
-    """BatchNorm with a depthwise affine; ``weight`` adds to the centre tap."""
+    """BatchNorm with a depthwise affine; ``weight`` is the centre tap."""
     state = dict(state)
     mean, var = batchnorm_statistics(xs, state, training=training, momentum=momentum)
     xhats = [normalize(x, mean, var, eps) for x in xs]
@@ -60,7 +60,7 @@ def bnet(
         return xhats, state
     kernel = state['spatial_weight'].clone()
     centre = kernel.shape[-1] // 2
-    kernel[:, centre, centre] = kernel[:, centre, centre] + state['weight']
+    kernel[:, centre, centre] = state['weight']
     return [
         depthwise(xhat, kernel) + over_maps(state['bias']) if xhat.numel() else xhat
         for xhat in xhats

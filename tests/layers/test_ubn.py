@@ -44,6 +44,19 @@ def test_the_gate_closes_after_eighteen_dissimilar_batches_at_the_earliest():
     assert layer.num_batches_tracked == 18
 
 
+def test_the_gate_stays_open_until_the_statistics_have_moved_often_enough():
+    layer = UBN(2, dtype=torch.float64, condensation_min_updates=25)
+    x = torch.eye(4, dtype=torch.float64).reshape(4, 2, 1, 2)
+    for _ in range(30):
+        assert layer.gate_is_open == (layer.num_batches_tracked < 25)
+        layer(x)
+    assert layer.num_batches_tracked == 25
+    layer.condensation_threshold = 0.1
+    assert layer.stages.statistics.min_updates == 25
+    layer.condensation_threshold = None
+    assert layer.gate_is_open is None and UBN(2, affine=False).gate_is_open
+
+
 def test_a_sample_of_zeros_is_like_no_other():
     x = images(3, 2, 4, 4)
     x[1] = 0

@@ -24,12 +24,13 @@ class TestUBN(NormTester):
         ({'kernel_size': (3, 3)}, 'kernel_size.*positive odd integer'),
         ({'initial_weight': 'small'}, "initial_weight.*number.*'small'"),
         ({'initial_weight': float('nan')}, 'initial_weight.*finite.*nan'),
-        ({'initial_spatial': 'random'}, "'zeros' or 'kaiming'.*'random'"),
+        ({'initial_spatial': 'random'}, "'zeros' or 'kaiming' or 'fan_in'.*'random'"),
         ({'condensation_threshold': -0.1}, r'condensation_threshold.*\[0, 1\).*-0.1'),
         ({'condensation_threshold': 1}, r'condensation_threshold.*\[0, 1\).*1'),
         ({'condensation_feature': 'mean'}, "'flat' or 'pooled'.*'mean'"),
         ({'condensation_feature': ['flat']}, r"'flat' or 'pooled'.*\['flat'\]"),
         ({'condensation_opens': 'all'}, "'similar' or 'dissimilar'.*'all'"),
+        ({'condensation_min_updates': -1}, 'condensation_min_updates.*integer.*-1'),
     ]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import mmdet
 import pytest
 import torch
+from helpers.optim import groups_of
 from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
@@ -51,6 +52,7 @@ LAYERS = {
     'scratch/mask-rcnn_r50-scratch_fpn_{}-all_6x_coco': SCRATCH_MASK,
     'scratch/retinanet_r50-scratch_fpn_{}-all_6x_coco': SCRATCH_RETINA,
     'demo/mask-rcnn_r18-scratch_fpn_{}_6e_shapes': {'backbone': R18},
+    'demo/faster-rcnn_r18-scratch_fpn_{}_6e_shapes': {'backbone': R18},
     'demo/retinanet_r18-scratch_fpn_{}_6e_shapes': {'backbone': R18},
 }
 FROM_SCRATCH = ('scratch', 'demo')
@@ -85,7 +87,7 @@ PRESETS = sorted((ROOT / '_base_/norms').glob('*.py'))
 
 def norms_of(pattern: str) -> dict[str, dict]:
     """The norm configs that a pattern of ``LAYERS`` has, by their word in the name."""
-    ubn = UBN_AUTHORS_START if pattern.startswith(FROM_SCRATCH) else UBN_PLAIN
+    ubn = UBN_PLAIN if pattern.startswith('finetune') else UBN_AUTHORS_START
     bn = BN_MERGED if pattern.startswith(('finetune', 'scratch')) else BN
     return {'ubn': ubn, 'bn': bn, **ARMS.get(pattern, {})}
 
@@ -102,6 +104,7 @@ ADDED = {
     'custom_imports.allow_failed_imports',
     'custom_hooks.0.type',
     'custom_hooks.1.type',
+    'optim_wrapper.constructor',
     'randomness.seed',
 }
 # Detectors; test_pretraining.py has the others.
@@ -328,6 +331,7 @@ def test_finetune_is_the_shipped_config_unfrozen(name: str) -> None:
         *ADDED,
         'model.backbone.frozen_stages',
         'model.backbone.norm_eval',
+        'optim_wrapper.paramwise_cfg.norm_decay_mult',
     }
     assert load(name).model.backbone.init_cfg == {
         'type': 'Pretrained',
@@ -383,6 +387,21 @@ def test_optimizer_holds_every_learning_parameter_once(name: str) -> None:
     assert {id(p) for p in held if p.requires_grad} == learning
 
 
+@pytest.mark.parametrize('name', FILES)
+def test_what_of_a_norm_layer_decays(name: str) -> None:
+    """All of it where the paper is repeated, and else the kernels alone."""
+    model = build(name)
+    groups = groups_of(model, build_optim_wrapper(model, load(name).optim_wrapper))
+    repeats_paper = name.startswith('protocol')
+    for layer_name, layer in model.named_modules():
+        if not isinstance(layer, _BatchNorm):
+            continue
+        for key, parameter in layer.named_parameters():
+            if parameter.requires_grad:
+                decay = groups[f'{layer_name}.{key}'][1]
+                assert (decay > 0) == (repeats_paper or key == 'spatial_weight'), key
+
+
 @pytest.mark.parametrize('name', in_folder('scratch'))
 def test_initial_values_survive_the_initialisers(name: str) -> None:
     torch.manual_seed(0)
@@ -391,13 +410,14 @@ def test_initial_values_survive_the_initialisers(name: str) -> None:
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     start = norms_of(NAMES[name][0])[NAMES[name][1]]
     for layer in layers:
-        assert (layer.weight == start.get('initial_weight', 1)).all()
         assert (layer.bias == 0).all()
         if 'initial_spatial' not in start:
+            assert (layer.weight == start.get('initial_weight', 1)).all()
             continue
         gate = 1 / (1 + math.exp(-1))
         expected = gate * math.sqrt(2 / (9 * layer.num_features))
         assert layer.spatial_weight.std().item() == pytest.approx(expected, rel=0.2)
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.5)
 
 
 @pytest.mark.slow

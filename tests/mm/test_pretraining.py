@@ -51,6 +51,7 @@ def test_the_recipe_is_mmpretrains_with_a_norm_and_a_warm_up(name, tmp_path):
     hooks = [hook['type'] for hook in ours.pop('custom_hooks')]
     assert hooks == ['mmdet.CheckInvalidLossHook', 'BroadcastBuffersHook']
     assert ours.pop('custom_imports')['imports'] == ['ubn_mmdet']
+    theirs['optim_wrapper']['constructor'] = 'UBNOptimWrapperConstructor'
     theirs['auto_scale_lr'] = {'enable': True, 'base_batch_size': 256}
     theirs['default_hooks']['checkpoint']['max_keep_ckpts'] = 3
     theirs['randomness']['seed'] = 0

@@ -55,8 +55,9 @@ def from_batchnorm(state: StateDict, stages: Stages) -> StateDict:
 def authors_to_ubn(state: StateDict) -> StateDict:
     """From the layout of the UBN authors' fork, exactly.
 
-    ``weight*delta + spatial_weight = sigmoid(1) * W``, ``bias = sigmoid(1) * b``. Their
-    condensation is not in their checkpoints: it starts at 1 again.
+    The kernel, ``weight`` at the centre and ``spatial_weight`` around it, is
+    ``sigmoid(1) * W``, and ``bias = sigmoid(1) * b``. Their condensation
+    is not in their checkpoints: it starts at 1 again.
 
     Raises:
         ConversionError: If no layer has the layout, or one has only a part of it.
@@ -103,6 +104,7 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
     own = [entry.name for entry in stages.entries()]
 
     def convert(norm: StateDict) -> StateDict:
+        stages.affine.upgrade(norm, '')  # the file may be an old one
         try:
             return stages.fold(norm)
         except ValueError as error:

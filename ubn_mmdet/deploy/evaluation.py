@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers.pipeline import PipelineNorm
+from ..layers.stages.affine import spatial_kernel
 
 BATCHNORMS = nn.BatchNorm2d, nn.SyncBatchNorm  # and no subclasses: they do more
 
@@ -62,7 +63,5 @@ def evaluation_of(norm: _BatchNorm) -> Evaluation:
     weight, bias = state['weight'], state['bias']
     if 'spatial_weight' not in state:
         return Evaluation(weight * scale, weight * shift + bias)
-    kernel = state['spatial_weight'].clone()
-    centre = kernel.shape[-1] // 2
-    kernel[:, centre, centre] += weight
+    kernel = spatial_kernel(weight, state['spatial_weight'])
     return Evaluation(scale, shift, kernel, bias)

@@ -11,16 +11,17 @@ from .stages import DepthwiseAffine
 class BNET(PipelineNorm, _BatchNorm):
     """BatchNorm whose affine is a depthwise k x k convolution (arXiv 2011.14150).
 
-    With ``xhat`` as in BatchNorm,
-    ``y = depthwise(xhat; weight*delta + spatial_weight) + bias``, padded with zeros.
+    With ``xhat`` as in BatchNorm, ``y = depthwise(xhat; kernel) + bias``, padded with
+    zeros. The kernel is ``weight`` at the centre and ``spatial_weight`` around it.
 
     Args:
         num_features: Channels ``C`` of the input ``(N, C, H, W)``.
         kernel_size: Odd size ``k`` of the kernel, 3 or more.
-        initial_weight: What ``weight``, on the centre tap, starts from, also where a
+        initial_weight: What ``weight``, the centre tap, starts from, also where a
             toolbox's generic initialiser writes 1.
-        initial_spatial: What ``spatial_weight`` starts from: ``'zeros'``, or
-            ``'kaiming'``, normal with standard deviation ``sigmoid(1) * sqrt(2/(k*k*C))``.
+        initial_spatial: What is added to every tap at the start: nothing (``'zeros'``), or
+            a normal part with standard deviation ``sigmoid(1) * sqrt(2/(k*k*C))``
+            (``'kaiming'``) or ``1/k``, which keeps the variance (``'fan_in'``).
         **common: ``eps``, ``momentum``, ``affine``, ``track_running_stats``, ``sync``,
             ``sync_group_size``, ``device`` and ``dtype``, as in :class:`PipelineNorm`.
 

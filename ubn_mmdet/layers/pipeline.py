@@ -91,7 +91,7 @@ class Stages(Generic[S]):
         Args:
             state: Of one layer, by the names of its tensors; all of BatchNorm's are there.
             keeps_kernel: Leave a ``spatial_weight`` there: the layer is BatchNorm with the
-                kernel ``weight*delta + spatial_weight`` in place of ``weight``.
+                kernel that ``weight`` is the centre of in place of ``weight``.
 
         Raises:
             ValueError: If the layer depends on its input in a way that BatchNorm does not.
@@ -171,6 +171,7 @@ class PipelineNorm(Base):
             channels.
     """
 
+    _version = 3  # BatchNorm's is 2; since 3 the centre of a kernel is ``weight`` alone
     _abbr_ = 'bn'  # the toolbox then names attributes as BatchNorm checkpoints do
 
     # The names of children that are applied to the result, in this order: the activation
@@ -245,6 +246,10 @@ class PipelineNorm(Base):
         """What ``weight`` starts from."""
         return self.stages.affine.initial_weight
 
+    def start_weight(self) -> None:
+        """Start ``weight`` anew, as after construction."""
+        self.stages.affine.start_weight(self.weight)
+
     # BatchNorm's constructor calls both resets, when only its own tensors exist.
 
     def reset_running_stats(self) -> None:
@@ -256,7 +261,7 @@ class PipelineNorm(Base):
         """Start anew, as after construction."""
         super().reset_parameters()
         if self.weight is not None:
-            nn.init.constant_(self.weight, self.initial_weight)
+            self.start_weight()
         self._reset(learnt=True)
 
     def _reset(self, learnt: bool) -> None:
@@ -414,11 +419,15 @@ class PipelineNorm(Base):
                 f'got {x.shape[1]}: {tuple(x.shape)}'
             )
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args: Any
+    ) -> None:
         """Take a complete BatchNorm state as what it is: stages that do nothing yet.
 
         Anything less is reported as missing, as ever.
         """
+        if (local_metadata.get('version') or 0) < 3:
+            self.stages.affine.upgrade(state_dict, prefix)
         entries = self.stages.entries()
         own = [entry for entry in entries if getattr(self, entry.name) is not None]
         names = ('weight', 'bias', 'running_mean', 'running_var')
@@ -429,7 +438,7 @@ class PipelineNorm(Base):
             for entry in own:
                 tensor = entry.neutral_like(like, self.num_features)
                 state_dict[prefix + entry.name] = tensor
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
 def centred_batch(

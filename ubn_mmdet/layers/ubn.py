@@ -7,13 +7,15 @@ depthwise k x k kernel in place of the channel weight (affine).
 
 A fresh layer is exactly BatchNorm, and every BatchNorm checkpoint fits it. That takes two
 changes of form against the authors' layer, which keep the same functions reachable: the
-scaling gate is divided by its initial value, and the kernel is written as BatchNorm's
-``weight`` on the centre tap plus a ``spatial_weight`` that starts at zero.
+scaling gate is divided by its initial value, and the kernel is BatchNorm's ``weight`` at
+the centre and a ``spatial_weight`` around it that starts at zero. To train as the authors'
+layer does, it takes other learning rates: ``UBNOptimWrapperConstructor`` has them.
 """
 
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.recompute import Calls
@@ -44,13 +46,14 @@ class UBN(PipelineNorm, _BatchNorm):
         scaling: ``'normalized'`` scales by ``sigmoid(scaling_weight * GAP(xhat) +
             scaling_bias)``, divided by its initial value; None switches the stage off.
         kernel_size: Odd size ``k`` of the depthwise kernel; 1 is BatchNorm's own affine.
-        initial_weight: What ``weight`` starts from, also where a toolbox's generic
-            initialiser writes 1. Other values are taken as they are, such as the 0 of
-            ``zero_init_residual``.
-        initial_spatial: What ``spatial_weight`` starts from: ``'zeros'``, or
-            ``'kaiming'``, normal with standard deviation ``sigmoid(1) * sqrt(2/(k*k*C))``.
-            With ``initial_weight=0`` the latter is the paper authors' start. No effect
-            for ``kernel_size=1``.
+        initial_weight: What ``weight``, the centre tap, starts from, also where a
+            toolbox's generic initialiser writes 1. Other values are taken as they are,
+            such as the 0 of ``zero_init_residual``.
+        initial_spatial: What is added to every tap at the start: nothing (``'zeros'``), or
+            a normal part with standard deviation ``sigmoid(1) * sqrt(2/(k*k*C))``
+            (``'kaiming'``) or ``1/k``, which keeps the variance (``'fan_in'``).
+            With ``initial_weight=0``, ``'kaiming'`` is the paper's initialisation. No
+            effect for ``kernel_size=1``.
         condensation_threshold: In training, batches are normalised with the running
             statistics, and leave them alone, while ``condensation`` is at or below this,
             in [0, 1); None for no gate.
@@ -62,13 +65,15 @@ class UBN(PipelineNorm, _BatchNorm):
         condensation_opens: ``'similar'``, or ``'dissimilar'`` for the reversed gate: batch
             statistics while ``condensation`` is at or below the threshold. For
             comparison; such a layer does not start as BatchNorm.
+        condensation_min_updates: How often the running statistics have to be moved before
+            the gate may close. In the paper, 0: they may stand still before they settle.
         device: Of parameters and buffers.
         dtype: Of parameters and buffers.
 
     Parameters are ``weight``, ``bias``, ``centering_weight``, ``scaling_weight``,
-    ``scaling_bias``, ``(C,)`` each, and ``spatial_weight``, ``(C, k, k)``; buffers are
-    BatchNorm's and ``condensation``, ``()``, the moving average of the batches' mean
-    pairwise cosine. Those of a stage that is off are None.
+    ``scaling_bias``, ``(C,)`` each, and ``spatial_weight``, ``(C, k, k)``, whose centre
+    stays zero; buffers are BatchNorm's and ``condensation``, ``()``, the moving average of
+    the batches' mean pairwise cosine. Those of a stage that is off are None.
 
     Input, output and errors are those of :class:`PipelineNorm`.
     """
@@ -92,6 +97,7 @@ class UBN(PipelineNorm, _BatchNorm):
         sync: bool = True,
         sync_group_size: int | None = None,
         condensation_opens: str = 'similar',
+        condensation_min_updates: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -106,7 +112,10 @@ class UBN(PipelineNorm, _BatchNorm):
             Stages(
                 Centering() if centering else None,
                 GatedStatistics(
-                    condensation_threshold, condensation_feature, condensation_opens
+                    condensation_threshold,
+                    condensation_feature,
+                    condensation_opens,
+                    condensation_min_updates,
                 ),
                 NormalizedScaling() if scaling else None,
                 channel_or_depthwise(kernel_size, initial_spatial, initial_weight),
@@ -134,7 +143,7 @@ class UBN(PipelineNorm, _BatchNorm):
     @condensation_threshold.setter
     def condensation_threshold(self, threshold: float | None) -> None:
         gate = self.stages.statistics
-        gate = GatedStatistics(threshold, gate.feature, gate.opens)
+        gate = GatedStatistics(threshold, gate.feature, gate.opens, gate.min_updates)
         self.stages = replace(self.stages, statistics=gate)
         self._calls = Calls()  # a call without a gate left no state of one
 
@@ -143,6 +152,17 @@ class UBN(PipelineNorm, _BatchNorm):
         """What samples are compared by."""
         return self.stages.statistics.feature
 
+    @property
+    def gate_is_open(self) -> Tensor | None:
+        """Whether the next step may move the running statistics, ``()`` bool.
+
+        It may as long as its batch does not move ``condensation`` across the threshold.
+        None for a layer that has no gate.
+        """
+        if self.condensation is None or self.condensation_threshold is None:
+            return None
+        return self.stages.statistics.is_open(self)
+
     def extra_repr(self) -> str:
         """BatchNorm's, and the stages."""
         return (
@@ -150,5 +170,6 @@ class UBN(PipelineNorm, _BatchNorm):
             f'scaling={self.scaling!r}, kernel_size={self.kernel_size}, '
             f'condensation_threshold={self.condensation_threshold}, '
             f'condensation_feature={self.condensation_feature!r}, '
-            f'condensation_opens={self.stages.statistics.opens!r}'
+            f'condensation_opens={self.stages.statistics.opens!r}, '
+            f'condensation_min_updates={self.stages.statistics.min_updates}'
         )

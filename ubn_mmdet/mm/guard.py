@@ -2,7 +2,8 @@
 
 :func:`install`, called when the package is imported, makes what would replace them refuse
 (``replacers.py``). It gives every runner the hooks that look at what arrived
-(``guard_hook.py``) and at what gates do (``condensation_hook.py``). It also lets the
+(``guard_hook.py``), keep gates alike on all ranks (``merge_gates_hook.py``), and record
+what gates do (``condensation_hook.py``). It also lets the
 toolbox's initialisers respect how a layer starts (``initialisation.py``), and MMEngine's
 FLOP counter see it (``flops.py``). :func:`uninstall` takes all of it back.
 """
@@ -14,6 +15,7 @@ from .condensation_hook import GateHook
 from .flops import COUNTER
 from .guard_hook import UBNGuardHook
 from .initialisation import STARTS
+from .merge_gates_hook import MergeGatesHook
 from .patching import Patch, Patches
 from .replacers import REPLACERS
 
@@ -22,7 +24,7 @@ def _with_hooks(original: Callable) -> Callable:
     @functools.wraps(original)
     def register_hooks(self, *args, **kwargs):
         original(self, *args, **kwargs)
-        for kind in (UBNGuardHook, GateHook):
+        for kind in (UBNGuardHook, MergeGatesHook, GateHook):
             if not any(isinstance(hook, kind) for hook in self.hooks):
                 self.register_hook(kind())
 

@@ -119,7 +119,7 @@ def report(layers: dict[str, nn.Module]) -> str:
     return f'{kinds(layers.values())} layers: {", ".join(parts)}'
 
 
-def unmerged(layers: Iterable[Any], ranks: int) -> list[nn.Module]:
+def unmerged(layers: Iterable[Any], ranks: int) -> list[Any]:
     """Those of our layers in training that have not the statistics of all ranks."""
     if ranks == 1:
         return []

@@ -2,7 +2,7 @@
 
 MMEngine's ``constant_init(norm, 1)`` initialises every norm layer, called by each
 ``ConvModule`` and, through ``init_cfg``, by backbones, with no hook on the norm's side. For
-a layer with an ``initial_weight`` of its own, one is taken for that. Every other value is
+a layer of this package, one is taken for its own start. Every other value is
 taken as it is, above all the 0 of ``zero_init_residual``.
 """
 
@@ -20,7 +20,7 @@ def _with_own_start(original: Callable) -> Callable:
     def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
         original(module, val, bias)
         if val == 1 and isinstance(module, PipelineNorm) and module.affine:
-            nn.init.constant_(module.weight, module.initial_weight)
+            module.start_weight()
 
     return constant_init
 

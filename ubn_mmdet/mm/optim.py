@@ -1,19 +1,76 @@
-"""How the weights of InitBN learn: an optimizer-wrapper constructor for configs."""
+"""How norm layers learn: optimizer-wrapper constructors for configs."""
 
 import math
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
+from torch.optim import SGD
 
-from ..layers import InitBN
+from ..layers import UBN, InitBN
 from ..layers.checks import check_number
+from ..layers.pipeline import PipelineNorm
+from ..layers.stages.affine import AUTHORS_GATE
 
 LR_MULT = 0.01
+SCALED = 'weight', 'spatial_weight', 'bias'  # what our form divides by the gate
+
+
+class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Lets norm layers have a say in the rate and the decay of their parameters.
+
+    Raises:
+        ValueError: If the ``optimizer`` of ``optim_wrapper_cfg`` does not state ``lr`` and
+            ``weight_decay``: its defaults are not known here.
+    """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
+    ) -> None:
+        for name in ('lr', 'weight_decay'):
+            if optim_wrapper_cfg.get('optimizer', {}).get(name) is None:
+                raise ValueError(
+                    f'{type(self).__name__} multiplies {name}: '
+                    'optim_wrapper.optimizer must state it'
+                )
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def add_params(
+        self,
+        params: list[dict],
+        module: nn.Module,
+        prefix: str = '',
+        is_dcn_module: int | float | None = None,
+    ) -> None:
+        """Add a parameter group for each parameter of ``module``."""
+        first = len(params)
+        super().add_params(params, module, prefix, is_dcn_module)
+        # Those of children have been adjusted by the call for the child.
+        own = {id(p): name for name, p in module.named_parameters(recurse=False)}
+        keys = self.paramwise_cfg.get('custom_keys', {})
+        for group in params[first:]:
+            if name := own.get(id(group['params'][0])):
+                group.setdefault('lr', self.base_lr)
+                group.setdefault('weight_decay', self.base_wd)
+                is_custom = any(key in f'{prefix}.{name}' for key in keys)
+                self.adjust(group, module, name, is_custom)
+
+    def adjust(
+        self, group: dict, module: nn.Module, name: str, is_custom: bool
+    ) -> None:
+        """Change what is special about the parameter ``name`` of ``module`` in place.
+
+        Args:
+            group: Of this parameter alone, with its ``lr`` and ``weight_decay``.
+            module: That has the parameter.
+            name: In the module.
+            is_custom: Whether ``custom_keys`` have decided about it.
+        """
+        raise NotImplementedError
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class InitBNOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
     """Trains as "Revisiting Batch Norm Initialization" does (ECCV 2022, 2110.13989).
 
     The ``weight`` of every :class:`InitBN` learns at a hundredth of the learning rate,
@@ -47,27 +104,88 @@ class InitBNOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             lambda v: 0 <= v < math.inf,
             'a finite number >= 0',
         )
-        for name in ('lr', 'weight_decay'):
-            # The default of an optimizer is not known here.
-            if optim_wrapper_cfg.get('optimizer', {}).get(name) is None:
-                raise ValueError(
-                    f'{type(self).__name__} multiplies {name}: '
-                    'optim_wrapper.optimizer must state it'
-                )
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
-    def add_params(
-        self,
-        params: list[dict],
-        module: nn.Module,
-        prefix: str = '',
-        is_dcn_module: int | float | None = None,
+    def adjust(
+        self, group: dict, module: nn.Module, name: str, is_custom: bool
     ) -> None:
-        """Add a parameter group for each parameter of ``module``."""
-        first = len(params)
-        super().add_params(params, module, prefix, is_dcn_module)
-        if not isinstance(module, InitBN):
+        """Slow the weight of an InitBN down."""
+        if isinstance(module, InitBN) and name == 'weight':
+            group['lr'] *= self._lr_mult
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
+    """Trains UBN by SGD as its authors' layer trains (arXiv 2311.15993).
+
+    Our scaling gate is divided by ``g = sigmoid(1)``, what it starts from, and our kernel
+    and bias are the authors' times ``g``. The two layers compute the same, but a step of
+    SGD on ours moves the function ``1/g^2 = 1.87`` times as far. So ``weight``,
+    ``spatial_weight`` and ``bias`` learn at ``g^2`` of the rate, and their weight decay is
+    divided by ``g^2``, which leaves the product of the two as it is. All steps are then
+    the authors', with momentum and weight decay. This is for every UBN that has a scaling
+    gate and the paper's initialisation, ``initial_spatial='kaiming'``. One that starts as
+    BatchNorm learns at BatchNorm's rates.
+
+    For all norm layers, the constructor does one thing more: the taps of a kernel,
+    ``spatial_weight``, decay as convolutions do, also where ``norm_decay_mult`` says how
+    the rest of a norm layer decays. So one setting serves BatchNorm and what it is
+    compared with:
+
+        optim_wrapper = dict(
+            constructor='UBNOptimWrapperConstructor',
+            paramwise_cfg=dict(norm_decay_mult=0.0),
+        )
+
+    Args:
+        optim_wrapper_cfg: As for ``DefaultOptimWrapperConstructor``. Its ``optimizer``
+            must state ``lr`` and ``weight_decay``.
+        paramwise_cfg: Likewise. ``norm_kernel_decay_mult``, 1.0, multiplies the decay of
+            ``spatial_weight``. The authors' rates come on top of what ``custom_keys``
+            say; what they match decays as they say.
+
+    Raises:
+        ValueError: If ``lr`` or ``weight_decay`` is missing, the multiplier is negative,
+            or a layer needs the authors' rates and the optimizer is not SGD.
+        TypeError: If the multiplier is no number.
+    """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
+    ) -> None:
+        # The toolbox looks at single parameters only if there is an entry.
+        paramwise_cfg = {'custom_keys': {}} | (paramwise_cfg or {})
+        self._kernel_decay_mult = paramwise_cfg.pop('norm_kernel_decay_mult', 1.0)
+        check_number(
+            'norm_kernel_decay_mult',
+            self._kernel_decay_mult,
+            lambda v: 0 <= v < math.inf,
+            'a finite number >= 0',
+        )
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def adjust(
+        self, group: dict, module: nn.Module, name: str, is_custom: bool
+    ) -> None:
+        """Set the kernel's own decay, and the authors' rates."""
+        if not isinstance(module, PipelineNorm):
             return
-        for group in params[first:]:
-            if group['params'][0] is module.weight:
-                group['lr'] = group.get('lr', self.base_lr) * self._lr_mult
+        if name == 'spatial_weight' and not is_custom:
+            group['weight_decay'] = self.base_wd * self._kernel_decay_mult
+        if name in SCALED and _has_authors_start(module):
+            if self.optimizer_cfg['type'] not in ('SGD', SGD):
+                raise ValueError(
+                    "UBN with initial_spatial='kaiming' learns at the rates of its "
+                    f"authors' SGD, got {self.optimizer_cfg['type']!r}: use SGD, or the "
+                    'default constructor'
+                )
+            group['lr'] *= AUTHORS_GATE**2
+            group['weight_decay'] /= AUTHORS_GATE**2
+
+
+def _has_authors_start(module: nn.Module) -> bool:
+    return (
+        isinstance(module, UBN)
+        and module.scaling is not None
+        and module.initial_spatial == 'kaiming'
+    )

@@ -7,7 +7,6 @@ Each is an affine map of every sample and channel, so its coefficients are ``(N,
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...ops.passes import Coefficients
@@ -116,6 +115,18 @@ class ChannelAffine(Stage):
         """Weight and bias."""
         return layer.weight, layer.bias
 
+    def start_weight(self, weight: Tensor) -> None:
+        """Fill ``weight``, ``(C,)``, in place with what it starts from."""
+        nn.init.constant_(weight, self.initial_weight)
+
+    def upgrade(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Bring the entries of an older checkpoint up to date, in place.
+
+        Args:
+            state: A model's.
+            prefix: Of the names of the layer's tensors.
+        """
+
     def __call__(
         self,
         layer: Layer,
@@ -148,15 +159,20 @@ class ChannelAffine(Stage):
 
 
 class DepthwiseAffine(ChannelAffine):
-    """``s * (depthwise(xhat; weight*delta + spatial_weight) + bias)``, zero padding.
+    """``s * (depthwise(xhat; kernel) + bias)``, zero padding.
+
+    The kernel is ``weight`` at the centre and ``spatial_weight`` around it. The centre of
+    ``spatial_weight`` takes no part: it stays zero and gets no gradient, so that every
+    tap is one parameter.
 
     Sources: BNET, arXiv 2011.14150; UBN, arXiv 2311.15993.
 
     Args:
         kernel_size: Odd size ``k`` of the kernel, at least 3.
-        initial_spatial: ``'zeros'``, or ``'kaiming'``: normal with standard deviation
-            ``sigmoid(1) * sqrt(2/(k*k*C))``.
-        initial_weight: What ``weight``, on the centre tap, starts from.
+        initial_spatial: What every tap, the centre included, has added at the start:
+            nothing (``'zeros'``), or a normal part with standard deviation
+            ``sigmoid(1) * sqrt(2/(k*k*C))`` (``'kaiming'``) or ``1/k`` (``'fan_in'``).
+        initial_weight: What the centre tap starts from, or around.
         bias_is_scaled: Whether the scaling gate ``s`` acts on the bias as well.
     """
 
@@ -178,16 +194,42 @@ class DepthwiseAffine(ChannelAffine):
     def entries(self) -> tuple[Entry, ...]:
         """``spatial_weight``, ``(C, k, k)``."""
         k = self.kernel_size
-        kaiming = self.initial_spatial == 'kaiming'
-        start = _kaiming if kaiming else None
+        start = None if self.initial_spatial == 'zeros' else self._start_around
         return (Entry('spatial_weight', neutral=0.0, trailing=(k, k), start=start),)
+
+    def start_weight(self, weight: Tensor) -> None:
+        """Fill ``weight``, ``(C,)``, in place with what it starts from."""
+        super().start_weight(weight)
+        if self.initial_spatial != 'zeros':
+            with torch.no_grad():
+                weight.add_(
+                    torch.randn_like(weight), alpha=self._deviation(len(weight))
+                )
+
+    def _start_around(self, spatial_weight: Tensor) -> None:
+        nn.init.normal_(spatial_weight, std=self._deviation(len(spatial_weight)))
+        _centre(spatial_weight).zero_()
+
+    def _deviation(self, channels: int) -> float:
+        if self.initial_spatial == 'fan_in':  # the output has the variance of the input
+            return 1 / self.kernel_size
+        # The authors' depthwise kernel meets the generic initialiser (kaiming_normal_,
+        # fan_out) behind a gate that starts at sigmoid(1).
+        return AUTHORS_GATE * math.sqrt(2 / (self.kernel_size**2 * channels))
+
+    def upgrade(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Add the centre of ``spatial_weight``, which used to take part, to ``weight``."""
+        weight, spatial = f'{prefix}weight', f'{prefix}spatial_weight'
+        if weight in state and spatial in state:
+            kernel = state[spatial].clone()
+            state[weight] = state[weight] + _centre(kernel)
+            _centre(kernel).zero_()
+            state[spatial] = kernel
 
     def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
         """A kernel that has its centre tap alone is a channel weight."""
         kernel = state.pop('spatial_weight').clone()
-        centre = kernel.shape[-1] // 2
-        state['weight'] = state['weight'] + kernel[:, centre, centre]
-        kernel[:, centre, centre] = 0
+        _centre(kernel).zero_()
         if kernel.any():
             raise ValueError('spatial_weight is not zero off the centre')
 
@@ -202,7 +244,7 @@ class DepthwiseAffine(ChannelAffine):
         """As for :class:`ChannelAffine`."""
         if layer.weight is None:
             return super().__call__(layer, pivot, inv_std, shift, gate)
-        kernel = spatial_kernel(layer.weight, layer.spatial_weight, self.kernel_size)
+        kernel = spatial_kernel(layer.weight, layer.spatial_weight)
         bias = layer.bias
         if gate is not None:
             # One number a map: it may as well act before the convolution.
@@ -212,16 +254,18 @@ class DepthwiseAffine(ChannelAffine):
         return Coefficients(pivot, inv_std, shift, kernel, bias)
 
 
-def spatial_kernel(weight: Tensor, spatial_weight: Tensor, size: int) -> Tensor:
-    """The depthwise kernel ``weight * delta + spatial_weight``, ``(C, size, size)``."""
-    if (
-        torch.jit.is_tracing()
-    ):  # ONNX wants to know the shape, and loses it at a padding
-        taps = [size * size // 2, 1, size * size // 2]
-        before, centre, after = spatial_weight.flatten(1).split(taps, dim=1)
-        kernel = torch.cat([before, centre + weight.unsqueeze(1), after], dim=1)
-        return kernel.view(-1, size, size)
-    return F.pad(weight.unsqueeze(1).unsqueeze(2), (size // 2,) * 4) + spatial_weight
+def spatial_kernel(weight: Tensor, spatial_weight: Tensor) -> Tensor:
+    """``weight``, ``(C,)``, at the centre, ``spatial_weight`` around it: ``(C, k, k)``."""
+    k = spatial_weight.shape[-1]
+    around = k * k // 2
+    before, _, after = spatial_weight.flatten(1).split([around, 1, around], dim=1)
+    return torch.cat([before, weight.unsqueeze(1), after], dim=1).view(-1, k, k)
+
+
+def _centre(kernel: Tensor) -> Tensor:
+    """A view of the centre taps, ``(C,)``, of a ``(C, k, k)``."""
+    middle = kernel.shape[-1] // 2
+    return kernel.detach()[..., middle, middle]
 
 
 def channel_or_depthwise(
@@ -242,10 +286,4 @@ def channel_or_depthwise(
 
 def check_initial_spatial(value: object) -> None:
     """Raise ValueError unless it names a start."""
-    check_choice('initial_spatial', value, ('zeros', 'kaiming'))
-
-
-def _kaiming(kernel: Tensor) -> None:
-    # The authors' depthwise kernel meets the generic initialiser (kaiming_normal_,
-    # fan_out) behind a gate that starts at sigmoid(1).
-    nn.init.normal_(kernel, std=AUTHORS_GATE * math.sqrt(2 / kernel.numel()))
+    check_choice('initial_spatial', value, ('zeros', 'kaiming', 'fan_in'))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ...ops.statistics import CONDENSATIONS, SUMMARIES
-from ..checks import check_choice, check_number
+from ..checks import check_choice, check_count, check_number
 from .stage import Entry, Layer, Stage
 
 CONDENSATION_MOMENTUM = 0.1
@@ -129,6 +129,8 @@ class GatedStatistics(BatchStatistics):
             their channel means.
         opens: Which batches the gate is open for: ``'similar'`` ones, or, the other way
             round, ``'dissimilar'`` ones.
+        min_updates: How often the running statistics have to be moved before the gate may
+            close.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class GatedStatistics(BatchStatistics):
         threshold: float | None = 0.15,
         feature: str = 'flat',
         opens: str = 'similar',
+        min_updates: int = 0,
     ) -> None:
         if threshold is not None:
             check_number(
@@ -146,9 +149,11 @@ class GatedStatistics(BatchStatistics):
             )
         check_choice('condensation_feature', feature, SUMMARIES)
         check_choice('condensation_opens', opens, ('similar', 'dissimilar'))
+        check_count('condensation_min_updates', min_updates, least=0)
         self.threshold = threshold
         self.feature = feature
         self.opens = opens
+        self.min_updates = min_updates
 
     def entries(self) -> tuple[Entry, ...]:
         """``condensation``, ``()``."""
@@ -178,15 +183,24 @@ class GatedStatistics(BatchStatistics):
         c = CONDENSATIONS[self.feature](*batch.summary)
         is_valid = is_finite(batch, mean, var, c)  # one question for all averages
         move([layer.condensation], [c], CONDENSATION_MOMENTUM, is_valid)
-        # A tensor: to read it back would make the host wait in every layer.
-        if self.opens == 'similar':
-            is_open = layer.condensation > self.threshold
-        else:
-            is_open = layer.condensation <= self.threshold
+        is_open = self.is_open(layer)
         running = (r.clone() for r in running_statistics(layer, batch.mean.dtype))
         state = is_open, *running
         move_mean_and_var(layer, mean, var, is_valid & is_open)
         return state
+
+    def is_open(self, layer: Layer) -> Tensor:
+        """Whether the gate is open, ``()`` bool; for a layer that has one.
+
+        A tensor: to read it back would make the host wait in every layer.
+        """
+        if self.opens == 'similar':
+            is_open = layer.condensation > self.threshold
+        else:
+            is_open = layer.condensation <= self.threshold
+        if self.min_updates:
+            is_open = is_open | (layer.num_batches_tracked < self.min_updates)
+        return is_open
 
     def normalizer(
         self, layer: Layer, batch: Batch, state: State

@@ -1,0 +1,20 @@
+# As nuclei-tuning.py, for bccd.py.
+_base_ = 'bccd.py'
+
+
+def _at(norm, rate):
+    return dict(
+        name=f'{norm}-lr-{rate}',
+        preset=norm.lower(),
+        options={'optim_wrapper.optimizer.lr': rate},
+    )
+
+
+groups = [
+    dict(norms=['BN', 'UBN', 'BNET', 'UBN-fan-in', 'BNET-fan-in'], seeds=[100]),
+    dict(
+        norms=[_at(norm, r) for r in (0.04, 0.01) for norm in ('BN', 'UBN', 'BNET')],
+        seeds=[100],
+    ),
+]
+primary = []

@@ -1,0 +1,21 @@
+# Which learning rate each norm has in the other comparisons of nuclei, and whether a larger
+# start of the kernel is worth a try (docs/protocol.md).
+_base_ = 'nuclei.py'
+
+
+def _at(norm, rate):
+    return dict(
+        name=f'{norm}-lr-{rate}',
+        preset=norm.lower(),
+        options={'optim_wrapper.optimizer.lr': rate},
+    )
+
+
+groups = [
+    dict(norms=['BN', 'UBN', 'BNET', 'UBN-fan-in', 'BNET-fan-in'], seeds=[100]),
+    dict(
+        norms=[_at(norm, r) for r in (0.01, 0.0025) for norm in ('BN', 'UBN', 'BNET')],
+        seeds=[100],
+    ),
+]
+primary = []
