@@ -1,5 +1,6 @@
 # The paper's protocol at full size, on 8 GPUs with 2 images each; the folder's train/ and
-# val/ are links to train2017/ and val2017/.
+# val/ are links to train2017/ and val2017/. Each seed has a pre-training of its own
+# (docs/reproduce.md).
 data = 'data/coco_folder'
 detector = 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py'
 image_size = (1333, 800)
@@ -7,14 +8,19 @@ epochs = 12
 batch_size = 2
 processes = 8
 workers = 2
-_classifiers = 'work_dirs/resnet50_{}_8xb32_in1k/epoch_100.pth'
-groups = [
-    dict(
-        norms=[
-            dict(name='BN', backbone=_classifiers.format('bn')),
-            dict(name='UBN', backbone=_classifiers.format('ubn')),
-        ],
-        seeds=range(5),
-    )
+_arms = {
+    'BN': 'bn',
+    'UBN': 'ubn',
+    'BNET': 'bnet',
+    'BN-small': 'bn-small',
+    'UBN-no-gate': 'ubn-no-gate',
+}
+_norms = [
+    dict(name=name, backbone=f'work_dirs/seed{{seed}}/resnet50_{norm}/epoch_100.pth')
+    for name, norm in _arms.items()
 ]
-primary = [dict(norm='UBN', metric='bbox_mAP')]
+groups = [dict(norms=_norms, seeds=range(5))]
+primary = [
+    dict(norm='UBN', metric='bbox_mAP'),
+    dict(norm='UBN', metric='segm_mAP'),
+]

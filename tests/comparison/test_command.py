@@ -28,14 +28,19 @@ def parse(monkeypatch):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (['--seeds', 0, 7], '--seeds: there is no 7; there are 0, 1, 2, 3, 4'),
+        (['--seeds', 10, 7], '--seeds: there is no 7; there are 10, 11, 12, 13, 14'),
         (['--only', 'XN'], "--only: there is no 'XN'; there are BN, UBN, BNET"),
-        (['--only', 'RBN', '--seeds', 4], 'no run has one of these norms and one of'),
     ],
 )
 def test_what_selects_no_run_is_named(parse, options, message):
     with pytest.raises(SpecError, match=message):
         TOOL['read_comparison'](parse(NUCLEI, *options))
+
+
+def test_a_norm_that_has_not_that_seed_is_named(parse):
+    args = parse(ROOT / 'comparisons/shapes.py', '--only', 'BNET', '--seeds', 4)
+    with pytest.raises(SpecError, match='no run has one of these norms and one of'):
+        TOOL['read_comparison'](args)
 
 
 def test_options_of_the_command_come_to_those_of_the_file(parse):

@@ -42,12 +42,13 @@ def test_every_norm_of_a_comparison_resolves_to_what_it_names(name, folder):
         assert cfg.train_cfg.max_epochs == comparison.epochs
 
 
-def trained(name, folder):
-    """The detector of a norm in nuclei.py, and {kind of parameter: {(lr, decay)}}."""
+def trained(comparison, norm, folder):
+    """{kind of parameter: {(lr, decay)}} of the detector of a norm."""
     register_all_modules()
-    comparison = Comparison.open(ROOT / 'comparisons/nuclei.py')
-    [run] = comparison.runs(only=[name], seeds=[0])
+    comparison = Comparison.open(ROOT / f'comparisons/{comparison}.py')
+    run = next(comparison.runs(only=[norm]))
     cfg = resolve(comparison, run, folder)
+    cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     norms = {
@@ -58,25 +59,31 @@ def trained(name, folder):
     found = {}
     for name, (lr, decay) in groups_of(model, wrapper).items():
         layer, _, kind = name.rpartition('.')
-        setting = round(lr, 6), decay
+        setting = round(lr, 6), round(decay, 7)
         found.setdefault(kind if layer in norms else 'elsewhere', set()).add(setting)
-    return model, found
+    return found
 
 
-def test_variants_of_ubns_training_reach_its_parameters(folder):
-    usual = {(0.02, 1e-4)}
-    model, plain = trained('UBN', folder)
-    assert VECTORS < set(plain) and all(found == usual for found in plain.values())
-    assert model.backbone.bn1.momentum == 0.1
+def test_rates_and_decays_are_those_of_the_protocol(folder):
+    plain = trained('nuclei', 'BNET', folder)
+    assert plain.pop('elsewhere') == plain.pop('spatial_weight') == {(0.005, 1e-4)}
+    assert set(plain) == {'weight', 'bias'}
+    assert all(found == {(0.005, 0)} for found in plain.values())
+    authors = trained('nuclei', 'UBN', folder)
+    assert authors['spatial_weight'] == {(0.002672, 1.871e-4)}
+    assert authors['weight'] == {(0.002672, 0)}
+    assert all(authors[name] == {(0.005, 0)} for name in VECTORS)
+    fast = trained('nuclei-from-bn', 'UBN-from-BN-fast', folder)
+    assert all(fast[name] == {(0.05, 0)} for name in VECTORS)
+    assert fast['spatial_weight'] == {(0.05, 1e-4)} and fast['weight'] == {(0.005, 0)}
+    halved = trained('nuclei-tuning', 'BNET-lr-0.0025', folder)
+    assert halved['elsewhere'] == {(0.0025, 1e-4)}
 
-    _, slow = trained('UBN-lr-0.1', folder)
-    assert {k for k, v in slow.items() if v == {(0.002, 1e-4)}} == VECTORS
-    assert {k for k, v in slow.items() if v == usual} == set(plain) - VECTORS
 
-    _, no_decay = trained('UBN-no-decay', folder)
-    assert no_decay.pop('elsewhere') == usual
-    assert set(no_decay) == set(plain) - {'elsewhere'}
-    assert all(found == {(0.02, 0)} for found in no_decay.values())
-
-    model, same = trained('UBN-momentum-0.03', folder)
-    assert same == plain and model.backbone.bn1.momentum == 0.03
+def test_each_seed_of_the_protocol_starts_from_a_pre_training_of_its_own(folder):
+    comparison = Comparison.open(ROOT / 'comparisons/coco-protocol.py')
+    assert (comparison.processes, comparison.batch_size) == (8, 2)
+    for run in comparison.runs(only=['UBN', 'BN-small']):
+        backbone = resolve(comparison, run, folder).model.backbone
+        path = f'work_dirs/seed{run.seed}/resnet50_{run.norm.preset}/epoch_100.pth'
+        assert backbone.init_cfg.checkpoint == path

@@ -48,6 +48,9 @@ def shake(layer: nn.Module) -> nn.Module:
                 parameter.shape, generator=generator, dtype=torch.float64
             )
             parameter.add_(0.5 * noise)
+        if getattr(layer, 'spatial_weight', None) is not None:
+            k = layer.spatial_weight.shape[-1]
+            layer.spatial_weight[:, k // 2, k // 2] = 0  # where it always is
         if layer.running_mean is not None:
             layer.running_mean.uniform_(-1, 1, generator=generator)
             layer.running_var.uniform_(0.5, 2, generator=generator)

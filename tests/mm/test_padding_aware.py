@@ -1,14 +1,12 @@
 """PaddingAware: detectors that do not see the padding of their batches."""
 
 import copy
-import json
 
 import pytest
 import torch
 import torch.distributed as dist
 from helpers.commands import ROOT
 from helpers.inference import train_and_infer
-from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
@@ -16,9 +14,6 @@ from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS
 
-from ubn_mmdet.comparison.spec import Comparison
-from ubn_mmdet.comparison.training.configs import open_data, resolve
-from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm import padding_aware
 from ubn_mmdet.mm.padding_aware import PaddingAware, roi_layers
 
@@ -181,28 +176,3 @@ assert isinstance(model.data_preprocessor, PaddingAware)
 def test_a_detector_trains_evaluates_and_infers_by_one_line_more(tmp_path):
     trained = train_and_infer(tmp_path, CONFIG, LOOK)
     assert 'no norm layer of ubn_mmdet' not in trained
-
-
-def test_the_comparison_pads_much_and_differs_in_that_alone(tmp_path):
-    make_shapes(tmp_path / 'shapes', num_train=4, num_val=2, image_size=64)
-    comparison = Comparison.open(ROOT / 'comparisons/shapes-padded.py')
-    # As its runs get it.
-    comparison = Comparison.read(json.loads(json.dumps(comparison.to_dict())))
-    folder = open_data(comparison, tmp_path / 'shapes', tmp_path)
-    types = {}
-    for run_ in comparison.runs():
-        cfg = resolve(comparison, run_, folder)
-        types[run_.norm.name] = cfg.model.data_preprocessor.pop('type')
-        cfg.model.backbone.norm_cfg = None
-        assert cfg.model == types.setdefault('model', cfg.model)
-    del types['model']
-    assert types == {
-        'BN': 'DetDataPreprocessor',
-        'BN-aware': 'PaddingAware',
-        'UBN': 'DetDataPreprocessor',
-        'UBN-aware': 'PaddingAware',
-    }
-    register_all_modules()
-    images = DATASETS.build(cfg.train_dataloader.dataset)
-    shapes = {images[i % 4]['data_samples'].img_shape for i in range(12)}
-    assert len(shapes) > 6

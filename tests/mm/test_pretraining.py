@@ -112,40 +112,26 @@ FIRST = 'comparisons/coco_mini-pretraining.py'
 FROZEN = {'model.backbone.norm_eval': True, 'model.backbone.frozen_stages': 1}
 
 
-def assert_continues(second, scratch):
-    """It starts from the backbones of the first half, and is else as from scratch."""
+@pytest.mark.parametrize('name', ['nuclei-pretrained', 'nuclei-pretrained-live'])
+def test_the_miniature_starts_from_the_backbones_of_its_first_half(name):
     first = Comparison.open(ROOT / FIRST)
-    runs = {
+    second = Comparison.open(ROOT / f'comparisons/{name}.py')
+    scratch = Comparison.open(ROOT / 'comparisons/nuclei.py')
+    backbones = {
         (ROOT / 'work_dirs/comparisons' / first.name / first.detector_name())
         / f'{run.norm.name}/seed{run.seed}/final.pth': run.norm.preset
         for run in first.runs()
     }
     for run_ in second.runs():
+        assert set(run_.norm.options) == {'model.backbone.init_cfg'}
         start = run_.norm.options['model.backbone.init_cfg']
         assert start['prefix'] == 'backbone.'
-        assert runs[ROOT / start['checkpoint']] == run_.norm.preset
+        assert backbones[ROOT / start['checkpoint']] == run_.norm.preset
     for field in 'data', 'detector', 'classes', 'train_images', 'image_size', 'epochs':
         assert getattr(second, field) == getattr(scratch, field), field
-
-
-@pytest.mark.parametrize('name', ['coco_mini-pretrained', 'coco_mini-pretrained-live'])
-def test_the_miniature_starts_from_the_backbones_of_its_first_half(name):
-    first = Comparison.open(ROOT / FIRST)
-    second = Comparison.open(ROOT / f'comparisons/{name}.py')
-    scratch = Comparison.open(ROOT / 'comparisons/coco_mini.py')
-    assert_continues(second, scratch)
-    assert second.norm_names() == first.norm_names() == scratch.norm_names()
-    assert second.options == ({} if name.endswith('live') else FROZEN)
-
-
-@pytest.mark.parametrize('name', ['nuclei-pretrained', 'nuclei-pretrained-live'])
-def test_on_nuclei_as_well_frozen_and_live(name):
-    second = Comparison.open(ROOT / f'comparisons/{name}.py')
-    assert_continues(second, Comparison.open(ROOT / 'comparisons/nuclei.py'))
-    assert second.norm_names() == Comparison.open(ROOT / FIRST).norm_names()
-    assert second.options == ({} if name.endswith('live') else FROZEN)
-    for run_ in second.runs():
-        assert set(run_.norm.options) == {'model.backbone.init_cfg'}
+    assert second.norm_names() == first.norm_names()
+    frozen = {} if name.endswith('live') else FROZEN
+    assert second.options == scratch.options | frozen
 
 
 # Every backbone is built by MMPreTrain from its config, and by MMDetection from the

@@ -40,7 +40,8 @@ class Norm:
         """From a name, whose preset is the same in lower case, or a dict of the fields.
 
         The dict may have a ``backbone`` besides: the checkpoint of a classifier with this
-        norm, whose backbone the detector starts from.
+        norm, whose backbone the detector starts from. ``{seed}`` in its path is the
+        run's seed.
         """
         if isinstance(value, str):
             value = {'name': value}

@@ -16,6 +16,7 @@ from ...mm.config_nodes import nodes_of
 from ...mm.datasets import SPLIT_OF_LOADER
 from ...mm.norm_configs import batchnorms, with_norm
 from ...paths import configs_dir
+from .. import controls  # noqa: F401 - registers them
 from ..spec import Comparison, Norm, Run, SpecError, fingerprint
 from .task import Folder, task_of
 
@@ -58,6 +59,8 @@ def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
     cfg = common_config(comparison, folder)
     cfg.model = _with_norm(cfg, preset(run.norm.preset))
     _override(cfg, run.norm.options)
+    for node in nodes_of(cfg.model, 'Pretrained'):  # one pre-training a seed
+        node.checkpoint = node.checkpoint.replace('{seed}', str(run.seed))
     cfg.randomness = {'seed': run.seed}
     return cfg
 

@@ -1,0 +1,13 @@
+# As nuclei.py, with the norm in backbone, neck and heads (docs/protocol.md, E1b). With the
+# norm in the backbone alone, a small start also makes small what the neck gets.
+_base_ = 'nuclei.py'
+_norm = dict(type='BN', requires_grad=True)  # the comparison replaces each
+options = {
+    'model.neck.norm_cfg': _norm,
+    'model.roi_head.bbox_head.type': 'Shared4Conv1FCBBoxHead',
+    'model.roi_head.bbox_head.conv_out_channels': 64,
+    'model.roi_head.bbox_head.norm_cfg': _norm,
+    'model.roi_head.mask_head.norm_cfg': _norm,
+}
+groups = [dict(norms=['BN', 'UBN', 'BNET', 'GN'], seeds=range(10, 15))]
+primary = []

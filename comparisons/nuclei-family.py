@@ -1,0 +1,45 @@
+# As nuclei.py, with the family and controls (docs/protocol.md, E3 and, for BN-scaled, E1b).
+# The warm-ups of other papers are hundreds of times this training: they are shortened in
+# proportion, to the first and the second third of its 1,590 steps.
+_base_ = 'nuclei.py'
+_norm = 'model.backbone.norm_cfg'
+_initbn = dict(
+    name='InitBN',
+    options={'optim_wrapper.constructor': 'InitBNOptimWrapperConstructor'},
+)
+_batchrenorm = dict(
+    name='BatchRenorm',
+    options={
+        f'{_norm}.plain_steps': 530,
+        f'{_norm}.r_steps': 1060,
+        f'{_norm}.d_steps': 1060,
+    },
+)
+_powernorm = dict(name='PowerNorm', options={f'{_norm}.warmup_steps': 530})
+# Like any other kernel, it decays.
+_depthwise = dict(
+    name='BN-depthwise',
+    preset='bn',
+    options={
+        f'{_norm}.type': 'DepthwiseBN',
+        'optim_wrapper.paramwise_cfg.custom_keys': dict(
+            depthwise_kernel=dict(decay_mult=1.0)
+        )
+    },
+)
+# C2 to C5 with UBN over those with BN, at the start: root mean squares of the features of
+# 16 training images, means over 5 seeds.
+_scaled = dict(
+    name='BN-scaled',
+    preset='bn',
+    options={
+        'model.neck.type': 'ScaledFPN',
+        'model.neck.scales': [0.125, 0.089, 0.061, 0.041],
+    },
+)
+_family = ['RBN', 'IEBN', _initbn, 'BGN', _batchrenorm, 'MABN', _powernorm]
+groups = [
+    dict(norms=[*_family, _depthwise, 'UBN-gate-reversed'], seeds=range(10, 13)),
+    dict(norms=[_scaled], seeds=range(10, 15)),
+]
+primary = []

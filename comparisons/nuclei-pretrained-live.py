@@ -1,0 +1,10 @@
+# As nuclei.py, from the backbones of coco_mini-pretraining.py (docs/protocol.md, E6).
+# Nothing is frozen: statistics and gate act in detection, too.
+_base_ = 'nuclei.py'
+_runs = 'work_dirs/comparisons/coco_mini-pretraining/resnet18_1xb64_crops'
+_norms = [
+    dict(name=name, backbone=f'{_runs}/{name}/seed10/final.pth')
+    for name in ('BN', 'UBN', 'BNET')
+]
+groups = [dict(norms=_norms, seeds=range(10, 13))]
+primary = []
