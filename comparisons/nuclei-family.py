@@ -24,7 +24,7 @@ _depthwise = dict(
         f'{_norm}.type': 'DepthwiseBN',
         'optim_wrapper.paramwise_cfg.custom_keys': dict(
             depthwise_kernel=dict(decay_mult=1.0)
-        )
+        ),
     },
 )
 # C2 to C5 with UBN over those with BN, at the start: root mean squares of the features of

@@ -61,7 +61,7 @@ def assert_apply_is_the_references(x, dy, given):
         assert_close(sums.bias, gradients['bias'])
 
     def gradient(*of_reduction):
-        dx = KERNELS.gradient(sums.handed, kernel, scale, x, *of_reduction)
+        dx = KERNELS.gradient(sums.u_source, kernel, scale, x, *of_reduction)
         assert_like(dx, x)
         return dx
 

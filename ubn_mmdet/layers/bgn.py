@@ -23,7 +23,7 @@ class BGN(PipelineNorm, _BatchNorm):
     those of channels, as in BatchNorm.
 
     A group may be several maps, a part of one, or cross from one into the next. So the
-    layer hands the pipeline its input not by channels but by pieces, ``lcm(G, C)`` equal
+    layer gives the pipeline its input not by channels but by pieces, ``lcm(G, C)`` equal
     parts of the features: the largest that lie in one group and in one channel each.
 
     Args:

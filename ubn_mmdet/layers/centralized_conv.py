@@ -8,7 +8,7 @@ class CentralizedConv2d(nn.Conv2d):
 
     In the place of centring what the convolution gives (MABN, ICLR 2020). Parameters and
     checkpoints are those of ``nn.Conv2d``; in the toolbox:
-    ``conv_cfg=dict(type='CentralizedConv2d')``. A norm layer behind it may be folded into
+    ``conv_cfg=dict(type='CentralizedConv2d')``. A norm layer after it may be folded into
     it, as into any convolution: the mean is taken for each output channel.
     """
 

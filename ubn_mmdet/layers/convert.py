@@ -37,7 +37,7 @@ def convert_batchnorm(
     have to be added to them. They need gradients unless the BatchNorm is frozen. A
     layer that occurs in several places is replaced by one layer. A BatchNorm2d becomes
     a layer that does not synchronise, a SyncBatchNorm one that does, over all ranks.
-    Hooks stay behind with the old layers.
+    Hooks stay with the old layers.
 
     Args:
         module: The model; nothing happens to layers of this family, BatchNorm1d and

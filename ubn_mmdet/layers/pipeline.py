@@ -227,7 +227,7 @@ class PipelineNorm(Base):
                 tensor = torch.empty(
                     entry.shape(num_features), device=device, dtype=entry.dtype or dtype
                 )
-            if entry.learnt:
+            if entry.is_parameter:
                 parameter = None if tensor is None else nn.Parameter(tensor)
                 self.register_parameter(entry.name, parameter)
             else:
@@ -255,19 +255,19 @@ class PipelineNorm(Base):
     def reset_running_stats(self) -> None:
         """Forget all statistics: BatchNorm's, and those of the stages."""
         super().reset_running_stats()
-        self._reset(learnt=False)
+        self._reset(is_parameter=False)
 
     def reset_parameters(self) -> None:
         """Start anew, as after construction."""
         super().reset_parameters()
         if self.weight is not None:
             self.start_weight()
-        self._reset(learnt=True)
+        self._reset(is_parameter=True)
 
-    def _reset(self, learnt: bool) -> None:
+    def _reset(self, is_parameter: bool) -> None:
         for entry in self.stages.entries():
             tensor = getattr(self, entry.name, None)
-            if tensor is not None and entry.learnt == learnt:
+            if tensor is not None and entry.is_parameter == is_parameter:
                 entry.reset(tensor)
 
     def forward(self, x: Any) -> Any:

@@ -130,9 +130,9 @@ class UBN(PipelineNorm, _BatchNorm):
             dtype,
         )
         for entry in ALL_ENTRIES:
-            if entry.learnt and entry.name not in self._parameters:
+            if entry.is_parameter and entry.name not in self._parameters:
                 self.register_parameter(entry.name, None)
-            elif not entry.learnt and entry.name not in self._buffers:
+            elif not entry.is_parameter and entry.name not in self._buffers:
                 self.register_buffer(entry.name, None)
 
     @property

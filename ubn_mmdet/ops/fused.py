@@ -10,7 +10,7 @@ Per map of ``M`` positions, with ``u`` the gradient of ``z = scale * (x - pivot)
   ``dx = scale * u + 2*dV/M * (x - K) + dK/M``.
 
 The backward of the apply does not write ``scale * u`` for that of the reduction to read
-again. It hands on what ``u`` is made of, as the gradient of the ``x`` that came out of the
+again. It passes on what ``u`` is made of, as the gradient of the ``x`` that came out of the
 reduction, and leaves ``scale`` in the :class:`_Call`.
 
 What works on tensors alone, without autograd, is a set of :class:`Kernels`: those in
@@ -33,14 +33,14 @@ class Sums(NamedTuple):
     """What the backward of an apply gives.
 
     Attributes:
-        handed: Of the shape of ``x``: what ``Kernels.gradient`` makes ``u`` of.
+        u_source: Of the shape of ``x``: what ``Kernels.gradient`` makes ``u`` of.
         scale: ``sum u * (x - pivot)`` over each map, ``(N, C)``.
         shift: ``sum u``, likewise.
         kernel: The gradient of the kernel, ``(C, k, k)``, or None where there is none.
         bias: ``sum dy`` over each map, ``(N, C)``, likewise.
     """
 
-    handed: Tensor
+    u_source: Tensor
     scale: Tensor
     shift: Tensor
     kernel: Tensor | None = None
@@ -56,7 +56,7 @@ class Kernels(NamedTuple):
         apply: ``apply(x, pivot, scale, shift, kernel, bias)`` is ``z``, or with a kernel,
             ``(C, k, k)``, ``depthwise(z; kernel) + bias``, in the dtype of ``x``.
         sums: ``sums(dy, x, pivot, scale, shift, kernel)`` are the :class:`Sums`.
-        gradient: ``gradient(handed, kernel, scale, x, pivot, slope, offset)`` is
+        gradient: ``gradient(u_source, kernel, scale, x, pivot, slope, offset)`` is
             ``scale * u + slope * (x - pivot) + offset`` in the dtype of ``x``; ``slope``
             and ``offset`` may be None for 0, and ``pivot`` with ``slope``.
     """
@@ -176,15 +176,15 @@ class _Reduce(torch.autograd.Function):
 
     @staticmethod
     @first_order
-    def backward(ctx, handed, grad_mean, grad_var):
+    def backward(ctx, u_source, grad_mean, grad_var):
         x, mean = ctx.saved_tensors
         positions, call = x.shape[2] * x.shape[3], ctx.call
         offset = None if grad_mean is None else grad_mean / positions
         slope = None if grad_var is None else grad_var * (2 / positions)
         scale, kernel = call.scale, call.kernel
-        if handed is None:  # nothing came of the apply
-            handed, scale, kernel = torch.zeros_like(x), torch.zeros_like(mean), None
-        grad = call.kernels.gradient(handed, kernel, scale, x, mean, slope, offset)
+        if u_source is None:  # nothing came of the apply
+            u_source, scale, kernel = torch.zeros_like(x), torch.zeros_like(mean), None
+        grad = call.kernels.gradient(u_source, kernel, scale, x, mean, slope, offset)
         return grad, None, None
 
 
@@ -193,7 +193,7 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, pivot, scale, shift, kernel, bias, call):
-        ctx.kernels, ctx.is_handed_over = call.kernels, call.is_reduced
+        ctx.kernels, ctx.has_reduction = call.kernels, call.is_reduced
         if call.is_reduced:
             call.scale = scale.detach()
             call.kernel = None if kernel is None else kernel.detach()
@@ -206,10 +206,12 @@ class _Apply(torch.autograd.Function):
         x, pivot, scale, shift, kernel = ctx.saved_tensors
         sums = ctx.kernels.sums(dy, x, pivot, scale, shift, kernel)
         grad = None
-        if ctx.is_handed_over:  # for the backward of the reduction to complete
-            grad = sums.handed
+        if ctx.has_reduction:  # for the backward of the reduction to complete
+            grad = sums.u_source
         elif ctx.needs_input_grad[0]:
-            grad = ctx.kernels.gradient(sums.handed, kernel, scale, x, None, None, None)
+            grad = ctx.kernels.gradient(
+                sums.u_source, kernel, scale, x, None, None, None
+            )
         of_pivot = -scale * sums.shift if ctx.needs_input_grad[1] else None
         return grad, of_pivot, sums.scale, sums.shift, sums.kernel, sums.bias, None
 
@@ -261,7 +263,7 @@ def _apply(
     weight, padding = _weight(kernel, x), kernel.shape[-1] // 2
     if _get_current_dispatch_mode() is not None:
         # Selective checkpointing may keep what a convolution gave: so it is not changed
-        # in place, neither here nor by what is behind the layer.
+        # in place, neither here nor by what comes after the layer.
         y = F.conv2d(z, weight, padding=padding, groups=len(kernel))
         return (y + over_positions(bias)).to(x.dtype)
     if bias.stride(0) == 0:  # one for all samples
@@ -328,7 +330,7 @@ def _affine(x: Tensor, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         0.0,
         0.0,
     )
-    # No view for autograd: what is behind the layer may change it in place.
+    # No view for autograd: what comes after the layer may change it in place.
     return torch.ops.aten._unsafe_view(y, x.shape)
 
 

@@ -161,7 +161,7 @@ def map_stride(padded: Size, size: Size) -> int | None:
 class PaddedPasses(ReferencePasses):
     """The reference's passes over the valid part of ``x``; zeros are written elsewhere.
 
-    Zeros are what the convolutions behind the layer would find beyond the border of an
+    Zeros are what the convolutions after the layer would find beyond the border of an
     image that is not padded.
     """
 

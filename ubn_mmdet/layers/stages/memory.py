@@ -103,14 +103,14 @@ def memory_entries(memory_size: int, *names: str) -> tuple[Entry, ...]:
     That is ``batches_memorized``, ``()``: all that have been, also those forgotten.
     """
     memories = [
-        Entry(name, neutral=0.0, trailing=(memory_size,), learnt=False)
+        Entry(name, neutral=0.0, trailing=(memory_size,), is_parameter=False)
         for name in names
     ]
     counter = Entry(
         'batches_memorized',
         neutral=0,
         per_channel=False,
-        learnt=False,
+        is_parameter=False,
         dtype=torch.long,
     )
     return *memories, counter

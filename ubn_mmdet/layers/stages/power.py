@@ -29,7 +29,7 @@ class PowerStatistics(QuadraticStatistics):
 
     def entries(self) -> tuple[Entry, ...]:
         """``running_gradient``, ``(C,)``: ``nu``."""
-        return (Entry('running_gradient', neutral=0.0, learnt=False),)
+        return (Entry('running_gradient', neutral=0.0, is_parameter=False),)
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Move the running quadratic mean.

@@ -25,7 +25,7 @@ class Entry:
         per_channel: The shape is ``(C, *trailing)``, else ``trailing``.
         trailing: The shape's last part.
         start: Fills a fresh tensor in place; None for the neutral value.
-        learnt: A parameter, else a buffer.
+        is_parameter: A parameter, else a buffer.
         dtype: None for the layer's own. A counter has its own: in a layer of half
             precision it would soon stand still.
     """
@@ -35,7 +35,7 @@ class Entry:
     per_channel: bool = True
     trailing: tuple[int, ...] = ()
     start: Callable[[Tensor], object] | None = None
-    learnt: bool = True
+    is_parameter: bool = True
     dtype: torch.dtype | None = None
 
     def shape(self, channels: int) -> tuple[int, ...]:

@@ -159,7 +159,9 @@ class GatedStatistics(BatchStatistics):
         """``condensation``, ``()``."""
         if self.threshold is None:
             return ()
-        return (Entry('condensation', neutral=1.0, per_channel=False, learnt=False),)
+        return (
+            Entry('condensation', neutral=1.0, per_channel=False, is_parameter=False),
+        )
 
     def summary(
         self, layer: Layer, x: Tensor, mean: Tensor, var: Tensor
