@@ -1,14 +1,18 @@
 """What is stated in two places is stated alike, and pages name files that exist."""
 
+import ast
 import re
+from inspect import Parameter, signature
 
 import pytest
 from helpers.commands import ROOT
 
+from ubn_mmdet import UBN
+
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in ('.', 'benchmarks', 'configs', 'docs')
-    for path in (ROOT / folder).glob('*.md')
+    for pattern in ('*.md', 'benchmarks/*.md', 'configs/**/*.md', 'docs/*.md')
+    for path in ROOT.glob(pattern)
 )
 FOLDERS = '.ci', 'benchmarks', 'configs', 'docs', 'tests', 'tools', 'ubn_mmdet'
 
@@ -25,10 +29,22 @@ def test_pre_commit_runs_the_linter_of_the_environment():
 
 @pytest.mark.parametrize('page', PAGES)
 def test_links_lead_somewhere(page):
-    folder = (ROOT / page).parent
-    links = re.findall(r'\]\(([^)#]+)', read(page))
-    files = [link for link in links if '://' not in link]
-    assert [link for link in files if not (folder / link).exists()] == []
+    links = re.findall(r'\]\(([^)]+)\)', read(page))
+    links += re.findall(r'(?:href|src)="([^"]+)"', read(page))
+    assert [link for link in links if '://' not in link and not leads(page, link)] == []
+
+
+def leads(page, link):
+    """Whether the file exists, and has the heading."""
+    file, _, anchor = link.partition('#')
+    path = (ROOT / page).parent / file if file else ROOT / page
+    return path.exists() and (not anchor or anchor in anchors(path.read_text()))
+
+
+def anchors(text):
+    """Of the headings of a page, as GitHub and the site name them."""
+    titles = re.findall(r'^#+ (.+)$', text, re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in titles}
 
 
 @pytest.mark.parametrize('page', PAGES)
@@ -46,3 +62,18 @@ def test_nothing_is_installed_that_has_not_been_published(page):
 def test_cited_tests_exist(page):
     cited = set(re.findall(r'\btest_\w+\.py', read(page)))
     assert cited <= {path.name for path in ROOT.glob('tests/**/test_*.py')}
+
+
+def test_the_table_of_arguments_is_that_of_the_layer():
+    table = read('docs/how-it-works.md').partition('## Arguments\n')[2]
+    rows = re.findall(r'^\| (`[^|]+) \| ([^|]+) \|', table, re.MULTILINE)
+    shown = {name: value for names, value in rows for name in re.findall(r'\w+', names)}
+    layer = signature(UBN).parameters
+    assert shown.keys() == layer.keys()
+    for name, value in shown.items():
+        default = Parameter.empty if value == 'required' else parse(value)
+        assert layer[name].default == default, name
+
+
+def parse(value):
+    return ast.literal_eval(value.strip('`'))

@@ -1,4 +1,4 @@
-"""docs/reproduce.md in miniature: from images to the results of detectors, end to end."""
+"""The paper's experiment in miniature: from images to detectors, end to end."""
 
 import json
 import os
