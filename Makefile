@@ -14,6 +14,9 @@ endif
 # What the metadata promise, and the tests that need no toolbox.
 OLDEST_PYTHON ?= python$(shell sed -n 's/^python_requires = >=//p' setup.cfg)
 OLDEST_TORCH ?= $(shell sed -n 's/^ *torch>=/torch==/p' setup.cfg)
+# What the site needs: no PyTorch and no toolbox, as the API is read from the source.
+DOCS_VENV ?= $(VENV)-docs
+DOCS = $(shell sed -n "/^docs =/,/^[^ ]/s/^ \+\(.*\)/'\1'/p" setup.cfg)
 TORCH_ALONE = tests/ops tests/layers tests/test_import.py
 
 # A worker computes with one thread (tests/conftest.py) and holds about a gigabyte; what a
@@ -22,7 +25,7 @@ PYTEST = pytest -n logical --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-torch test-oldest test-openmmlab gpu-check lint \
-	setup check clean
+	docs setup check clean
 export VENV PYTHON TORCH MAX_JOBS
 
 help:
@@ -46,6 +49,8 @@ help:
 	@echo 'make gpu-check   check and measure every layer on this machine'"'"'s GPU, in at most'
 	@echo '              8 minutes; ARGS=<options> of python -m ubn_mmdet.gpu_check'
 	@echo 'make lint     run the linters and the type checker'
+	@echo 'make docs     build the docs site in site/, in an environment of its own'
+	@echo '              (now $(DOCS_VENV); DOCS_VENV=<folder> names another)'
 	@echo 'make setup    make the virtual environment (the others do it if need be)'
 	@echo 'make clean    delete build leftovers; the environment and results stay'
 	@echo
@@ -89,6 +94,14 @@ lint: $(prepare)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+docs: $(DOCS_VENV)/bin/mkdocs
+	$< build
+
+$(DOCS_VENV)/bin/mkdocs: setup.cfg
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet $(DOCS)
+	@touch $@
+
 setup:
 	@.ci/setup.sh
 
@@ -96,5 +109,5 @@ check:
 	@$(PY) -m ubn_mmdet
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ from inspect import Parameter, signature
 import pytest
 from helpers.commands import ROOT
 
+import ubn_mmdet
 from ubn_mmdet import UBN
 
 PAGES = sorted(
@@ -77,3 +78,12 @@ def test_the_table_of_arguments_is_that_of_the_layer():
 
 def parse(value):
     return ast.literal_eval(value.strip('`'))
+
+
+def test_the_site_has_every_page_and_every_public_name():
+    hooks = read('docs/site_hooks.py')
+    named = {name for name in re.findall(r"'ubn_mmdet\.(\w+)'", hooks)}
+    assert named == set(ubn_mmdet.__all__) - {'__version__'}
+    site = read('mkdocs.yml') + hooks
+    pages = [page.removeprefix('docs/') for page in PAGES]
+    assert [page for page in pages if page not in site] == []
