@@ -56,6 +56,7 @@ API = {
             'ubn_mmdet.mm.feature_scale.FeatureScaleHook',
             'ubn_mmdet.mm.layout_hook.CheckpointLayoutHook',
             'ubn_mmdet.mm.buffers_hook.BroadcastBuffersHook',
+            'ubn_mmdet.mm.merge_gates_hook.MergeGatesHook',
             'ubn_mmdet.mm.optim.UBNOptimWrapperConstructor',
             'ubn_mmdet.mm.optim.InitBNOptimWrapperConstructor',
             'ubn_mmdet.mm.deploy.fold_detector',

@@ -87,3 +87,10 @@ def test_the_site_has_every_page_and_every_public_name():
     site = read('mkdocs.yml') + hooks
     pages = [page.removeprefix('docs/') for page in PAGES]
     assert [page for page in pages if page not in site] == []
+
+
+def test_every_preset_is_described():
+    table = read('configs/README.md').partition('## Presets')[2]
+    named = re.findall(r'`([\w-]+)`', table)
+    presets = {path.stem for path in (ROOT / 'configs/_base_/norms').glob('*.py')}
+    assert presets <= set(named)
