@@ -3,6 +3,8 @@
 For comparisons alone, where their types are known by name.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
@@ -26,7 +28,7 @@ class DepthwiseBN(nn.BatchNorm2d):
 
     def __init__(self, num_features: int, **settings: object) -> None:
         super().__init__(num_features, **settings)  # type: ignore[arg-type]
-        start = BNET(num_features, initial_weight=0, initial_spatial='kaiming')
+        start: Any = BNET(num_features, initial_weight=0, initial_spatial='kaiming')
         kernel = start.spatial_weight.detach().clone()
         kernel[:, 1, 1] = start.weight.detach()
         self.depthwise_kernel = nn.Parameter(kernel.unsqueeze(1))
