@@ -1,42 +1,24 @@
 """Make docs/results.md and its pictures from the files in docs/results/.
 
-The folder holds results files, what is kept beside them, remarks on a file (``<name>.md``,
-optional), what others published (``published.md``, optional), and which runs are wanted
-(``plan.json``, optional): a list of
-``{"comparison": "nuclei", "norms": ["BN", "UBN"], "seeds": [0, 1, 2], "minutes": 10}``,
-where ``minutes`` is what a run takes as long as no finished one tells.
+The folder holds results files, what is kept of their predictions (``NAME.images.json``),
+conclusions (``summary.md``, optional), remarks on a file (``NAME.md``, optional), and what
+others published (``published.md``, optional). Condensation is drawn of the runs whose
+records are where their lines say, from this folder on.
 """
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from ubn_mmdet.comparison.groups import (
-    ResultGroup,
-    ResultsError,
-    read_groups,
-    slug,
-    titles,
-)
-from ubn_mmdet.comparison.report.figure_data import later_heat_maps
-from ubn_mmdet.comparison.report.markdown import HOW_TO_READ, group_markdown
-from ubn_mmdet.comparison.report.numbers import MAIN
-from ubn_mmdet.comparison.report.print_figures import draw
-from ubn_mmdet.comparison.report.text import (
-    DASH,
-    interval,
-    probability,
-    signed,
-    significant_digits,
-)
-from ubn_mmdet.comparison.report.write import collect
+from ubn_mmdet.comparison.groups import ResultsError, read_groups, titles
+from ubn_mmdet.comparison.images import images_of
+from ubn_mmdet.comparison.report.numbers import numbers_of
+from ubn_mmdet.comparison.report.tables import HOW_TO_READ
+from ubn_mmdet.comparison.report.write import draw_all, overview, parts, write_figures
 from ubn_mmdet.files import write_whole
-from ubn_mmdet.markdown import markdown_table
 
-PLAN, PUBLISHED = 'plan.json', 'published.md'
 HEAD = """\
 # Results
 
@@ -57,7 +39,7 @@ def write_results_page(
     Args:
         docs: The folder of the documentation.
         baseline: The norm that the others are compared with.
-        say: Called with a line for each thing that is left out.
+        say: Called with a line before each long step.
 
     Raises:
         ResultsError: If there is no results file, or one cannot be read.
@@ -69,97 +51,28 @@ def write_results_page(
         raise ResultsError(f'there is no results file in {folder}')
     groups = read_groups(files)
     named = dict(zip(titles(groups), groups, strict=True))
-    numbers = {t: collect(group, baseline, say=say) for t, group in named.items()}
-    parts, remarked = [], set()
-    for title, group in named.items():
-        pictures = draw(
-            numbers[title],
-            docs,
-            f'results/{slug(title)}-',
-            ['png'],
-            without=later_heat_maps(numbers[title]),
-        )
-        remarks = group.source.with_suffix('.md')
-        text = ''
-        if remarks.is_file() and remarks not in remarked:
-            remarked.add(remarks)
-            text = remarks.read_text()
-        parts.append(group_markdown(title, numbers[title], pictures, text))
+    numbers = {
+        title: numbers_of(group, baseline, *images_of(group, say=say))
+        for title, group in named.items()
+    }
+    drawn = draw_all(named, numbers, baseline)
+    pictures = write_figures(drawn, docs, 'results/', ['png'])
+    # Of several groups of one file the first has the remarks.
+    of_files = {g.source: title for title, g in reversed(named.items())}
+    remarks = {
+        title: _text_of(source.with_suffix('.md')) for source, title in of_files.items()
+    }
     page = [
-        HEAD,
-        '## In short\n',
-        _overview(numbers) + '\n',
-        '## How to read it\n',
-        HOW_TO_READ,
-        *parts,
-        *_missing(folder / PLAN, groups),
+        *(HEAD, _text_of(folder / 'summary.md'), *overview(numbers, pictures)),
+        *('## How to read it\n', HOW_TO_READ, *parts(numbers, pictures, remarks)),
     ]
-    if (folder / PUBLISHED).is_file():
-        page += ['## Published figures\n', (folder / PUBLISHED).read_text()]
-    write_whole(docs / 'results.md', '\n'.join(page).encode())
+    if published := _text_of(folder / 'published.md'):
+        page += ['## Published figures\n', published]
+    write_whole(docs / 'results.md', '\n'.join(filter(None, page)).encode())
 
 
-def _overview(numbers: Mapping[str, Mapping]) -> str:
-    """The verdicts; without any, a sentence."""
-    rows = [
-        [
-            title,
-            f'{contrast["norm"]} against {contrast["baseline"]}',
-            MAIN[contrast['metric']],
-            contrast['verdict'],
-            signed(contrast.get('difference')),
-            interval(contrast.get('interval')),
-            probability(contrast['holm']),
-        ]
-        for title, of_group in numbers.items()
-        for contrast in of_group['primary']
-    ]
-    if not rows:
-        return 'No comparison named a contrast before it was run: nothing is decided.'
-    header = ['comparison', 'contrast', 'metric', 'verdict', 'difference']
-    return markdown_table([*header, '95% over seeds', 'Holm'], rows, words=4)
-
-
-def _missing(plan: Path, groups: Sequence[ResultGroup]) -> Iterator[str]:
-    """The planned runs that have no result, and what they would take."""
-    if not plan.is_file():
-        return
-    rows, total = [], 0.0
-    for entry in json.loads(plan.read_text()):
-        done, minutes = _done(entry, groups)
-        for norm in entry['norms']:
-            seeds = [seed for seed in entry['seeds'] if (norm, seed) not in done]
-            if seeds:
-                takes = None if minutes is None else minutes * len(seeds)
-                total += takes or 0
-                shown = (
-                    DASH if takes is None else f'{significant_digits(takes)} minutes'
-                )
-                rows.append(
-                    [entry['comparison'], norm, ', '.join(map(str, seeds)), shown]
-                )
-    yield '## What is missing\n'
-    if not rows:
-        yield 'Every planned run has a result.\n'
-        return
-    yield f'Planned, and not run to an end; together about {total / 60:.1f} hours.\n'
-    header = ['comparison', 'norm', 'seeds', 'would take']
-    yield markdown_table(header, rows, words=4) + '\n'
-
-
-def _done(
-    entry: Mapping, groups: Sequence[ResultGroup]
-) -> tuple[set[tuple[str, int]], float | None]:
-    """Norm and seed of the runs that there are, and the minutes that one takes."""
-    name = entry['comparison']
-    own = [g for g in groups if g.settings['comparison'] == name]
-    finished = [run for group in own for run in group.runs]
-    diverged = [
-        run for g in own for run in g.broken if run.record['status'] == 'diverged'
-    ]
-    times = [t for run in finished if (t := run.number('seconds')) is not None]
-    minutes = sum(times) / len(times) / 60 if times else entry.get('minutes')
-    return {(run.norm, run.seed) for run in [*finished, *diverged]}, minutes
+def _text_of(path: Path) -> str:
+    return path.read_text() if path.is_file() else ''
 
 
 def parse_args() -> argparse.Namespace:

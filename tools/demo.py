@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from ubn_mmdet.comparison.code_copy import CodeError
-from ubn_mmdet.comparison.demo import plan_demo, run_demo
-from ubn_mmdet.comparison.report.summary import FILES
+from ubn_mmdet.comparison.demo import FILES, plan_demo, run_demo
 from ubn_mmdet.comparison.results import ResultsError
 from ubn_mmdet.comparison.spec import SpecError
 from ubn_mmdet.comparison.workspace import ComparisonError

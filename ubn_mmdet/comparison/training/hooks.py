@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, collect_results, get_rank
+from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import FUNCTIONS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ...files import write_whole
-from ..accuracy import TOP
-from ..predictions_file import write_predictions
 from ..results import MAIN_METRICS, metric_name
 from .logs import read_scalars
 
@@ -116,47 +114,6 @@ class NothingFoundHook(Hook):
         assert metrics is not None
         for kind in self._kinds:
             metrics.setdefault(f'coco/{kind}_mAP', 0.0)
-
-
-class ClassesHook(Hook):
-    """Keeps the predictions of a classifier's last evaluation, as ``accuracy.py`` has them.
-
-    Args:
-        path: Of their file.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self._path = path
-        self._found: list[dict] = []
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Forget those of the evaluation before."""
-        self._found.clear()
-
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence = (),
-    ) -> None:
-        """Note the best classes of each image."""
-        prefix = runner.val_loop.dataloader.dataset.img_prefix
-        for sample in outputs:
-            scores = sample.pred_score
-            best = scores.topk(min(max(TOP), len(scores))).indices
-            self._found.append({
-                'image': os.path.relpath(sample.img_path, prefix),
-                'truth': sample.gt_label.item(),
-                'classes': best.tolist(),
-            })  # fmt: skip
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Write those of all ranks."""
-        size = len(runner.val_loop.dataloader.dataset)
-        found = collect_results(self._found, size)
-        if found is not None:
-            write_predictions(self._path, found)
 
 
 class WatchHook(Hook):
