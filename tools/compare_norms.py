@@ -5,14 +5,19 @@ a run, the same command goes on. Runs use the code of a commit, from a copy of i
 """
 
 import argparse
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ubn_mmdet.comparison.cluster import CLUSTERS, ClusterLauncher
 from ubn_mmdet.comparison.code_copy import CodeError
 from ubn_mmdet.comparison.driver import Driver
-from ubn_mmdet.comparison.launchers import Launcher, LocalLauncher
+from ubn_mmdet.comparison.launchers import (
+    CLUSTERS,
+    ClusterLauncher,
+    Launcher,
+    LocalLauncher,
+)
 from ubn_mmdet.comparison.results import FAILED, ResultsError
 from ubn_mmdet.comparison.spec import Comparison, SpecError
 from ubn_mmdet.comparison.workspace import ComparisonError
@@ -146,6 +151,7 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
 
 def main() -> None:
     """Run the comparison; what is wrong with it ends it with a message."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         require_toolbox()
         args = parse_args()

@@ -4,7 +4,9 @@ Interrupted, the same command goes on. Runs use the code of the last commit.
 """
 
 import argparse
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from ubn_mmdet.comparison.code_copy import CodeError
@@ -18,17 +20,16 @@ from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.mm.tools import add_cfg_options
 from ubn_mmdet.records import RecordError
 
+say = partial(print, flush=True)  # at once, also into a pipe
 SHAPES = Path('data/shapes')
 WORK_DIR = Path('work_dirs/demo')
 ERRORS = (
-    *(
-        CocoFolderError,
-        CodeError,
-        ComparisonError,
-        SpecError,
-        RecordError,
-        ResultsError,
-    ),
+    CocoFolderError,
+    CodeError,
+    ComparisonError,
+    RecordError,
+    ResultsError,
+    SpecError,
     ToolboxError,
 )
 
@@ -73,13 +74,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def say(text: str) -> None:
-    """Print at once, also into a pipe."""
-    print(text, flush=True)
-
-
 def main() -> None:
     """Run the demo; what is wrong with toolbox, data or settings ends it with a message."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     args = parse_args()
     try:
         require_toolbox()

@@ -12,9 +12,8 @@ import pytest
 from helpers.commands import ROOT
 
 from ubn_mmdet.comparison import code_copy, results
-from ubn_mmdet.comparison.cluster import ClusterLauncher
 from ubn_mmdet.comparison.driver import Driver
-from ubn_mmdet.comparison.launchers import LocalLauncher
+from ubn_mmdet.comparison.launchers import ClusterLauncher, LocalLauncher
 from ubn_mmdet.comparison.spec import Comparison
 from ubn_mmdet.comparison.workspace import ComparisonError, Planned, Workspace
 
@@ -26,7 +25,7 @@ import json, os, sys, time
 from pathlib import Path
 folder = Path(json.loads(Path(sys.argv[1]).read_text())['run_dir'])
 with open(folder / 'starts', 'a') as starts:
-    print(os.environ['UBN_MMDET_PARENT'], file=starts)
+    print(os.getppid(), file=starts)
 while not (folder.parents[2] / 'go').exists():
     time.sleep(0.05)
 if folder.parent.name == 'Broken':
@@ -217,7 +216,7 @@ def test_the_job_asks_for_what_the_run_needs(work, slurm):
     launcher = ClusterLauncher(
         work / 'submitit', 'slurm', processes=8, workers=2, jobs=2, options=options
     )
-    assert launcher.threads() == 3
+    assert launcher.threads == 3
     planned = [
         Planned(run, '', {}, work / run.norm.name)
         for run in comparison('A', 'B').runs()
@@ -237,9 +236,10 @@ def test_the_job_asks_for_what_the_run_needs(work, slurm):
 
 
 def test_there_is_no_room_for_more_jobs_than_asked_for(tmp_path, slurm):
-    local = ClusterLauncher(tmp_path, 'local', 1, jobs=2)
-    assert [local.room(under_way, 5) for under_way in (0, 1, 2, 3)] == [2, 1, 0, 0]
-    assert ClusterLauncher(tmp_path, 'slurm', 1, jobs=2).room(3, 5) == 5
+    assert ClusterLauncher(tmp_path, 'local', 1, jobs=2).limit == 2
+    assert ClusterLauncher(tmp_path, 'local', 1).limit == 1
+    # This one queues.
+    assert ClusterLauncher(tmp_path, 'slurm', 1, jobs=2).limit is None
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch, slurm):

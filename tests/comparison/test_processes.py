@@ -29,11 +29,10 @@ from ubn_mmdet.comparison.training.hooks import (
 from ubn_mmdet.comparison.workspace import ComparisonError, Workspace
 
 # A run that does nothing, for as long as the process that has started it is there.
-RUN = f"""
-import runpy, sys, time
-runpy.run_path('{ROOT}/ubn_mmdet/comparison/processes.py')['end_with_parent']()
+RUN = """
+import sys, time
 open(sys.argv[1] + '.started', 'w').close()
-time.sleep(60)
+time.sleep(600)
 """
 DRIVER = """
 import fcntl, sys, time
@@ -44,8 +43,8 @@ folder = Path(sys.argv[1])
 lock = open(folder / '.lock', 'w')
 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 planned = SimpleNamespace(specification_file=folder / 'run.json')
-[job] = LocalLauncher(1).start([planned], lock.fileno())
-print(job.process.pid, flush=True)
+[process] = LocalLauncher(1).start([planned], lock.fileno())
+print(process.pid, flush=True)
 time.sleep(60)
 """
 

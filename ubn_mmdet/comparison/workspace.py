@@ -32,34 +32,24 @@ class ComparisonError(RuntimeError):
 
 @dataclass(eq=False)
 class Planned:
-    """A run, what it is recognised by, and where it is."""
+    """A run, what it is recognised by, and where it is.
+
+    Attributes:
+        specification_file: What its process is started with.
+        submission_file: Which job of a cluster it was given to, until that is collected:
+            ``{'cluster': ..., 'job': ...}``.
+        result_file: What its process leaves at its end.
+    """
 
     run: Run
     config_hash: str
     settings: dict
     folder: Path
 
-    @property
-    def specification_file(self) -> Path:
-        """What its process is started with."""
-        return self.folder / 'run.json'
-
-    @property
-    def submission_file(self) -> Path:
-        """Which job of a cluster it was given to, until that is collected."""
-        return self.folder / 'job.json'
-
-    def specification(self) -> dict | None:
-        """What its process was started with."""
-        return json_if_there(self.specification_file)
-
-    def submission(self) -> dict | None:
-        """``{'cluster': ..., 'job': ...}``; None if there is none to be collected."""
-        return json_if_there(self.submission_file)
-
-    def result(self) -> dict | None:
-        """What its process left at its end."""
-        return json_if_there(self.folder / 'result.json')
+    def __post_init__(self) -> None:
+        self.specification_file = self.folder / 'run.json'
+        self.submission_file = self.folder / 'job.json'
+        self.result_file = self.folder / 'result.json'
 
 
 class Workspace:
@@ -93,9 +83,8 @@ class Workspace:
         say: Callable[[str], None],
     ) -> None:
         self.folder = Path(folder).resolve()
-        self._say = say
         with self.lock():
-            self.commit = self._claim(comparison, revision)
+            self.commit = self._claim(comparison, revision, say)
             self.code = code_copy.clean_copy(self.commit, self.folder / 'code')
             self._plan(comparison, Path(data).resolve())
 
@@ -117,7 +106,9 @@ class Workspace:
                 ) from None
             yield lock.fileno()
 
-    def _claim(self, comparison: Comparison, revision: str | None) -> str:
+    def _claim(
+        self, comparison: Comparison, revision: str | None, say: Callable[[str], None]
+    ) -> str:
         """The commit of this folder, which stays the same over its life."""
         known = json_if_there(self.folder / RECORD)
         if known is None or revision is not None:
@@ -130,13 +121,10 @@ class Workspace:
         except RecordError as error:
             raise ComparisonError(f'{error} (--work-dir)') from None
         if known is not None:
-            self._say(f'Going on in {self.folder} with the code of {commit[:12]}')
-        self._note_changes(commit)
-        return commit
-
-    def _note_changes(self, commit: str) -> None:
+            say(f'Going on in {self.folder} with the code of {commit[:12]}')
         if code_copy.has_uncommitted_changes():
-            self._say(f'Uncommitted changes are no part of this: it runs {commit[:12]}')
+            say(f'Uncommitted changes are no part of this: it runs {commit[:12]}')
+        return commit
 
     def _plan(self, comparison: Comparison, data: Path) -> None:
         """Let the code of the commit check the settings and name the runs."""
@@ -175,7 +163,7 @@ class Workspace:
             for run, entry in zip(comparison.runs(), plan['runs'], strict=True)
         ]
         for planned in self.planned:
-            known = planned.specification()
+            known = json_if_there(planned.specification_file)
             if known and known['config_hash'] != planned.config_hash:
                 raise ComparisonError(
                     f'{self.folder} holds runs with other settings: delete it, or '

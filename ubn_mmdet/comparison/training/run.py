@@ -29,7 +29,6 @@ from ...mm.condensation_hook import FILE as CONDENSATION
 from ...mm.condensation_hook import CondensationHook
 from ...mm.tools import join_ranks_on_cpu
 from ...paths import PACKAGE
-from ..processes import end_with_parent
 from ..results import DIVERGED, FINISHED, metric_name
 from ..spec import Comparison, Norm, Run
 from .configs import config_hash, data_hash, resolve
@@ -45,7 +44,6 @@ _CHECKPOINT = 'final.pth'
 
 def main(spec_file: str) -> None:
     """Train, or go on training, and leave ``result.json``."""
-    end_with_parent()
     spec = json.loads(Path(spec_file).read_text())
     check_code(spec)
     run_dir = Path(spec['run_dir'])
