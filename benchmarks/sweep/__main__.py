@@ -24,8 +24,8 @@ import mmengine
 import torch
 from mmdet.utils import register_all_modules
 
-from ..quiet import hide_initialisation
-from ..results import Results, ResultsError
+from ..detectors import log_warnings_alone
+from ..reporting import Results, ResultsError
 from . import compare
 from .configs import families
 from .verdict import DIFFERS, verdict
@@ -61,7 +61,7 @@ def sweep(out: Path, only: Collection[str] | None) -> int:
         },
     )
     register_all_modules()
-    hide_initialisation('sweep')
+    log_warnings_alone('sweep')
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
     different = 0
     for name in only or configs:

@@ -10,7 +10,7 @@ from mmcv.ops import nms
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 
-from benchmarks.results import ResultsError, read_results
+from benchmarks.reporting import ResultsError, read_results
 from benchmarks.sweep import __main__ as run
 from benchmarks.sweep import compare, configs
 from benchmarks.sweep.double import double_precision
