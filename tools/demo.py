@@ -9,11 +9,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from ubn_mmdet.comparison.code_copy import CodeError
-from ubn_mmdet.comparison.demo import FILES, plan_demo, run_demo
+from ubn_mmdet.comparison.code_copy import CodeError, run_from_copy
+from ubn_mmdet.comparison.demo import FILES, NAME, plan_demo, run_demo
 from ubn_mmdet.comparison.results import ResultsError
 from ubn_mmdet.comparison.spec import SpecError
-from ubn_mmdet.comparison.workspace import ComparisonError
+from ubn_mmdet.comparison.workspace import ComparisonError, claim
 from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
@@ -85,6 +85,7 @@ def main() -> None:
             name = args.data and args.data.resolve().name
             work_dir = Path(f'{WORK_DIR}-{name}') if name else WORK_DIR
         folder = CocoFolder.open(args.data or make_shapes(SHAPES, progress=say))
+        run_from_copy(claim(work_dir, NAME), work_dir / 'code', say)
         comparison = plan_demo(
             folder,
             say,

@@ -21,7 +21,7 @@ from .report.pictures import draw_predictions
 from .spec import Comparison
 from .workspace import ComparisonError
 
-RESULTS = 'results.jsonl'
+NAME, RESULTS = 'demo', 'results.jsonl'
 TABLE, CURVES, PICTURES = FILES = 'results.md', 'curves.png', 'predictions.png'
 OF_BOXES = 'demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py'
 
@@ -51,7 +51,7 @@ def plan_demo(
     if 'detector' not in changes and not folder.has_masks:
         changes['detector'] = OF_BOXES
         say('The annotations have no masks: the detector is a RetinaNet.')
-    comparison = Comparison.open(comparisons_dir() / 'demo.py')
+    comparison = Comparison.open(comparisons_dir() / f'{NAME}.py')
     return Comparison.read(
         {**comparison.to_dict(), 'data': str(folder.root), **changes}
     )
@@ -78,6 +78,7 @@ def run_demo(
     Raises:
         ComparisonError: If ``work_dir`` holds something else, or a run diverged or failed;
             what the other one left is reported all the same.
+        CodeError: If this is not the code that ``work_dir`` was begun with.
         ResultsError: If its results file is damaged.
     """
     work_dir = Path(work_dir)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
+from ..paths import PACKAGE
 from . import results
 from .launchers import ClusterLauncher, Launcher
 from .progress import Progress
 from .spec import Comparison, Run
-from .workspace import ComparisonError, Planned, Workspace, json_if_there
+from .workspace import ComparisonError, Planned, Workspace, json_if_there, lock
 
 POLL_SECONDS = 0.5
 QUIET_SECONDS = 60  # after which the progress is told although nothing has happened
@@ -29,12 +30,12 @@ class Driver:
         data: The COCO-format folder.
         work_dir: Where runs go.
         results_file: Where lines go.
-        revision: Of the code; None for that which ``work_dir`` was begun with, or HEAD.
         say: Where messages go.
 
     Raises:
         ComparisonError: If ``work_dir`` is not this comparison's, another process works in
             it, or the data or the comparison cannot be used.
+        CodeError: If this is not the code that ``work_dir`` was begun with.
         results.ResultsError: If ``results_file`` has other code's or settings' lines.
     """
 
@@ -44,14 +45,13 @@ class Driver:
         data: str | os.PathLike,
         work_dir: str | os.PathLike,
         results_file: str | os.PathLike,
-        revision: str | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.comparison = comparison
         self.results_file = Path(results_file)
         self._listener = say
         self._said = time.monotonic()
-        self._place = Workspace(work_dir, comparison, data, revision, self._say)
+        self._place = Workspace.open(work_dir, comparison, data, self._say)
         results.check_same([*self.lines(), self._marks()], self.results_file)
 
     def lines(self) -> list[dict]:
@@ -78,7 +78,7 @@ class Driver:
         """
         chosen = list(self.comparison.runs(only, seeds))
         planned = [p for p in self._place.planned if p.run in chosen]
-        with self._place.lock() as lock:
+        with lock(self._place.folder) as held:
             todo = [
                 p
                 for p, line in zip(planned, self._lines_of(planned), strict=True)
@@ -86,7 +86,7 @@ class Driver:
             ]
             if todo:
                 self._progress = Progress(len(planned), len(planned) - len(todo))
-                self._work(todo, launcher, lock)
+                self._work(todo, launcher, held)
         return [line for line in self._lines_of(planned) if line is not None]
 
     def _lines_of(self, planned: Sequence[Planned]) -> list[dict | None]:
@@ -100,7 +100,7 @@ class Driver:
     def _tell(self, text: object) -> None:
         self._say(f'{self._progress.head()} {text}')
 
-    def _work(self, todo: list[Planned], launcher: Launcher, lock: int) -> None:
+    def _work(self, todo: list[Planned], launcher: Launcher, held: int) -> None:
         waiting: list[Planned] = []
         jobs: dict[Planned, Any] = {}
         epochs: dict[Planned, int] = {}  # that were told
@@ -121,7 +121,7 @@ class Driver:
                 if chosen := waiting[:room]:
                     for planned in chosen:
                         self._specify(planned, launcher)
-                    jobs |= zip(chosen, launcher.start(chosen, lock), strict=True)
+                    jobs |= zip(chosen, launcher.start(chosen, held), strict=True)
                     waiting = waiting[room:]
                     for planned in chosen:
                         self._tell(f'{planned.run}: started')
@@ -150,7 +150,7 @@ class Driver:
             'config_hash': planned.config_hash,
             'folder': self._place.data,
             'run_dir': str(planned.folder),
-            'code': str(self._place.code),
+            'code': str(PACKAGE.parent),
             'directory': os.getcwd(),
             'threads': launcher.threads,
             'started': before.get('started') or _now(),

@@ -28,7 +28,6 @@ from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
 from ...mm.condensation_hook import CondensationHook
 from ...mm.tools import join_ranks_on_cpu
-from ...paths import PACKAGE
 from ..results import DIVERGED, FINISHED, metric_name
 from ..spec import Comparison, Norm, Run
 from .configs import config_hash, data_hash, resolve
@@ -45,7 +44,6 @@ _CHECKPOINT = 'final.pth'
 def main(spec_file: str) -> None:
     """Train, or go on training, and leave ``result.json``."""
     spec = json.loads(Path(spec_file).read_text())
-    check_code(spec)
     run_dir = Path(spec['run_dir'])
     # A cluster may start a job again that had just ended.
     if (run_dir / RESULT).exists():
@@ -69,12 +67,6 @@ def main(spec_file: str) -> None:
     if is_main_process():
         write_whole(run_dir / RESULT, json.dumps(result).encode())
         _tidy(run_dir, result['status'], task_of(folder).LEFTOVERS)
-
-
-def check_code(spec: dict) -> None:
-    """Refuse to run with other code than the specification's."""
-    if PACKAGE.parent != Path(spec['code']):
-        raise RuntimeError(f'this is the code in {PACKAGE.parent}, not {spec["code"]}')
 
 
 def train(
