@@ -72,7 +72,7 @@ def test_remarks_are_said_once_before_the_numbers(docs):
     more = json.dumps(result('BN', 0, 0.1, batch_size=2)) + '\n'
     path.write_text(path.read_text() + more)
     text = page_of(docs)
-    assert '## made-up, batch size 8\n\nMade of *squares*.\n\n- **UBN**' in text
+    assert '## made-up, batch size 8\n\nMade of *squares*.\n\n| primary' in text
     assert text.count('squares*') == 1
 
 

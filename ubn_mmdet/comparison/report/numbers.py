@@ -23,7 +23,7 @@ TABLES = {
 }
 # Those that are told first, and that curves and figures show.
 MAIN = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'accuracy_top1': 'top-1, %'}
-COSTS = ('seconds_per_step', 'peak_memory_mb', 'seconds', 'parameters')
+COSTS = ('seconds_per_step', 'peak_memory_mb', 'parameters')
 CURVES = {**dict.fromkeys(MAIN, 'epoch'), 'loss': 'iteration'}
 Images = Mapping[tuple[str, int], Mapping[str, Mapping]]
 

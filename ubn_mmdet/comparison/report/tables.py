@@ -1,6 +1,6 @@
 """A group of runs as Markdown, from its numbers (``numbers_of``)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...markdown import markdown_table
 from ..groups import as_text
@@ -43,8 +43,6 @@ def group_markdown(
         remarks: Markdown to say before all else.
     """
     parts = [f'## {title}', *filter(None, [remarks.strip()]), *_verdicts(numbers)]
-    if numbers['primary']:
-        parts += ['### Primary contrasts', primary(numbers)]
     parts += ['### Mean and spread over seeds', *metrics(numbers)]
     if numbers['against']:
         parts += [f'### Against {numbers["baseline"]}, exploratory', against(numbers)]
@@ -65,9 +63,9 @@ def group_markdown(
 
 
 def _verdicts(numbers: Mapping) -> Iterator[str]:
-    """What is decided, in plain sentences, and which runs have no result."""
-    if lines := [_verdict(contrast) for contrast in numbers['primary']]:
-        yield '\n'.join(lines)
+    """What is decided, or why nothing is, and which runs have no result."""
+    if numbers['primary']:
+        yield primary(numbers)
     elif numbers['against']:
         yield (
             'No contrast was named before these runs: all comparisons are exploratory, '
@@ -90,21 +88,6 @@ def _verdicts(numbers: Mapping) -> Iterator[str]:
         yield '\n'.join(broken)
 
 
-def _verdict(contrast: Mapping) -> str:
-    norm, baseline = contrast['norm'], contrast['baseline']
-    line = f'- **{norm}** against {baseline}, {MAIN[contrast["metric"]]}: '
-    line += f'**{contrast["verdict"]}**'
-    if 'difference' in contrast:
-        line += f' ({signed(contrast["difference"])})'
-    line += '.'
-    for name, diverged in zip((baseline, norm), contrast['diverged'], strict=True):
-        if diverged:
-            line += f' {name} diverged in {diverged} run{"s" * (diverged > 1)}.'
-    if (least := contrast.get('detectable')) is not None:
-        line += f' It could have found a difference of {number(least)}.'
-    return line
-
-
 def primary(numbers: Mapping) -> str:
     """The contrasts that were named beforehand, with their verdicts."""
     rows = [
@@ -112,11 +95,11 @@ def primary(numbers: Mapping) -> str:
             f'{contrast["norm"]} against {contrast["baseline"]}',
             MAIN[contrast['metric']],
             contrast['verdict'],
-            *_difference(contrast, probability(contrast['holm'])),
+            *_difference(contrast, probability(contrast['holm']), contrast['diverged']),
         ]
         for contrast in numbers['primary']
     ]
-    header = ['contrast', 'metric', 'verdict', *_difference_header('Holm')]
+    header = ['primary contrast', 'metric', 'verdict', *_difference_header('Holm')]
     return markdown_table(header, rows, words=3)
 
 
@@ -138,14 +121,20 @@ def _difference_header(corrected: str) -> list[str]:
     ]
 
 
-def _difference(found: Mapping, corrected: str) -> list[str]:
+def _difference(
+    found: Mapping, corrected: str, diverged: Sequence[int] = (0, 0)
+) -> list[str]:
+    seeds = [
+        f'{count} ({bad} diverged)' if bad else str(count)
+        for count, bad in zip(found.get('seeds', ()), diverged, strict=False)
+    ]
     return [
         signed(found.get('difference')),
         interval(found.get('interval')),
         probability(found.get('p')),
         corrected,
         number(found.get('detectable')),
-        ' and '.join(map(str, found.get('seeds', [DASH]))),
+        ' and '.join(seeds) or DASH,
         interval(found.get('over_images')),
     ]
 
@@ -188,14 +177,13 @@ def costs(numbers: Mapping) -> str:
             ratio(found['costs'], 'seconds_per_step'),
             shown(found['costs'], 'peak_memory_mb'),
             ratio(found['costs'], 'peak_memory_mb'),
-            shown(found['costs'], 'seconds', 60),
             shown(found['costs'], 'parameters', 1e6),
         ]
         for norm, found in norms.items()
     ]
     times = f'times {numbers["baseline"] or "the baseline"}'
     header = ['norm', 'seconds a step', times, 'peak memory, MB', times]
-    return markdown_table([*header, 'minutes a run', 'parameters, millions'], rows)
+    return markdown_table([*header, 'parameters, millions'], rows)
 
 
 def _made(numbers: Mapping) -> str:

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,30 +48,6 @@ class ReseedHook(Hook):
     def _state(self, kind: str, number: int) -> int:
         words = [self._seed, get_rank(), kind == 'step', number]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
-
-
-class ClockHook(Hook):
-    """Seconds that a run has taken, over its parts if it was interrupted.
-
-    What was lost by an interruption does not count: they are kept in checkpoints.
-    """
-
-    def __init__(self) -> None:
-        self._before = 0.0
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """So far."""
-        return self._before + time.monotonic() - self._start
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Go on from a checkpoint's time, if it has one."""
-        self._before = checkpoint.get('meta', {}).get('seconds', 0.0)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the time so far."""
-        checkpoint['meta']['seconds'] = self.seconds
 
 
 class CatchUpHook(Hook):

@@ -31,7 +31,7 @@ from ...mm.tools import join_ranks_on_cpu
 from ..results import DIVERGED, FINISHED, metric_name
 from ..spec import Comparison, Norm, Run
 from .configs import config_hash, data_hash, resolve
-from .hooks import CatchUpHook, ClockHook, DivergedError, ReseedHook, WatchHook
+from .hooks import CatchUpHook, DivergedError, ReseedHook, WatchHook
 from .initial_values import write_start
 from .logs import EVALUATED, read_scalars
 from .task import Folder, read_folder, task_of
@@ -87,14 +87,13 @@ def train(
     if processes > 1:
         join_ranks_on_cpu()
     runner = Runner.from_cfg(cfg)
-    clock = ClockHook()
     progress = run_dir / 'progress.json'
     watch = WatchHook(progress, cfg.default_hooks.logger.interval)
     for hook in task.hooks(cfg):
         runner.register_hook(hook, priority='HIGHEST')
     runner.register_hook(CondensationHook())
     # After the toolbox's own hooks, which note the loss.
-    for hook in (ReseedHook(seed), clock, watch, CatchUpHook()):
+    for hook in (ReseedHook(seed), watch, CatchUpHook()):
         runner.register_hook(hook, priority='LOWEST')
     result = {'status': FINISHED, 'error': None}
     try:
@@ -108,24 +107,21 @@ def train(
         result = {'status': DIVERGED, 'error': text}
         if processes > 1:
             # The others may wait for this process: its exit status ends them.
-            result |= _about(runner, clock, run_dir, task.PACKAGES)
+            result |= _about(runner, run_dir, task.PACKAGES)
             write_whole(run_dir / RESULT, json.dumps(result).encode())
             raise
     if not is_main_process():
         return result
     if result['status'] == FINISHED:
         result |= _keep(run_dir) | task.outcome(runner, run_dir, folder)
-    return result | _about(runner, clock, run_dir, task.PACKAGES)
+    return result | _about(runner, run_dir, task.PACKAGES)
 
 
-def _about(
-    runner: Runner, clock: ClockHook, run_dir: Path, packages: Iterable[str]
-) -> dict:
+def _about(runner: Runner, run_dir: Path, packages: Iterable[str]) -> dict:
     """What a result says of how a run went, finished or not."""
     training, evaluations = read_scalars(run_dir)
     return {
         'curves': _curves(training, evaluations),
-        'seconds': round(clock.seconds, 1),
         'seconds_per_step': _median(record['time'] for record in training.values()),
         'peak_memory_mb': _peak_memory(),
         'parameters': sum(p.numel() for p in runner.model.parameters()),
