@@ -1,8 +1,14 @@
-"""One detector with BatchNorm and with another norm that has its weights."""
+"""One detector with BatchNorm and with another norm that has its weights.
+
+``python -m benchmarks.sweep.compare CONFIG`` prints what :func:`compare` gives for UBN.
+"""
 
 import copy
 import itertools
+import json
+import os
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.structures import BaseDataElement
@@ -20,6 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ubn_mmdet.mm.members import is_ours
 from ubn_mmdet.mm.norm_configs import with_norm
 
+from ..detectors import log_warnings_alone
 from .configs import num_classes, small_model
 from .double import double_precision
 from .inputs import prepared, random_batch
@@ -244,3 +252,21 @@ def sentence(error: BaseException) -> str:
     """An error in one line, without paths of this machine."""
     text = ' '.join(str(error).split()).partition(', the current sys.path')[0]
     return f'{type(error).__name__}: {text[:160]}' if text else type(error).__name__
+
+
+def main(config: str) -> None:
+    """Print a json line, also for a detector that cannot be compared."""
+    register_all_modules()
+    log_warnings_alone('sweep')
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
+    try:
+        row = compare(Path(config), {'type': 'UBN'})
+    except NotSwept as error:
+        row = {'skipped': str(error)}
+    except Exception as error:  # the norm's own: reported like a difference
+        row = {'failed': sentence(error)}
+    print(json.dumps(row))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])
