@@ -1,9 +1,10 @@
 """Make docs/results.md and its pictures from the files in docs/results/.
 
-The folder holds results files, what is kept of their predictions (``NAME.images.json``),
-conclusions (``summary.md``, optional), remarks on a file (``NAME.md``, optional), and what
-others published (``published.md``, optional). Condensation is drawn of the runs whose
-records are where their lines say, from this folder on.
+The folder holds results files, what is kept of their predictions
+(``NAME.images.json``), and the conclusions (``summary.md``, optional). Every comparison is in
+the forest plot. Those that named primary contrasts have their tables, and the first of them
+its curves, its errors and its condensation, if the records are where the lines say, from
+this folder on.
 """
 
 import argparse
@@ -12,11 +13,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ubn_mmdet.comparison.groups import ResultsError, read_groups, titles
-from ubn_mmdet.comparison.images import images_of
-from ubn_mmdet.comparison.report.numbers import numbers_of
-from ubn_mmdet.comparison.report.tables import HOW_TO_READ
-from ubn_mmdet.comparison.report.write import draw_all, overview, parts, write_figures
+from ubn_mmdet.comparison.groups import ResultsError, read_groups, slug, titles
+from ubn_mmdet.comparison.report import tables
+from ubn_mmdet.comparison.report.tables import CAPTIONS
+from ubn_mmdet.comparison.report.write import FOREST, collect, draw_all, write_figures
 from ubn_mmdet.files import write_whole
 
 HEAD = """\
@@ -25,7 +25,7 @@ HEAD = """\
 Made by `python docs/make_results_page.py` from the files in `docs/results/`: one line a
 run as `tools/compare_norms.py` writes it, and what `tools/report_norms.py` keeps of the
 predictions. `python tools/report_norms.py docs/results/*.jsonl --out FOLDER` makes a page
-of the same with tables that sort and figures that answer to the pointer.
+with all norms, all curves, costs and settings, and says how to read it.
 """
 
 
@@ -51,28 +51,27 @@ def write_results_page(
         raise ResultsError(f'there is no results file in {folder}')
     groups = read_groups(files)
     named = dict(zip(titles(groups), groups, strict=True))
-    numbers = {
-        title: numbers_of(group, baseline, *images_of(group, say=say))
-        for title, group in named.items()
-    }
+    numbers = {t: collect(group, baseline, say=say) for t, group in named.items()}
+    decided = {t: of for t, of in numbers.items() if of['primary']}
     drawn = draw_all(named, numbers, baseline)
-    pictures = write_figures(drawn, docs, 'results/', ['png'])
-    # Of several groups of one file the first has the remarks.
-    of_files = {g.source: title for title, g in reversed(named.items())}
-    remarks = {
-        title: _text_of(source.with_suffix('.md')) for source, title in of_files.items()
-    }
-    page = [
-        *(HEAD, _text_of(folder / 'summary.md'), *overview(numbers, pictures)),
-        *('## How to read it\n', HOW_TO_READ, *parts(numbers, pictures, remarks)),
+    first = slug(next(iter(decided), ''))
+    shown = {'differences': FOREST} | {f'{first}-{c}': CAPTIONS[c] for c in CAPTIONS}
+    captions = {name: caption for name, caption in shown.items() if name in drawn}
+    pictures = write_figures(
+        {name: drawn[name] for name in captions}, docs, 'results/', ['png']
+    )
+    images = [
+        f'![{caption}]({pictures[name]})\n\n{caption}\n'
+        for name, caption in captions.items()
     ]
-    if published := _text_of(folder / 'published.md'):
-        page += ['## Published figures\n', published]
-    write_whole(docs / 'results.md', '\n'.join(filter(None, page)).encode())
-
-
-def _text_of(path: Path) -> str:
-    return path.read_text() if path.is_file() else ''
+    parts = [
+        '\n\n'.join([f'## {title}', tables.primary(of), *tables.metrics(of)]) + '\n'
+        for title, of in decided.items()
+    ]
+    summary = folder / 'summary.md'
+    said = [summary.read_text()] if summary.is_file() else []
+    page = [HEAD, *said, *images[:1], *parts, *images[1:]]
+    write_whole(docs / 'results.md', '\n'.join(page).encode())
 
 
 def parse_args() -> argparse.Namespace:

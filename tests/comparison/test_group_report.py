@@ -146,8 +146,8 @@ def test_curves_have_the_points_that_all_seeds_have(numbers):
 
 def test_markdown_of_a_comparison(numbers):
     lines = [{**line, 'primary': PRIMARY} for line in (*BN, *UBN)]
-    text = group_markdown('nuclei', numbers(*lines), {}, 'A remark.\n')
-    assert text.startswith('## nuclei\n\nA remark.\n\n| primary contrast |')
+    text = group_markdown('nuclei', numbers(*lines), {})
+    assert text.startswith('## nuclei\n\n| primary contrast |')
     header, row = table_after(text, 'primary contrast')
     assert dict(zip(header, row, strict=True)) == {
         'primary contrast': 'UBN against BN',

@@ -138,11 +138,8 @@ class Workspace:
             CodeError: If this is not the code that the folder was begun with.
         """
         folder = Path(folder).resolve()
-        is_new = not (folder / RECORD).exists()
         commit = claim(folder, comparison.name)
         code_copy.check_running(commit)
-        if not is_new:
-            say(f'Going on in {folder} with the code of {commit[:12]}')
         from .training.plan import make_plan  # it needs the toolbox
 
         try:
@@ -159,9 +156,11 @@ class Workspace:
             )
             for run, entry in zip(comparison.runs(), plan['runs'], strict=True)
         ]
-        for each in planned:
-            known = json_if_there(each.specification_file)
-            if known and known['config_hash'] != each.config_hash:
+        known = [json_if_there(each.specification_file) for each in planned]
+        if any(known):
+            say(f'Going on in {folder} with the code of {commit[:12]}')
+        for each, before in zip(planned, known, strict=True):
+            if before and before['config_hash'] != each.config_hash:
                 raise ComparisonError(
                     f'{folder} holds runs with other settings: delete it, or '
                     'name another with --work-dir'

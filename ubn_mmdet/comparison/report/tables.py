@@ -29,34 +29,31 @@ HOW_TO_READ = f"""\
 - A run that **diverged** counts as one that found nothing: its metrics are 0. A run that
   failed for other reasons is in no mean. Both are listed.
 """
+CAPTIONS = {
+    'curves': 'Mean over seeds against training, ± standard deviation.',
+    'errors': 'By how much AP50 would rise without each kind of error (TIDE), mean ± '
+    'standard deviation over seeds.',
+    'condensation': 'Condensation of the first run of each norm that recorded it: the '
+    'mean pairwise cosine of the samples of a batch, and, for gates, the share of steps '
+    'with the gate open.',
+}
 
 
-def group_markdown(
-    title: str, numbers: Mapping, pictures: Mapping[str, str], remarks: str = ''
-) -> str:
+def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) -> str:
     """Markdown of one group, its title a heading of the second level.
 
     Args:
         title: Of the group.
         numbers: What ``numbers_of`` gives.
-        pictures: Where the figures are, by name.
-        remarks: Markdown to say before all else.
+        pictures: Where its figures are, by the names of ``CAPTIONS``.
     """
-    parts = [f'## {title}', *filter(None, [remarks.strip()]), *_verdicts(numbers)]
+    parts = [f'## {title}', *_verdicts(numbers)]
     parts += ['### Mean and spread over seeds', *metrics(numbers)]
     if numbers['against']:
         parts += [f'### Against {numbers["baseline"]}, exploratory', against(numbers)]
         parts += filter(None, [numbers['images']])
     parts += ['### Time and memory', costs(numbers)]
-    captions = {
-        'curves': 'Mean over seeds against training, ± standard deviation.',
-        'errors': 'By how much AP50 would rise without each kind of error (TIDE), mean ± '
-        'standard deviation over seeds.',
-        'condensation': 'Condensation of the first run of each norm that recorded it: '
-        'the mean pairwise cosine of the samples of a batch, and, for gates, the share of '
-        'steps with the gate open.',
-    }
-    for name, caption in captions.items():
+    for name, caption in CAPTIONS.items():
         if name in pictures:
             parts.append(f'![{caption}]({pictures[name]})\n\n{caption}')
     return '\n\n'.join([*parts, '### How it was made', _made(numbers)]) + '\n'

@@ -16,7 +16,7 @@ from ..groups import ResultGroup, read_groups, slug, titles
 from ..images import images_of
 from . import figures
 from .numbers import numbers_of
-from .tables import HOW_TO_READ, group_markdown
+from .tables import CAPTIONS, HOW_TO_READ, group_markdown
 
 TITLE = 'Comparison of norms'
 FOREST = 'Difference of each norm from the baseline, with its 95% intervals.'
@@ -49,14 +49,21 @@ def write_report(
     groups = read_groups(results, work_dir)
     named = dict(zip(titles(groups), groups, strict=True))
     numbers = {
-        title: numbers_of(group, baseline, *images_of(group, annotations, say))
+        title: collect(group, baseline, annotations, say)
         for title, group in named.items()
     }
     write_whole(out / 'report.json', json.dumps(numbers, indent=1).encode() + b'\n')
     drawn = draw_all(named, numbers, baseline)
     pictures = write_figures(drawn, out, 'figures/', ['png', 'pdf'])
-    said = [*overview(numbers, pictures), HOW_TO_READ, *parts(numbers, pictures)]
-    markdown = '\n'.join([f'# {TITLE}\n', *said])
+    parts = [f'# {TITLE}\n']
+    if 'differences' in pictures:
+        parts.append(f'![{FOREST}]({pictures["differences"]})\n\n{FOREST}\n')
+    parts.append(HOW_TO_READ)
+    for title, of_group in numbers.items():
+        own = {name: pictures.get(f'{slug(title)}-{name}') for name in CAPTIONS}
+        known = {name: path for name, path in own.items() if path}
+        parts.append(group_markdown(title, of_group, known))
+    markdown = '\n'.join(parts)
     write_whole(out / 'report.md', markdown.encode())
     try:
         page = html_page(markdown, {pictures[name]: drawn[name] for name in drawn})
@@ -64,6 +71,16 @@ def write_report(
         say(f'the HTML page needs {error.name}: pip install markdown-it-py')
     else:
         write_whole(out / 'report.html', page.encode())
+
+
+def collect(
+    group: ResultGroup,
+    baseline: str,
+    annotations: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """All numbers of a group (``numbers_of``), with what its predictions say."""
+    return numbers_of(group, baseline, *images_of(group, annotations, say))
 
 
 def draw_all(
@@ -90,36 +107,6 @@ def write_figures(
         for suffix in formats:
             figures.write_figure(folder / f'{prefix}{name}.{suffix}', figure)
     return {name: f'{prefix}{name}.{formats[0]}' for name in drawn}
-
-
-def overview(
-    numbers: Mapping[str, Mapping], pictures: Mapping[str, str]
-) -> Iterable[str]:
-    """Markdown of what all comparisons have found: the forest plot."""
-    if 'differences' in pictures:
-        yield f'![{FOREST}]({pictures["differences"]})\n\n{FOREST}\n'
-
-
-def parts(
-    numbers: Mapping[str, Mapping],
-    pictures: Mapping[str, str],
-    remarks: Mapping[str, str] | None = None,
-) -> Iterable[str]:
-    """Markdown of each group.
-
-    Args:
-        numbers: Of each, by title.
-        pictures: Where all figures are.
-        remarks: Markdown to say of a group, by title.
-    """
-    for title, of_group in numbers.items():
-        start = f'{slug(title)}-'
-        own = {
-            name.removeprefix(start): path
-            for name, path in pictures.items()
-            if name.startswith(start)
-        }
-        yield group_markdown(title, of_group, own, (remarks or {}).get(title, ''))
 
 
 def html_page(markdown: str, drawn: Mapping[str, Figure]) -> str:

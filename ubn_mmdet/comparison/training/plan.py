@@ -1,5 +1,7 @@
 """What the runs of a comparison are, with all that they are recognised by."""
 
+import contextlib
+import io
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +27,8 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
     Raises:
         ValueError: If the data, the detector's config or a preset does not fit.
     """
-    with warnings.catch_warnings():  # of the toolbox, when it is imported
+    # What the toolbox says when it is imported is no part of the plan.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
         from mmdet.utils import register_all_modules
 
