@@ -1,10 +1,10 @@
 """Make docs/results.md and its pictures from the files in docs/results/.
 
 The folder holds results files, what is kept of their predictions
-(``NAME.images.json``), and the conclusions (``summary.md``, optional). Every comparison is in
-the forest plot. Those that named primary contrasts have their tables, and the first of them
-its curves, its errors and its condensation, if the records are where the lines say, from
-this folder on.
+(``NAME.images.json``), and the conclusions (``summary.md``, optional). Every comparison is
+in the forest plot. Those that named primary contrasts have their tables, and the first of
+them its curves, its errors and its condensation, if the records are where the lines say,
+from this folder on.
 """
 
 import argparse

@@ -48,9 +48,9 @@ class NotSwept(RuntimeError):
 def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
     """How far the detector of a config is from its twin with ``norm``.
 
-    Both have the same random weights, loaded strictly, and see the same images, first
-    with every norm layer in training mode and every parameter learning ("live"), then as
-    the config has it (with ``norm_eval`` and frozen parameters), then in evaluation.
+    Both have the same random weights, loaded strictly, and see the same images, first as
+    the config has it (with ``norm_eval`` and frozen parameters), then with every norm
+    layer in training mode and every parameter learning ("live"), then in evaluation.
     In float64, or float32 where the detector's own code or operators refuse that, and on
     small images, or larger ones where it refuses those.
 
@@ -155,13 +155,11 @@ def _seed() -> None:
 
 
 def _outcomes(model: nn.Module, batch: dict, dtype: torch.dtype) -> Outcomes:
-    """What a detector gives live, as its config has it, and in evaluation."""
-    model.train()
-    modes = {name: module.training for name, module in model.named_modules()}
-    learning = {name: p.requires_grad for name, p in model.named_parameters()}
-    momenta = [layer.momentum for layer in norms(model)]
-
+    """What a detector gives as its config has it, live, and in evaluation."""
     found: Outcomes = {}
+    model.train()
+    found['loss_as_is'], found['gradient_as_is'] = _step(model, batch, dtype)
+
     model.requires_grad_(True)
     for layer in norms(model):
         layer.train()
@@ -173,14 +171,6 @@ def _outcomes(model: nn.Module, batch: dict, dtype: torch.dtype) -> Outcomes:
         for name, buffer in layer.named_buffers()
         if name in ('running_mean', 'running_var')
     }
-
-    for layer, momentum in zip(norms(model), momenta, strict=True):
-        layer.momentum = momentum
-    for name, module in model.named_modules():
-        module.training = modes[name]
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(learning[name])
-    found['loss_as_is'], found['gradient_as_is'] = _step(model, batch, dtype)
 
     model.eval()
     _seed()
