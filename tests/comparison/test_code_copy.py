@@ -65,6 +65,10 @@ def test_a_command_goes_on_in_the_copy(repository, tmp_path, monkeypatch):
         code_copy.run_from_copy(commit, tmp_path / 'code', said.append)
         with pytest.raises(code_copy.CodeError, match='is not here'):
             code_copy.check_running('another')
+        with pytest.raises(code_copy.CodeError, match='is not here'):
+            code_copy.resolve_commit('HEAD~1')
+        patch.setenv(code_copy.MARK, str(copy))
+        assert code_copy.resolve_commit('HEAD~1') == commit
     # Where the copy is not what is imported, it is not tried forever.
     monkeypatch.setenv(code_copy.MARK, str(copy))
     with pytest.raises(code_copy.CodeError, match='in place of the code in'):

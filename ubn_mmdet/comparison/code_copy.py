@@ -55,7 +55,9 @@ def resolve_commit(revision: str = 'HEAD') -> str:
     if root is None:
         note = PACKAGE.parent / NOTE
         version = note.read_text() if note.is_file() else _version()
-        if revision not in ('HEAD', version):
+        # A copy that was started for a revision is of that, whatever its name.
+        is_started = os.environ.get(MARK) == str(PACKAGE.parent)
+        if revision not in ('HEAD', version) and not is_started:
             raise CodeError(
                 f'the code of {revision!r} is not here, and no git checkout to take it '
                 f'from: this is {version}'
@@ -88,7 +90,8 @@ def check_running(commit: str) -> None:
         raise CodeError(
             f'this is a checkout, which may change: run a copy of {commit[:12]}'
         )
-    resolve_commit(commit)
+    if (running := resolve_commit()) != commit:
+        raise CodeError(f'the code of {commit} is not here: this is {running}')
 
 
 def clean_copy(commit: str, folder: str | os.PathLike) -> Path:
