@@ -42,12 +42,8 @@ def images(folder: ImageFolder, split: str) -> Iterator[Path]:
         yield folder.root / split / line.rpartition(' ')[0]
 
 
-def prepare(cfg: Config, run_dir: Path) -> None:
-    """Nothing to be kept."""
-
-
-def hooks(cfg: Config) -> list[Hook]:
-    """None."""
+def prepare(cfg: Config, run_dir: Path) -> list[Hook]:
+    """Nothing is to be kept, and no hook is needed."""
     return []
 
 

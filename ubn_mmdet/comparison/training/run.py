@@ -82,14 +82,14 @@ def train(
         processes: How many train together, this one included.
     """
     task = task_of(folder)
-    task.prepare(cfg, run_dir)
+    hooks = task.prepare(cfg, run_dir)
     prepare(cfg, seed, run_dir, processes)
     if processes > 1:
         join_ranks_on_cpu()
     runner = Runner.from_cfg(cfg)
     progress = run_dir / 'progress.json'
     watch = WatchHook(progress, cfg.default_hooks.logger.interval)
-    for hook in task.hooks(cfg):
+    for hook in hooks:
         runner.register_hook(hook, priority='HIGHEST')
     runner.register_hook(CondensationHook())
     # After the toolbox's own hooks, which note the loss.
