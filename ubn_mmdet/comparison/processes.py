@@ -18,7 +18,7 @@ KILL_AFTER_SECONDS = 20
 _RANKS = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
 _OF_RANKS = ('LOCAL_', 'GROUP_', 'ROLE_', 'TORCHELASTIC_')
 _PR_SET_PDEATHSIG = 1  # of Linux
-_libc = ctypes.CDLL(None)
+_libc = ctypes.PyDLL(None)
 
 
 def start_python(
