@@ -11,11 +11,11 @@ from typing import Any
 
 from ..files import write_whole
 from ..paths import PACKAGE
-from . import results
+from . import code_copy, results
 from .launchers import ClusterLauncher, Launcher
 from .progress import Progress
 from .spec import Comparison, Run
-from .workspace import ComparisonError, Planned, Workspace, json_if_there, lock
+from .workspace import ComparisonError, Planned, claim, json_if_there, lock
 
 POLL_SECONDS = 0.5
 QUIET_SECONDS = 60  # after which the progress is told although nothing has happened
@@ -51,8 +51,43 @@ class Driver:
         self.results_file = Path(results_file)
         self._listener = say
         self._said = time.monotonic()
-        self._place = Workspace.open(work_dir, comparison, data, self._say)
+        self._folder = Path(work_dir).resolve()
+        self._commit = claim(self._folder, comparison.name)
+        code_copy.check_running(self._commit)
+        with lock(self._folder):
+            self._plan(str(data))
         results.check_same([*self.lines(), self._marks()], self.results_file)
+
+    def _plan(self, data: str) -> None:
+        """Check the settings, and name the runs."""
+        from .training.plan import make_plan  # it needs the toolbox
+
+        try:
+            plan = make_plan(self.comparison, data, str(self._folder))
+        except ValueError as error:
+            raise ComparisonError(str(error)) from None
+        self._data, self._setting_hash = plan['folder'], plan['setting_hash']
+        detector = self._folder / self.comparison.detector_name()
+        self._planned = [
+            Planned(
+                run=run,
+                config_hash=entry['config_hash'],
+                settings=entry['settings'],
+                folder=detector / run.norm.name / f'seed{run.seed}',
+            )
+            for run, entry in zip(self.comparison.runs(), plan['runs'], strict=True)
+        ]
+        known = [json_if_there(each.specification_file) for each in self._planned]
+        if any(known):
+            self._say(
+                f'Going on in {self._folder} with the code of {self._commit[:12]}'
+            )
+        for each, before in zip(self._planned, known, strict=True):
+            if before and before['config_hash'] != each.config_hash:
+                raise ComparisonError(
+                    f'{self._folder} holds runs with other settings: delete it, or '
+                    'name another with --work-dir'
+                )
 
     def lines(self) -> list[dict]:
         """The lines of the results file."""
@@ -60,7 +95,7 @@ class Driver:
 
     def runs(self) -> list[Run]:
         """All runs of the comparison."""
-        return [planned.run for planned in self._place.planned]
+        return [planned.run for planned in self._planned]
 
     def run(
         self, launcher: Launcher, only: Sequence[str] = (), seeds: Sequence[int] = ()
@@ -77,8 +112,8 @@ class Driver:
             seeds: All if empty.
         """
         chosen = list(self.comparison.runs(only, seeds))
-        planned = [p for p in self._place.planned if p.run in chosen]
-        with lock(self._place.folder) as held:
+        planned = [p for p in self._planned if p.run in chosen]
+        with lock(self._folder) as held:
             todo = [
                 p
                 for p, line in zip(planned, self._lines_of(planned), strict=True)
@@ -91,7 +126,7 @@ class Driver:
 
     def _lines_of(self, planned: Sequence[Planned]) -> list[dict | None]:
         lines = self.lines()
-        return [results.find(lines, self._place.commit, p.config_hash) for p in planned]
+        return [results.find(lines, self._commit, p.config_hash) for p in planned]
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
@@ -146,9 +181,9 @@ class Driver:
             'comparison': self.comparison.to_dict(),
             'norm': vars(planned.run.norm),
             'seed': planned.run.seed,
-            'commit': self._place.commit,
+            'commit': self._commit,
             'config_hash': planned.config_hash,
-            'folder': self._place.data,
+            'folder': self._data,
             'run_dir': str(planned.folder),
             'code': str(PACKAGE.parent),
             'directory': os.getcwd(),
@@ -175,7 +210,7 @@ class Driver:
         for key in 'predictions', 'checkpoint', 'condensation':
             if key in outcome:
                 path = planned.folder / outcome[key]
-                outcome[key] = str(path.relative_to(self._place.folder))
+                outcome[key] = str(path.relative_to(self._folder))
         specification = json_if_there(planned.specification_file) or {}
         line = {
             **planned.settings,
@@ -195,8 +230,8 @@ class Driver:
     def _marks(self) -> dict:
         return {
             'comparison': self.comparison.name,
-            'commit': self._place.commit,
-            'setting_hash': self._place.setting_hash,
+            'commit': self._commit,
+            'setting_hash': self._setting_hash,
             'primary': [asdict(contrast) for contrast in self.comparison.primary],
         }
 

@@ -1,4 +1,4 @@
-"""The folder of a comparison: whose it is, with which code, and what is planned in it.
+"""The folder of a comparison: whose it is, with which code, and what is where in it.
 
 ``folder/comparison.json``                    whose folder this is
 ``folder/code/<commit>/``                     the code
@@ -9,14 +9,13 @@
 import contextlib
 import fcntl
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..records import RecordError, claim_folder
 from . import code_copy
-from .spec import Comparison, Run
+from .spec import Run
 
 RECORD, LOCK = 'comparison.json', '.lock'
 
@@ -96,76 +95,6 @@ def claim(folder: Path, comparison: str, revision: str | None = None) -> str:
         except RecordError as error:
             raise ComparisonError(f'{error} (--work-dir)') from None
     return commit
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """What is to be run in a comparison's folder.
-
-    Attributes:
-        folder: Where runs go.
-        commit: Of the code.
-        data: The annotations and images that the runs read.
-        setting_hash: Of what all runs have in common.
-        planned: All runs.
-    """
-
-    folder: Path
-    commit: str
-    data: dict
-    setting_hash: str
-    planned: list[Planned]
-
-    @classmethod
-    def open(
-        cls,
-        folder: str | os.PathLike,
-        comparison: Comparison,
-        data: str | os.PathLike,
-        say: Callable[[str], None],
-    ) -> 'Workspace':
-        """Check the settings, and name the runs.
-
-        Args:
-            folder: Where runs go.
-            comparison: What to run.
-            data: The COCO-format folder.
-            say: Where messages go.
-
-        Raises:
-            ComparisonError: If ``folder`` is not this comparison's, another process works
-                in it, or the data or the comparison cannot be used.
-            CodeError: If this is not the code that the folder was begun with.
-        """
-        folder = Path(folder).resolve()
-        commit = claim(folder, comparison.name)
-        code_copy.check_running(commit)
-        from .training.plan import make_plan  # it needs the toolbox
-
-        try:
-            plan = make_plan(comparison, str(data), str(folder))
-        except ValueError as error:
-            raise ComparisonError(str(error)) from None
-        detector = folder / comparison.detector_name()
-        planned = [
-            Planned(
-                run=run,
-                config_hash=entry['config_hash'],
-                settings=entry['settings'],
-                folder=detector / run.norm.name / f'seed{run.seed}',
-            )
-            for run, entry in zip(comparison.runs(), plan['runs'], strict=True)
-        ]
-        known = [json_if_there(each.specification_file) for each in planned]
-        if any(known):
-            say(f'Going on in {folder} with the code of {commit[:12]}')
-        for each, before in zip(planned, known, strict=True):
-            if before and before['config_hash'] != each.config_hash:
-                raise ComparisonError(
-                    f'{folder} holds runs with other settings: delete it, or '
-                    'name another with --work-dir'
-                )
-        return cls(folder, commit, plan['folder'], plan['setting_hash'], planned)
 
 
 def json_if_there(path: Path) -> dict | None:
