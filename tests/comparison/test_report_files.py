@@ -76,7 +76,9 @@ def test_markdown_shows_every_figure(report):
 
 def test_json_holds_the_numbers(report):
     content = json.loads((report / 'report.json').read_text())['made-up']
-    assert content['against']['UBN']['bbox_mAP']['over_images']
+    against = content['against']['UBN']
+    assert against['bbox_mAP']['over_images'] and against['segm_mAP']['over_images']
+    assert against['bbox_mAP_50']['over_images'] is None
     assert content['norms']['UBN']['errors'].keys() == {'bbox', 'segm'}
 
 

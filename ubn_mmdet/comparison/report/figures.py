@@ -100,7 +100,7 @@ def forest(numbers: Numbers, colour: Mapping[str, str]) -> Figure | None:
         for metric in MAIN
         if any(metric in numbers[title]['metrics'] for title, _ in rows)
     ]
-    if not rows:
+    if not shown:
         return None
     figure, all_axes = _figure(0.9 + 0.22 * len(rows), len(shown), sharey=True)
     for axes, metric in zip(all_axes, shown, strict=True):

@@ -59,7 +59,7 @@ def numbers_of(
         found = compare(of_metric.get(base, []), of_metric.get(norm, []), tests)
         if found is None:
             return None
-        kind = metric.partition('_')[0]
+        kind = metric.removesuffix('_mAP')  # it is AP that is scored over images
         sides = [_scored(images, group, side, kind) for side in (base, norm)]
         return replace(found, over_images=over_images(found.difference, *sides))
 
