@@ -5,29 +5,143 @@ The same detector with each norm takes turns, with random weights, images and bo
     python -m benchmarks.detectors
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from torch import nn
 
-from .command import parse_args, run_and_print
-from .detector_steps import (
-    R18,
-    R50,
-    RETINANET,
-    Case,
-    feature_memory,
-    feature_steps,
-    whole_steps,
+from ubn_mmdet import convert_batchnorm
+
+from .layers import BN, BN_3X3, UBN_1, UBN_3, with_depthwise
+from .measuring import Step, saved_bytes, time_in_turns
+from .reporting import (
+    ROOT,
+    Results,
+    Rows,
+    in_megabytes,
+    parse_args,
+    ratio_table,
+    run_and_print,
+    value_table,
 )
-from .layer_steps import BN, BN_3X3, UBN_1, UBN_3
-from .results import Results
-from .tables import ratio_table, value_table
-from .timing import time_in_turns
 
+LABELS = 4  # of objects; every detector here has so many classes
 RATIOS = (UBN_1, BN), (UBN_3, BN), (UBN_3, BN_3X3)
+
+
+class Case(NamedTuple):
+    """A detector, and its images: how many, of which height and width in pixels."""
+
+    name: str
+    config: str
+    images: int
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        """Such as ``'Mask R-CNN R50, 2 images of 320x512'``."""
+        return f'{self.name}, {self.images} images of {self.size[0]}x{self.size[1]}'
+
+    def read(self) -> Config:
+        """Its config."""
+        return Config.fromfile(ROOT / 'configs' / self.config)
+
+
+R50 = Case(
+    'Mask R-CNN R50', 'finetune/mask-rcnn_r50-live_fpn_bn_1x_coco.py', 2, (320, 512)
+)
+R18 = Case(
+    'Mask R-CNN R18', 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py', 8, (160, 160)
+)
+# The work of a two-stage detector's heads depends on what it proposes, which differs from
+# norm to norm. Whole steps are those of a detector of one stage.
+RETINANET = Case(
+    'RetinaNet R50', 'finetune/retinanet_r50-live_fpn_bn_1x_coco.py', 2, (320, 512)
+)
+
+
+def log_warnings_alone(name: str) -> None:
+    """The toolbox would tell how it initialises every parameter."""
+    if not MMLogger.check_instance_created(name):
+        MMLogger.get_instance(name, log_level='WARNING')
+
+
+def detectors(case: Case, device: torch.device) -> dict[str, Any]:
+    """The detector of a case in training, with BatchNorm and with what replaces it."""
+    register_all_modules()
+    log_warnings_alone('benchmark')
+    cfg = case.read()
+    cfg.model.backbone.init_cfg = None  # weights would change no time
+    # Not the twin that merges statistics over ranks, which is a UBN with its stages off.
+    cfg.model.backbone.norm_cfg = {'type': 'BN', 'requires_grad': True}
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    depthwise = deepcopy(model)
+    for name, layer in list(depthwise.named_modules()):
+        if isinstance(layer, nn.BatchNorm2d):
+            depthwise.set_submodule(name, with_depthwise(layer, layer.num_features))
+    found = {
+        BN: model,
+        UBN_1: convert_batchnorm(deepcopy(model), kernel_size=1),
+        BN_3X3: depthwise,
+        UBN_3: convert_batchnorm(deepcopy(model)),
+    }
+    return {name: detector.to(device) for name, detector in found.items()}
+
+
+def feature_steps(case: Case, device: torch.device) -> dict[str, Step]:
+    """Forward and backward of backbone and neck of each of :func:`detectors`."""
+    images = _images(case, device)
+
+    def feature_step(detector: Any) -> Step:
+        with torch.no_grad():
+            upstream = [torch.randn_like(x) for x in detector.extract_feat(images)]
+
+        def step() -> None:
+            detector.zero_grad(set_to_none=True)
+            torch.autograd.backward(detector.extract_feat(images), upstream)
+
+        return step
+
+    found = detectors(case, device)
+    return {name: feature_step(detector) for name, detector in found.items()}
+
+
+def whole_steps(case: Case, device: torch.device) -> dict[str, Step]:
+    """A training step of each of :func:`detectors` with heads, losses and optimizer."""
+    sizes = [(3, *case.size)] * case.images
+    batch = demo_mm_inputs(case.images, sizes, num_classes=LABELS, device=str(device))
+
+    def whole_step(detector: Any) -> Step:
+        optimizer = build_optim_wrapper(detector, case.read().optim_wrapper)
+        return lambda: detector.train_step(deepcopy(batch), optimizer)
+
+    found = detectors(case, device)
+    return {name: whole_step(detector) for name, detector in found.items()}
+
+
+def feature_memory(case: Case, device: torch.device) -> dict[str, int]:
+    """Bytes that backbone and neck of each of :func:`detectors` keep for backward."""
+    images = _images(case, device)
+    return {
+        name: saved_bytes(nn.Sequential(detector.backbone, detector.neck), images)
+        for name, detector in detectors(case, device).items()
+    }
+
+
+def _images(case: Case, device: torch.device) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(case.images, 3, *case.size, generator=generator).to(device)
 
 
 def measure(results: Results, turns: int, device: torch.device) -> None:
@@ -44,23 +158,14 @@ def measure(results: Results, turns: int, device: torch.device) -> None:
     results.measure('seconds', name, partial(time, whole_steps, RETINANET))
 
 
-def tables(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def tables(rows: Rows) -> dict[str, str]:
     """The results as Markdown tables."""
-    saved = {
-        case: {name: f'{size / 1e6:.0f}' for name, size in sizes.items()}
-        for case, sizes in rows['saved bytes'].items()
-    }
+    saved = in_megabytes(rows['saved bytes'])
     return {
         'step': ratio_table(rows['seconds'], RATIOS, BN),
-        'memory': value_table('backbone and neck keep for backward, MB', saved),
+        'memory': value_table('backbone and neck keep for backward, MB', saved, '.0f'),
     }
-
-
-def main() -> None:
-    """Measure what is missing, and print all."""
-    out = Path('work_dirs/benchmarks/detectors.jsonl')
-    run_and_print(parse_args(__doc__, out, turns=15), measure, tables)
 
 
 if __name__ == '__main__':
-    main()
+    run_and_print(parse_args(__doc__, 'detectors', turns=15), measure, tables)

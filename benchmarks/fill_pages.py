@@ -14,7 +14,7 @@ from pathlib import Path
 from ubn_mmdet.files import write_whole
 
 from . import detectors, inference, layers, ranks
-from .results import ROOT, describe, read_results
+from .reporting import ROOT, describe, read_results
 from .sweep import verdict
 
 PAGES = 'performance.md', 'distributed.md', 'deploy.md', 'compatibility.md'

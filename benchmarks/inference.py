@@ -8,7 +8,6 @@ One image of noise, random weights. What is done with the last boxes and masks i
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +16,9 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 from ubn_mmdet.mm.deploy import example, fold_detector
-from ubn_mmdet.paths import configs_dir
 
-from .command import parse_args, run_and_print
-from .results import Results
-from .tables import ratio_table
-from .timing import Step, time_in_turns
+from .measuring import Step, time_in_turns
+from .reporting import ROOT, Results, Rows, parse_args, ratio_table, run_and_print
 
 DETECTORS = {
     'Mask R-CNN R18': 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py',
@@ -30,14 +26,12 @@ DETECTORS = {
 }
 SIZE = 320, 320  # height and width in pixels
 AT_REST: dict[str, Any] = {'type': 'UBN', 'centering': False, 'scaling': None}
+START: dict[str, Any] = {'initial_weight': 0, 'initial_spatial': 'kaiming'}
 NORMS: dict[str, dict[str, Any]] = {
     'BN': {'type': 'BN'},
     'UBN': {'type': 'UBN'},
     'UBN k=1 at rest': {**AT_REST, 'kernel_size': 1},
-    'UBN k=3 at rest': {
-        **AT_REST,
-        **{'initial_weight': 0, 'initial_spatial': 'kaiming'},
-    },
+    'UBN k=3 at rest': {**AT_REST, **START},
 }
 FOLDED = ', folded'  # behind a norm's name
 RATIOS = (
@@ -47,10 +41,10 @@ RATIOS = (
 
 
 def forward(
-    config: Path, norm_cfg: Mapping[str, Any], device: torch.device, folds: bool
+    config: str, norm_cfg: Mapping[str, Any], device: torch.device, folds: bool
 ) -> Step:
     """The forward pass of a detector whose backbone has that norm."""
-    cfg = Config.fromfile(config)
+    cfg = Config.fromfile(ROOT / 'configs' / config)
     cfg.model.backbone.norm_cfg = dict(norm_cfg)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).to(device).eval()
@@ -66,7 +60,7 @@ def forward(
 
 
 def time_inference(
-    config: Path, turns: int, device: torch.device
+    config: str, turns: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds of each turn by norm, and by norm that is folded."""
     register_all_modules()
@@ -82,20 +76,14 @@ def measure(results: Results, turns: int, device: torch.device) -> None:
     """Seconds of each of ``DETECTORS``."""
     for name, config in DETECTORS.items():
         case = f'{name}, one image of {SIZE[0]}x{SIZE[1]}'
-        run = partial(time_inference, configs_dir() / config, turns, device)
+        run = partial(time_inference, config, turns, device)
         results.measure('seconds', case, run)
 
 
-def tables(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def tables(rows: Rows) -> dict[str, str]:
     """The results as a Markdown table."""
     return {'ratios': ratio_table(rows['seconds'], RATIOS, 'BN')}
 
 
-def main() -> None:
-    """Measure what is missing, and print all."""
-    out = Path('work_dirs/benchmarks/inference.jsonl')
-    run_and_print(parse_args(__doc__, out, turns=31), measure, tables)
-
-
 if __name__ == '__main__':
-    main()
+    run_and_print(parse_args(__doc__, 'inference', turns=31), measure, tables)

@@ -7,21 +7,16 @@ Merged and local statistics take turns in a layer's training step.
 
 import os
 import sys
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ubn_mmdet import UBN
 
-from .command import parse_args, run_and_print
-from .layer_steps import Shape, training_step
-from .results import Results
-from .tables import ratio_table
-from .timing import Step, time_in_turns
+from .layers import Shape, training_step
+from .measuring import Step, time_in_turns
+from .reporting import Results, Rows, parse_args, ratio_table, run_and_print
 
 SHAPES = (2, 64, 160, 160), (2, 256, 50, 84), (2, 512, 25, 42), (8, 256, 10, 10)
 MERGED, LOCAL = 'merged', 'local'
@@ -45,14 +40,14 @@ def rank_steps(shape: Shape, device: torch.device) -> dict[str, Step]:
     }
 
 
-def tables(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def tables(rows: Rows) -> dict[str, str]:
     """The results as a Markdown table."""
     return {'layer': ratio_table(rows['seconds'], ((MERGED, LOCAL),), LOCAL)}
 
 
 def main() -> None:
     """Measure on all ranks; the first writes and prints."""
-    args = parse_args(__doc__, Path('work_dirs/benchmarks/ranks.jsonl'), turns=31)
+    args = parse_args(__doc__, 'ranks', turns=31)
     if not dist.is_torchelastic_launched():
         sys.exit('start it as `torchrun --nproc_per_node 2 -m benchmarks.ranks`')
     if args.device.type == 'cuda':
@@ -60,12 +55,10 @@ def main() -> None:
         torch.cuda.set_device(args.device)
     dist.init_process_group()
     ranks = dist.get_world_size()
+    # One call a turn: all ranks have to make equally many.
     times = {
         f'{shape} on each of {ranks} ranks': time_in_turns(
-            rank_steps(shape, args.device),
-            args.turns,
-            args.device,
-            shortest=0,  # one call a turn: all ranks have to make equally many
+            rank_steps(shape, args.device), args.turns, args.device, shortest=0
         )
         for shape in SHAPES
     }

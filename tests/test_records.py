@@ -77,10 +77,10 @@ def test_differences_are_named_where_they_are():
         'a 1 instead of absent',
         'b absent instead of 2',
     ]
-    assert list(differences({'a': [1, 2]}, {'a': [1]})) == ['a [1, 2] instead of [1]']
-    assert list(differences({'a': {}}, {'a': []})) == ['a {} instead of []']
+    assert list(differences({'a': [1, 2]}, {'a': [1]})) == ['a.1 2 instead of absent']
     assert list(differences({'a': {}}, {'a': {'b': None}})) == [
-        'a.b absent instead of None'
+        'a {} instead of absent',
+        'a.b absent instead of None',
     ]
     assert list(differences({'a': 1}, {'a': True})) == ['a 1 instead of True']
     assert not list(differences({'a': float('nan')}, {'a': float('nan')}))

@@ -5,19 +5,26 @@ a run, the same command goes on. Runs use the code of a commit, from a copy of i
 """
 
 import argparse
+import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from ubn_mmdet.comparison.cluster import CLUSTERS, ClusterLauncher
-from ubn_mmdet.comparison.code_copy import CodeError
+from ubn_mmdet.comparison.code_copy import CodeError, run_from_copy
 from ubn_mmdet.comparison.driver import Driver
-from ubn_mmdet.comparison.launchers import Launcher, LocalLauncher
+from ubn_mmdet.comparison.launchers import (
+    CLUSTERS,
+    ClusterLauncher,
+    Launcher,
+    LocalLauncher,
+)
 from ubn_mmdet.comparison.results import FAILED, ResultsError
 from ubn_mmdet.comparison.spec import Comparison, SpecError
-from ubn_mmdet.comparison.workspace import ComparisonError
+from ubn_mmdet.comparison.workspace import ComparisonError, claim
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 
+say = partial(print, flush=True)  # at once, also into a pipe
 WORK_DIRS = Path('work_dirs/comparisons')
 
 
@@ -146,18 +153,20 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
 
 def main() -> None:
     """Run the comparison; what is wrong with it ends it with a message."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         require_toolbox()
         args = parse_args()
         comparison = read_comparison(args)
         work_dir = args.work_dir or WORK_DIRS / comparison.name
+        commit = claim(work_dir, comparison.name, args.commit)
+        run_from_copy(commit, work_dir / 'code', say)
         driver = Driver(
             comparison,
             data=args.data or comparison.data,
             work_dir=work_dir,
             results_file=args.results or work_dir / 'results.jsonl',
-            revision=args.commit,
-            say=lambda text: print(text, flush=True),
+            say=say,
         )
         launcher = choose(comparison, work_dir, args)
         lines = driver.run(launcher, args.only, args.seeds)

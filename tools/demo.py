@@ -4,32 +4,32 @@ Interrupted, the same command goes on. Runs use the code of the last commit.
 """
 
 import argparse
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
-from ubn_mmdet.comparison.code_copy import CodeError
-from ubn_mmdet.comparison.demo import plan_demo, run_demo
-from ubn_mmdet.comparison.report.summary import FILES
+from ubn_mmdet.comparison.code_copy import CodeError, run_from_copy
+from ubn_mmdet.comparison.demo import FILES, NAME, plan_demo, run_demo
 from ubn_mmdet.comparison.results import ResultsError
 from ubn_mmdet.comparison.spec import SpecError
-from ubn_mmdet.comparison.workspace import ComparisonError
+from ubn_mmdet.comparison.workspace import ComparisonError, claim
 from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.mm.tools import add_cfg_options
 from ubn_mmdet.records import RecordError
 
+say = partial(print, flush=True)  # at once, also into a pipe
 SHAPES = Path('data/shapes')
 WORK_DIR = Path('work_dirs/demo')
 ERRORS = (
-    *(
-        CocoFolderError,
-        CodeError,
-        ComparisonError,
-        SpecError,
-        RecordError,
-        ResultsError,
-    ),
+    CocoFolderError,
+    CodeError,
+    ComparisonError,
+    RecordError,
+    ResultsError,
+    SpecError,
     ToolboxError,
 )
 
@@ -74,13 +74,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def say(text: str) -> None:
-    """Print at once, also into a pipe."""
-    print(text, flush=True)
-
-
 def main() -> None:
     """Run the demo; what is wrong with toolbox, data or settings ends it with a message."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     args = parse_args()
     try:
         require_toolbox()
@@ -89,6 +85,7 @@ def main() -> None:
             name = args.data and args.data.resolve().name
             work_dir = Path(f'{WORK_DIR}-{name}') if name else WORK_DIR
         folder = CocoFolder.open(args.data or make_shapes(SHAPES, progress=say))
+        run_from_copy(claim(work_dir, NAME), work_dir / 'code', say)
         comparison = plan_demo(
             folder,
             say,

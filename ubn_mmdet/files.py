@@ -1,6 +1,8 @@
-"""Writing files whole or not at all."""
+"""Files that an interruption leaves whole: written at once, or line by line."""
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -23,3 +25,34 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def append_line(path: str | os.PathLike, line: Mapping) -> None:
+    """Add a line of json, making the file if need be; it is on the disk afterwards.
+
+    What an interruption has left of a line before gives way to it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a+b') as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b'\n') + 1)
+        file.write(json.dumps(line).encode() + b'\n')
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: str | os.PathLike) -> list[dict]:
+    """The lines of a file of :func:`append_line`, without a last one that is cut short.
+
+    Raises:
+        ValueError: For a line that is not json.
+    """
+    *lines, _ = Path(path).read_text().split('\n')
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            raise ValueError(f'{path}, line {number} is not json: {line:.60}') from None
+    return found

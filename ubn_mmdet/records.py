@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from .files import write_whole
@@ -94,38 +95,21 @@ def check_record(
         )
 
 
-def differences(found: object, wanted: object, key: str = '') -> Iterator[str]:
-    """Where two json values differ: ``'optimizer.lr 0.1 instead of 0.2'``, ....
-
-    Args:
-        found: One value.
-        wanted: The other.
-        key: The dotted name of both.
-    """
-    pairs: dict[str, tuple[object, object]] = {}
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        nothing = _Absent()
-        pairs = {
-            k: (found.get(k, nothing), wanted.get(k, nothing)) for k in found | wanted
-        }
-    elif isinstance(found, list) and isinstance(wanted, list):
-        if len(found) == len(wanted):
-            both = zip(found, wanted, strict=True)
-            pairs = {str(i): pair for i, pair in enumerate(both)}
-    if pairs:
-        for name, pair in pairs.items():
-            yield from differences(*pair, f'{key}.{name}' if key else name)
-    elif repr(found) != repr(wanted):  # by text: nan is equal to itself, True is not 1
-        yield f'{key} {_shown(found)} instead of {_shown(wanted)}'
+def differences(found: object, wanted: object) -> Iterator[str]:
+    """Where two json values differ: ``'optimizer.lr 0.1 instead of 0.2'``, ...."""
+    before, after = dict(_leaves(found)), dict(_leaves(wanted))
+    for name in before | after:
+        a, b = before.get(name, 'absent'), after.get(name, 'absent')
+        if a != b:
+            yield f'{name} {shorten(a, 60)} instead of {shorten(b, 60)}'
 
 
-class _Absent:
-    """Stands for a key that one side lacks."""
-
-    def __repr__(self) -> str:
-        return 'absent'
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
+def _leaves(value: object, name: str = '') -> Iterator[tuple[str, str]]:
+    """Dotted names, and values as text: nan is equal to itself, True is not 1."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or not value:
+        yield name, repr(value)
+        return
+    for key, item in value.items():
+        yield from _leaves(item, f'{name}.{key}' if name else str(key))

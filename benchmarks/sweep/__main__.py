@@ -9,12 +9,11 @@ that is done is a line of --out; to do one again, delete its line.
 """
 
 import argparse
-import multiprocessing
-import os
+import json
+import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,15 @@ import mmcv
 import mmdet
 import mmengine
 import torch
-from mmdet.utils import register_all_modules
 
-from ..quiet import hide_initialisation
-from ..results import Results, ResultsError
-from . import compare
+from ..reporting import ROOT, Results, ResultsError
 from .configs import families
 from .verdict import DIFFERS, verdict
 
 OUT = Path('docs/sweep.jsonl')
 SECTION = 'detectors'
 SECONDS = 900  # given to a detector, at most
-NORM = {'type': 'UBN'}
+COMPARE = (sys.executable, '-W', 'ignore', '-m', 'benchmarks.sweep.compare')
 
 
 def sweep(out: Path, only: Collection[str] | None) -> int:
@@ -53,16 +49,8 @@ def sweep(out: Path, only: Collection[str] | None) -> int:
     configs = families(Path(mmdet.__file__).parent / '.mim' / 'configs')
     if unknown := sorted(set(only or ()) - set(configs)):
         raise ValueError(f'no folder {", ".join(unknown)} among {", ".join(configs)}')
-    results = Results(
-        out,
-        {
-            'torch': torch.__version__,
-            **{m.__name__: m.__version__ for m in (mmengine, mmcv, mmdet)},
-        },
-    )
-    register_all_modules()
-    hide_initialisation('sweep')
-    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
+    versions = {m.__name__: m.__version__ for m in (mmengine, mmcv, mmdet)}
+    results = Results(out, {'torch': torch.__version__, **versions})
     different = 0
     for name in only or configs:
         row = results.measure(SECTION, name, partial(compare_alone, configs[name]))
@@ -71,34 +59,24 @@ def sweep(out: Path, only: Collection[str] | None) -> int:
     return different
 
 
-def compare_alone(config: Path, seconds: float = SECONDS) -> dict[str, Any]:
+def compare_alone(
+    config: Path, seconds: float = SECONDS, command: Sequence[str] = COMPARE
+) -> dict[str, Any]:
     """The comparison in a process of its own: a crash or a leak ends with it."""
-    context = multiprocessing.get_context('fork')
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, config))
-    process.start()
-    sender.close()
     row = {'config': config.name}
     try:
-        if not receiver.poll(seconds):
-            return row | {'skipped': f'more than {seconds / 60:g} minutes'}
-        return row | receiver.recv()
-    except EOFError:
-        process.join()
-        return row | {'failed': f'the process ended with {process.exitcode}'}
-    finally:
-        process.kill()
-        process.join()
-
-
-def _send(sender: Connection, config: Path) -> None:
-    try:
-        result = compare.compare(config, NORM)
-    except compare.NotSwept as error:
-        result = {'skipped': str(error)}
-    except Exception as error:  # the norm's own: reported like a difference
-        result = {'failed': compare.sentence(error)}
-    sender.send(result)
+        done = subprocess.run(
+            [*command, str(config)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return row | {'skipped': f'more than {seconds / 60:g} minutes'}
+    if done.returncode:
+        return row | {'failed': f'the process ended with {done.returncode}'}
+    return row | json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:

@@ -1,8 +1,14 @@
-"""One detector with BatchNorm and with another norm that has its weights."""
+"""One detector with BatchNorm and with another norm that has its weights.
+
+``python -m benchmarks.sweep.compare CONFIG`` prints what :func:`compare` gives for UBN.
+"""
 
 import copy
 import itertools
+import json
+import os
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.structures import BaseDataElement
@@ -20,6 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ubn_mmdet.mm.members import is_ours
 from ubn_mmdet.mm.norm_configs import with_norm
 
+from ..detectors import log_warnings_alone
 from .configs import num_classes, small_model
 from .double import double_precision
 from .inputs import prepared, random_batch
@@ -40,9 +48,9 @@ class NotSwept(RuntimeError):
 def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
     """How far the detector of a config is from its twin with ``norm``.
 
-    Both have the same random weights, loaded strictly, and see the same images, first
-    with every norm layer in training mode and every parameter learning ("live"), then as
-    the config has it (with ``norm_eval`` and frozen parameters), then in evaluation.
+    Both have the same random weights, loaded strictly, and see the same images, first as
+    the config has it (with ``norm_eval`` and frozen parameters), then with every norm
+    layer in training mode and every parameter learning ("live"), then in evaluation.
     In float64, or float32 where the detector's own code or operators refuse that, and on
     small images, or larger ones where it refuses those.
 
@@ -147,13 +155,11 @@ def _seed() -> None:
 
 
 def _outcomes(model: nn.Module, batch: dict, dtype: torch.dtype) -> Outcomes:
-    """What a detector gives live, as its config has it, and in evaluation."""
-    model.train()
-    modes = {name: module.training for name, module in model.named_modules()}
-    learning = {name: p.requires_grad for name, p in model.named_parameters()}
-    momenta = [layer.momentum for layer in norms(model)]
-
+    """What a detector gives as its config has it, live, and in evaluation."""
     found: Outcomes = {}
+    model.train()
+    found['loss_as_is'], found['gradient_as_is'] = _step(model, batch, dtype)
+
     model.requires_grad_(True)
     for layer in norms(model):
         layer.train()
@@ -165,14 +171,6 @@ def _outcomes(model: nn.Module, batch: dict, dtype: torch.dtype) -> Outcomes:
         for name, buffer in layer.named_buffers()
         if name in ('running_mean', 'running_var')
     }
-
-    for layer, momentum in zip(norms(model), momenta, strict=True):
-        layer.momentum = momentum
-    for name, module in model.named_modules():
-        module.training = modes[name]
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(learning[name])
-    found['loss_as_is'], found['gradient_as_is'] = _step(model, batch, dtype)
 
     model.eval()
     _seed()
@@ -244,3 +242,21 @@ def sentence(error: BaseException) -> str:
     """An error in one line, without paths of this machine."""
     text = ' '.join(str(error).split()).partition(', the current sys.path')[0]
     return f'{type(error).__name__}: {text[:160]}' if text else type(error).__name__
+
+
+def main(config: str) -> None:
+    """Print a json line, also for a detector that cannot be compared."""
+    register_all_modules()
+    log_warnings_alone('sweep')
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
+    try:
+        row = compare(Path(config), {'type': 'UBN'})
+    except NotSwept as error:
+        row = {'skipped': str(error)}
+    except Exception as error:  # the norm's own: reported like a difference
+        row = {'failed': sentence(error)}
+    print(json.dumps(row))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

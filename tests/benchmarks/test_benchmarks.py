@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from helpers.commands import ROOT, run
+from helpers.commands import run
 from torch import nn
 
 from benchmarks import inference, layers
-from benchmarks.detector_steps import (
+from benchmarks.detectors import (
     R18,
     R50,
     RETINANET,
@@ -17,9 +17,9 @@ from benchmarks.detector_steps import (
     feature_steps,
     whole_steps,
 )
-from benchmarks.layer_steps import layer_steps, training_step
-from benchmarks.results import Results, ResultsError
-from benchmarks.timing import time_in_turns
+from benchmarks.layers import layer_steps, training_step
+from benchmarks.measuring import time_in_turns
+from benchmarks.reporting import Results, ResultsError
 from ubn_mmdet import UBN
 from ubn_mmdet.deploy.evaluation import is_norm
 
@@ -143,7 +143,6 @@ def test_steps_of_detectors(small):
 @pytest.mark.slow
 def test_inference_is_timed_as_trained_and_folded(monkeypatch):
     monkeypatch.setattr(inference, 'SIZE', (64, 64))
-    config = ROOT / 'configs' / inference.DETECTORS['RetinaNet R18']
-    times = inference.time_inference(config, 6, CPU)
+    times = inference.time_inference(inference.DETECTORS['RetinaNet R18'], 6, CPU)
     table = inference.tables({'seconds': {'small': times}})['ratios']
     assert 'UBN k=1 at rest, folded / BN, folded' in table and 'nan' not in table

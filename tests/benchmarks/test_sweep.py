@@ -1,6 +1,7 @@
 """The sweep over MMDetection's detectors tells equal from different, and goes on."""
 
-import os
+import json
+import sys
 from pathlib import Path
 
 import mmdet
@@ -10,7 +11,7 @@ from mmcv.ops import nms
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 
-from benchmarks.results import ResultsError, read_results
+from benchmarks.reporting import ResultsError, read_results
 from benchmarks.sweep import __main__ as run
 from benchmarks.sweep import compare, configs
 from benchmarks.sweep.double import double_precision
@@ -189,14 +190,33 @@ class TestRun:
         assert '| no reason | yolox |' in found['not swept']
 
 
-def test_a_crash_and_a_lack_of_time_end_one_detector_alone(monkeypatch):
-    config = Path('a.py')
-    monkeypatch.setattr(compare, 'compare', lambda *_: os._exit(3))
-    assert run.compare_alone(config) == {
+def test_a_crash_and_a_lack_of_time_end_one_detector_alone():
+    def alone(code, **more):
+        return run.compare_alone(
+            Path('a.py'), command=[sys.executable, '-c', code], **more
+        )
+
+    assert alone('import os; os._exit(3)') == {
         'config': 'a.py',
         'failed': 'the process ended with 3',
     }
-    monkeypatch.setattr(compare, 'compare', lambda *_: __import__('time').sleep(60))
-    assert run.compare_alone(config, 0.1)['skipped'].startswith('more than 0.00')
-    monkeypatch.setattr(compare, 'compare', lambda *_: 1 / 0)
-    assert run.compare_alone(config)['failed'].startswith('ZeroDivisionError')
+    slow = alone('import time; time.sleep(60)', seconds=0.1)
+    assert slow['skipped'].startswith('more than 0.00')
+    row = alone('print("noise"); print(\'{"loss": Infinity}\')')
+    assert row == {'config': 'a.py', 'loss': float('inf')}
+
+
+@pytest.mark.parametrize(
+    ('error', 'row'),
+    [
+        (ZeroDivisionError('by zero'), {'failed': 'ZeroDivisionError: by zero'}),
+        (compare.NotSwept('no BatchNorm in it'), {'skipped': 'no BatchNorm in it'}),
+    ],
+)
+def test_what_goes_wrong_is_said_in_a_row(monkeypatch, capsys, error, row):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(compare, 'compare', fail)
+    compare.main('a.py')
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == row

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from helpers.commands import ROOT
 
-from ubn_mmdet.comparison import code_copy, results
-from ubn_mmdet.comparison.cluster import ClusterLauncher
+from ubn_mmdet.comparison import code_copy, driver, results
 from ubn_mmdet.comparison.driver import Driver
-from ubn_mmdet.comparison.launchers import LocalLauncher
+from ubn_mmdet.comparison.launchers import ClusterLauncher, LocalLauncher
 from ubn_mmdet.comparison.spec import Comparison
-from ubn_mmdet.comparison.workspace import ComparisonError, Planned, Workspace
+from ubn_mmdet.comparison.training import plan
+from ubn_mmdet.comparison.workspace import ComparisonError, Planned
 
 pytest.importorskip('submitit')
 
@@ -26,7 +26,7 @@ import json, os, sys, time
 from pathlib import Path
 folder = Path(json.loads(Path(sys.argv[1]).read_text())['run_dir'])
 with open(folder / 'starts', 'a') as starts:
-    print(os.environ['UBN_MMDET_PARENT'], file=starts)
+    print(os.getppid(), file=starts)
 while not (folder.parents[2] / 'go').exists():
     time.sleep(0.05)
 if folder.parent.name == 'Broken':
@@ -95,27 +95,23 @@ def work(tmp_path, monkeypatch):
     for folder in (code, *code.parents[:2]):
         (folder / '__init__.py').touch()
     (code / 'run.py').write_text(RUN)
-    monkeypatch.setattr(code_copy, 'clean_copy', lambda *_: tmp_path / 'code')
+    monkeypatch.setattr(code_copy, 'checkout', lambda: None)
+    monkeypatch.setattr(driver, 'PACKAGE', tmp_path / 'code/ubn_mmdet')
     # Jobs import the package that is tested.
     monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
 
-    def plan(workspace, comparison, _):
-        workspace.data, workspace.setting_hash = {'root': '.'}, 'setting'
-        workspace.planned = [
-            Planned(
-                run,
-                config_hash=str(run),
-                settings={'norm': run.norm.name, 'seed': run.seed},
-                folder=workspace.folder
-                / 'detector'
-                / run.norm.name
-                / f'seed{run.seed}',
-            )
+    def make_plan(comparison, data, work_dir):
+        runs = [
+            {
+                'config_hash': str(run),
+                'settings': {'norm': run.norm.name, 'seed': run.seed},
+            }
             for run in comparison.runs()
         ]
+        return {'folder': {'root': '.'}, 'setting_hash': 'setting', 'runs': runs}
 
-    monkeypatch.setattr(Workspace, '_plan', plan)
+    monkeypatch.setattr(plan, 'make_plan', make_plan)
     return tmp_path / 'work'
 
 
@@ -133,16 +129,16 @@ def comparison(*norms):
 
 
 def drive(work, cluster, norms, say=lambda _: None):
-    driver = Driver(comparison(*norms), 'data', work, work / 'results.jsonl', say=say)
+    started = Driver(comparison(*norms), 'data', work, work / 'results.jsonl', say=say)
     options = {'gpus_per_node': 0}
-    return driver.run(
+    return started.run(
         ClusterLauncher(work / 'submitit', cluster, 1, jobs=3, options=options)
     )
 
 
 def starts(work, norm):
     """The processes that have started a run so far."""
-    path = work / f'detector/{norm}/seed0/starts'
+    path = work / f'some/{norm}/seed0/starts'
     patience = time.monotonic() + 60
     while not path.exists() and time.monotonic() < patience:
         time.sleep(0.05)
@@ -171,11 +167,11 @@ def test_what_is_submitted_goes_on_and_is_collected_later(cluster, work, slurm):
     assert not results.read(work / 'results.jsonl')
     assert len(starts(work, 'UBN')) == 1
     # What starts runs here leaves those alone that a cluster has.
-    driver = Driver(comparison(*norms), 'data', work, work / 'results.jsonl')
+    local = Driver(comparison(*norms), 'data', work, work / 'results.jsonl')
     with pytest.raises(
         ComparisonError, match=f'BN seed 0 .* --cluster {cluster}: coll'
     ):
-        driver.run(LocalLauncher(1))
+        local.run(LocalLauncher(1))
     found = []
 
     def let_go(text):
@@ -188,7 +184,7 @@ def test_what_is_submitted_goes_on_and_is_collected_later(cluster, work, slurm):
     assert [lines[name]['status'] for name in ('BN', 'UBN')] == ['finished'] * 2
     assert lines['Broken']['status'] == 'failed'
     assert 'exit status 3\nout of luck' in lines['Broken']['error']
-    assert not list(work.glob('detector/*/*/job.json'))
+    assert not list(work.glob('some/*/*/job.json'))
     # The same rules as without a cluster: what failed is tried again, nothing else.
     drive(work, cluster, norms)
     counts = {name: len(starts(work, name)) for name in lines}
@@ -217,7 +213,7 @@ def test_the_job_asks_for_what_the_run_needs(work, slurm):
     launcher = ClusterLauncher(
         work / 'submitit', 'slurm', processes=8, workers=2, jobs=2, options=options
     )
-    assert launcher.threads() == 3
+    assert launcher.threads == 3
     planned = [
         Planned(run, '', {}, work / run.norm.name)
         for run in comparison('A', 'B').runs()
@@ -237,9 +233,10 @@ def test_the_job_asks_for_what_the_run_needs(work, slurm):
 
 
 def test_there_is_no_room_for_more_jobs_than_asked_for(tmp_path, slurm):
-    local = ClusterLauncher(tmp_path, 'local', 1, jobs=2)
-    assert [local.room(under_way, 5) for under_way in (0, 1, 2, 3)] == [2, 1, 0, 0]
-    assert ClusterLauncher(tmp_path, 'slurm', 1, jobs=2).room(3, 5) == 5
+    assert ClusterLauncher(tmp_path, 'local', 1, jobs=2).limit == 2
+    assert ClusterLauncher(tmp_path, 'local', 1).limit == 1
+    # This one queues.
+    assert ClusterLauncher(tmp_path, 'slurm', 1, jobs=2).limit is None
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch, slurm):

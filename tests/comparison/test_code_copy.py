@@ -1,6 +1,8 @@
 """Runs use the code of a commit, not what a checkout has become since."""
 
+import os
 import subprocess
+import sys
 
 import pytest
 
@@ -39,6 +41,39 @@ def test_edits_do_not_reach_the_copy(repository, tmp_path):
     assert (copy / 'package/module.py').read_text() == 'x = 1'
     assert not list((tmp_path / 'code').glob('*.tmp'))
     assert code_copy.clean_copy(commit, tmp_path / 'code') == copy
+
+
+def test_a_command_goes_on_in_the_copy(repository, tmp_path, monkeypatch):
+    commit = code_copy.resolve_commit()
+    with pytest.raises(code_copy.CodeError, match='which may change'):
+        code_copy.check_running(commit)
+    (repository / 'package/module.py').write_text('x = 2')
+    calls, said = [], []
+    monkeypatch.setattr(os, 'execve', lambda *call: calls.append(call))
+    monkeypatch.setattr(sys, 'argv', ['tools/some.py', '--seeds', '3'])
+    code_copy.run_from_copy(commit, tmp_path / 'code', said.append)
+    [(_, arguments, environment)] = calls
+    copy = tmp_path / 'code' / commit[:12]
+    assert arguments[1:] == [str(copy / 'tools/some.py'), '--seeds', '3']
+    assert environment['PYTHONPATH'].split(os.pathsep)[0] == str(copy)
+    assert said == [f'Uncommitted changes are no part of this: it runs {commit[:12]}']
+    # It knows what it is, and stays.
+    with monkeypatch.context() as patch:
+        patch.setattr(code_copy, 'PACKAGE', copy / 'package')
+        assert code_copy.resolve_commit() == commit
+        code_copy.check_running(commit)
+        code_copy.run_from_copy(commit, tmp_path / 'code', said.append)
+        with pytest.raises(code_copy.CodeError, match='is not here'):
+            code_copy.check_running('another')
+        with pytest.raises(code_copy.CodeError, match='is not here'):
+            code_copy.resolve_commit('HEAD~1')
+        patch.setenv(code_copy.MARK, str(copy))
+        assert code_copy.resolve_commit('HEAD~1') == commit
+    # Where the copy is not what is imported, it is not tried forever.
+    monkeypatch.setenv(code_copy.MARK, str(copy))
+    with pytest.raises(code_copy.CodeError, match='in place of the code in'):
+        code_copy.run_from_copy(commit, tmp_path / 'code', said.append)
+    assert len(calls) == len(said) == 1
 
 
 def test_an_older_commit(repository, tmp_path):

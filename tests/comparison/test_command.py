@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.commands import ROOT
 
-from ubn_mmdet.comparison.cluster import ClusterLauncher
+from ubn_mmdet.comparison.launchers import ClusterLauncher
 from ubn_mmdet.comparison.spec import SpecError
 from ubn_mmdet.comparison.workspace import ComparisonError
 
@@ -74,4 +74,4 @@ def test_a_cluster_is_chosen(parse, tmp_path):
     args = parse(PROTOCOL, '--cluster', 'local', '--cluster-options', 'timeout_min=5')
     launcher = TOOL['choose'](TOOL['read_comparison'](args), tmp_path, args)
     # 8 processes with 2 workers each have 24 cores.
-    assert isinstance(launcher, ClusterLauncher) and launcher.threads() == 3
+    assert isinstance(launcher, ClusterLauncher) and launcher.threads == 3

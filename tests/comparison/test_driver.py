@@ -31,7 +31,7 @@ def test_threads_are_shared_out_and_limited(
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     if limit is not None:
         monkeypatch.setenv('OMP_NUM_THREADS', limit)
-    assert LocalLauncher(jobs, processes=processes).threads() == threads
+    assert LocalLauncher(jobs, processes=processes).threads == threads
 
 
 @pytest.mark.parametrize(

@@ -7,21 +7,18 @@ import pytest
 from helpers.results import condensation, result, write_results
 from PIL import Image
 
-from ubn_mmdet.comparison.condensation_maps import condensation_of
 from ubn_mmdet.comparison.groups import read_groups
-from ubn_mmdet.comparison.report.markdown import group_markdown
+from ubn_mmdet.comparison.report import figures
 from ubn_mmdet.comparison.report.numbers import numbers_of
-from ubn_mmdet.comparison.report.print_figures import draw_curves
+from ubn_mmdet.comparison.report.tables import group_markdown
 from ubn_mmdet.markdown import markdown_table
 
 
 @pytest.fixture
 def numbers(tmp_path):
-    def make(*lines, baseline='BN', images='They are gone.', record=None):
+    def make(*lines, baseline='BN', images=None, note='They are gone.'):
         (group,) = read_groups([write_results(tmp_path / 'r.jsonl', list(lines))])
-        if record:
-            (tmp_path / 'condensation.json').write_text(json.dumps(record))
-        found = numbers_of(group, baseline, images, condensation_of(group))
+        found = numbers_of(group, baseline, images, note)
         return json.loads(json.dumps(found))  # as report.json has it
 
     return make
@@ -60,8 +57,6 @@ def test_spreads_and_comparisons(numbers):
     assert compared['seeds'] == [3, 3]
     assert 'verdict' not in compared
     assert compared['q'] == pytest.approx(compared['p'])  # of two that are the same
-    backwards = found['pairs']['bbox_mAP']['BN']['UBN']
-    assert backwards['difference'] == pytest.approx(-0.12)
 
 
 def decided(numbers, *lines, primary=PRIMARY, **more):
@@ -122,8 +117,7 @@ def test_divergence_counts_against_a_norm(numbers):
     assert contrast['difference'] == pytest.approx((0.15 + 0.16 + 0.17) / 5 - 0.12)
     assert contrast['diverged'] == [0, 2]
     text = group_markdown('a', found, {})
-    assert 'UBN diverged in 2 runs.' in text
-    assert table_after(text, 'contrast')[1][8] == '5 and 5 (2 diverged)'
+    assert table_after(text, 'primary contrast')[1][8] == '5 and 5 (2 diverged)'
     assert table_after(text, 'box | seeds')[2][:2] == ['UBN', '5, 2 diverged']
     # Not in what the data do not have.
     lines = [{**line, 'bbox_mAP_l': -1} for line in lines]
@@ -135,16 +129,9 @@ def test_divergence_counts_against_a_norm(numbers):
     assert contrast['diverged'] == [2, 0] and contrast['difference'] > 0
 
 
-def test_over_epochs_is_the_mean_of_the_curve(numbers):
-    # A run passes a quarter, a half, three quarters and all of its AP.
-    found = numbers(*BN)
-    over_epochs = [run['bbox_mAP_over_epochs'] for run in found['runs']]
-    assert over_epochs == pytest.approx([0.1 * 0.625, 0.2 * 0.625, 0.3 * 0.625])
-
-
 def test_curves_are_means_over_seeds(numbers):
-    found = numbers(*BN)['curves']['BN']['bbox_mAP']
-    assert found['epoch'] == [1, 2, 3, 4]
+    found = numbers(*BN)['norms']['BN']['curves']['bbox_mAP']
+    assert found['x'] == [1, 2, 3, 4]
     assert found['mean'] == pytest.approx([0.05, 0.10, 0.15, 0.20])
     assert found['deviation'] == pytest.approx([0.025, 0.05, 0.075, 0.1])
 
@@ -153,19 +140,17 @@ def test_curves_have_the_points_that_all_seeds_have(numbers):
     short = result('BN', 1, 0.2)
     short['curves']['epoch'] = [2, 4]
     short['curves']['bbox_mAP'] = [0.5, 1.0]
-    found = numbers(result('BN', 0, 0.1), short)['curves']['BN']['bbox_mAP']
-    assert found['epoch'] == [2, 4]
+    found = numbers(result('BN', 0, 0.1), short)['norms']['BN']['curves']['bbox_mAP']
+    assert found['x'] == [2, 4]
 
 
 def test_markdown_of_a_comparison(numbers):
     lines = [{**line, 'primary': PRIMARY} for line in (*BN, *UBN)]
-    text = group_markdown('nuclei', numbers(*lines), {}, 'A remark.\n')
-    assert text.startswith('## nuclei\n\nA remark.\n\n- **UBN** against BN, box AP: **')
-    said = 'box AP: **too few seeds for a verdict** (+0.120). It could have found a '
-    assert said + 'difference of 0.304.' in text
-    header, row = table_after(text, 'contrast')
+    text = group_markdown('nuclei', numbers(*lines), {})
+    assert text.startswith('## nuclei\n\n| primary contrast |')
+    header, row = table_after(text, 'primary contrast')
     assert dict(zip(header, row, strict=True)) == {
-        'contrast': 'UBN against BN',
+        'primary contrast': 'UBN against BN',
         'metric': 'box AP',
         'verdict': 'too few seeds for a verdict',
         'difference': '+0.120',
@@ -183,13 +168,12 @@ def test_markdown_of_a_comparison(numbers):
     ]  # fmt: skip
     assert box[:6] == ['UBN', 'box AP', '+0.120', '-0.107 to +0.347', '0.216', '0.216']
     assert mask[1] == 'mask AP'
-    assert 'There is no interval over images. They are gone.' in text
+    assert '\n\nThey are gone.\n\n' in text
     header, bn, ubn = table_after(text, 'box | seeds')
     assert bn[:3] == ['BN', '3', '0.200 ± 0.100']
     assert table_after(text, 'mask | seeds')[2][2] == '0.330 ± 0.100'
-    assert 'Every norm against every other' not in text
     assert '![' not in text
-    assert 'Diverged' not in text
+    assert 'diverged, and' not in text
     assert "- UBN: seeds 0, 1, 2; `{'type': 'UBN'}`" in text
 
 
@@ -197,28 +181,44 @@ def test_costs_stand_beside_the_baseline(numbers):
     slow = runs_of('UBN', 0.2, 0.3, 0.4, seconds_per_step=0.615, parameters=None)
     text = group_markdown('a', numbers(*BN, *slow), {})
     _, bn, ubn = table_after(text, 'norm | seconds a step')
-    assert bn == ['BN', '0.41 ± 0.01', '1.00', '1,800', '1.00', '10', '21,000,000']
-    assert ubn == ['UBN', '0.615 ± 0', '1.50', '1,800', '1.00', '10', '–']
+    assert bn == ['BN', '0.41', '1.00', '1,800', '1.00', '21']
+    assert ubn == ['UBN', '0.615', '1.50', '1,800', '1.00', '–']
+
+
+def scores(halves, errors=None):
+    """What ``images_of`` gives of a run."""
+    return {'bbox': {'AP': 0.1, 'halves': halves, 'errors': errors}}
+
+
+COSTS = dict.fromkeys(('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss'), 0.1)
 
 
 def test_an_interval_over_images_has_a_say(numbers):
     lines = [*runs_of('BN', *FIVE), *runs_of('UBN', *(ap + 0.05 for ap in FIVE))]
 
-    def images(low):
-        compared = {'difference': 0.05, 'interval': [low, 0.2]}
+    def images(deviation):
+        halves = {'BN': [0.1, 0.1], 'UBN': [0.1 - deviation, 0.1 + deviation]}
         return {
-            **{'images': 9, 'runs': [['BN', 0, '']], 'errors': []},
-            'differences': {'UBN': {'bbox_mAP': compared}},
+            (norm, seed): scores(halves[norm], COSTS)
+            for norm in halves
+            for seed in range(5)
         }
 
-    [found] = decided(numbers, *lines, images=images(0.01))
+    [found] = decided(numbers, *lines, images=images(0.02))
     assert found['verdict'] == 'higher'
-    [found] = decided(numbers, *lines, images=images(-0.01))
+    assert found['over_images'] == pytest.approx(
+        [0.05 - 0.0392, 0.05 + 0.0392], abs=1e-4
+    )
+    [found] = decided(numbers, *lines, images=images(0.03))
     assert found['verdict'] == 'no significant difference'
-    text = group_markdown('a', numbers(*lines, images=images(0.05)), {})
+    text = group_markdown('a', numbers(*lines, images=images(0.02)), {})
     _, box, mask = table_after(text, 'norm | metric')
-    assert box[-1] == '+0.050 to +0.200' and mask[-1] == '–'
-    assert '9 validation images; the predictions of 1 of 10 runs were at hand' in text
+    assert box[-1] == '+0.011 to +0.089' and mask[-1] == '–'
+    # Of a norm that is not scored as a whole there is none.
+    some = images(0.02)
+    del some['BN', 3]
+    [found] = decided(numbers, *lines, images=some)
+    assert found['over_images'] is None
 
 
 def test_one_seed_is_no_comparison(numbers):
@@ -234,12 +234,11 @@ def test_runs_that_failed_are_listed_and_in_no_mean(numbers):
     bad = {'status': 'diverged', 'error': 'nan'}
     lines = [*BN, *UBN, result('UBN', 3, 0.9, **failed), result('GN', 0, 0.9, **bad)]
     text = group_markdown('a', numbers(*lines), {})
-    assert 'Failed, and in no mean: UBN, seed 3.' in text
-    assert 'Diverged, and counted as 0: GN, seed 0.' in text
+    assert '- UBN, seed 3, failed, and is in no mean: no disk | at step 3\n' in text
+    assert '- GN, seed 0, diverged, and counts as 0: nan\n' in text
     _, _, ubn, gn = table_after(text, 'box | seeds')
     assert ubn[:3] == ['UBN', '3', '0.320 ± 0.100']
     assert gn[:3] == ['GN', '1, 1 diverged', '0.000']
-    assert r'| UBN | 3 | failed | no disk \| at step 3 |' in text
     assert '- GN: seeds none' in text
 
 
@@ -257,33 +256,39 @@ def test_boxes_alone_have_no_table_of_masks(numbers):
     assert '| mask' not in group_markdown('a', numbers(*lines), {})
 
 
-def test_three_norms_are_compared_with_each_other(numbers):
-    other = runs_of('GN', 0.1, 0.2, 0.3)
-    text = group_markdown('a', numbers(*BN, *UBN, *other), {})
-    header, bn, ubn, gn = table_after(text, 'box AP | BN')
-    assert header == ['box AP', 'BN', 'UBN', 'GN']
-    assert ubn == ['UBN', '+0.120', '', '+0.120']
-    assert gn == ['GN', '+0.000', '-0.120', '']
-
-
-def test_errors_and_condensation_have_their_tables(numbers):
-    kinds = ('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss')
-    costs = dict.fromkeys(kinds, 0.1)
+def test_errors_are_means_over_seeds(numbers):
     images = {
-        **{'images': 9, 'runs': [], 'differences': {}},
-        'errors': [
-            {'norm': 'BN', 'seed': 0, 'bbox': costs},
-            {'norm': 'BN', 'seed': 1, 'bbox': {**costs, 'Miss': 0.3}},
-        ],
+        ('BN', 0): scores([0.1], COSTS),
+        ('BN', 1): scores([0.1], {**COSTS, 'Miss': 0.3}),
     }
-    line = result('BN', 0, 0.1, condensation='condensation.json')
-    found = numbers(line, BN[1], images=images, record=condensation(closed=True))
-    text = group_markdown('a', found, {'condensation-BN-0': 'map.png'})
-    _, row = table_after(text, 'box | class')
-    assert row[1:] == ['0.100 ± 0.000'] * 5 + ['0.200 ± 0.141']
-    _, row = table_after(text, 'norm | seed | mean cosine')
-    assert row == ['BN', '0', '0.470', '0.400', '0.540', '0.400', '1.000', '0.470']
-    assert '![Condensation of BN, seed 0.](map.png)' in text
+    errors = numbers(*BN[:2], images=images)['norms']['BN']['errors']
+    assert errors.keys() == {'bbox'}
+    assert errors['bbox']['Miss']['mean'] == pytest.approx(0.2)
+    assert errors['bbox']['Miss']['deviation'] == pytest.approx(0.02**0.5)
+    assert numbers(*BN)['norms']['BN']['errors'] == {}
+
+
+def test_condensation_is_drawn_of_the_first_run_of_each_norm(tmp_path):
+    lines = []
+    for norm, seed, gates in ('BN', 0, False), ('UBN', 0, True), ('UBN', 1, True):
+        name = f'{norm}-{seed}.json'
+        record = condensation() | {'has_gate': [gates] * 3}
+        (tmp_path / name).write_text(json.dumps(record))
+        lines.append(result(norm, seed, 0.1, condensation=name))
+    (tmp_path / 'empty.json').write_text(json.dumps(condensation(steps=0)))
+    lines.append(result('GN', 0, 0.1, condensation='empty.json'))
+    (group,) = read_groups([write_results(tmp_path / 'r.jsonl', lines)])
+    axes = [axes for axes in figures.condensation(group).axes if axes.images]
+    # A norm without a gate has no panel of gates.
+    assert [each.get_title() for each in axes] == [
+        'BN, seed 0: mean cosine', 'UBN, seed 0: mean cosine', 'UBN, seed 0: gate open',
+    ]  # fmt: skip
+    assert {each.images[0].get_clim() for each in axes} == {(0, 1)}
+    values = axes[0].images[0].get_array()
+    assert values.shape == (3, 5) and values[1, 4] == pytest.approx(0.44)
+    for path in tmp_path.glob('*.json'):
+        path.unlink()
+    assert figures.condensation(group) is None
 
 
 def test_cells_do_not_break_their_row():
@@ -295,7 +300,9 @@ def test_cells_do_not_break_their_row():
 @pytest.mark.parametrize('count', [2, 11])
 def test_the_legend_of_the_curves_is_within_the_figure(numbers, tmp_path, count):
     lines = [result(f'a norm, its variant {i}', 0, 0.1) for i in range(count)]
-    draw_curves(numbers(*lines), tmp_path / 'curves.png')
+    found = numbers(*lines)
+    curves = figures.curves(found, figures.colours({'': found}, 'BN'))
+    figures.write_figure(tmp_path / 'curves.png', curves)
     picture = np.asarray(Image.open(tmp_path / 'curves.png').convert('L'))
     assert (picture[:, [0, -1]] == 255).all()
     assert (picture[[0, -1]] == 255).all()

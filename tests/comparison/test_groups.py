@@ -5,7 +5,6 @@ from helpers.results import result, write_results
 
 from ubn_mmdet.comparison.groups import (
     ResultsError,
-    file_name,
     read_groups,
     slug,
     titles,
@@ -100,13 +99,11 @@ def test_what_coco_does_not_know_is_none(read):
 def test_files_are_found_beside_the_results(tmp_path):
     line = result('BN', 0, 0.1, predictions='run/p.json.gz', checkpoint='gone.pth')
     ((run,),) = [g.runs for g in read_groups([write_results(tmp_path / 'r', [line])])]
-    assert run.file('predictions') is run.beside('log') is None
+    assert run.file('predictions') is None
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run/p.json.gz').touch()
-    (tmp_path / 'run/log').touch()
     assert run.file('predictions') == tmp_path / 'run/p.json.gz'
     assert run.file('checkpoint') is None
-    assert run.beside('log') == tmp_path / 'run/log'
 
 
 def test_a_work_folder_may_lie_elsewhere(tmp_path):
@@ -146,8 +143,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_slugs_are_fit_for_file_names():
     assert slug('nuclei, batch size 2') == 'nuclei-batch-size-2'
     assert slug('a/b (c)') == 'a-b-c'
-    assert file_name('UBN-lr_0.1+') == 'UBN-lr_0.1+'
-    assert '/' not in file_name('../../x')
+    assert slug('../../x') == 'x'
 
 
 def test_a_run_that_failed_belongs_to_those_that_were_made_like_it(read):

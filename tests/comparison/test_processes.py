@@ -26,14 +26,13 @@ from ubn_mmdet.comparison.training.hooks import (
     ReseedHook,
     WatchHook,
 )
-from ubn_mmdet.comparison.workspace import ComparisonError, Workspace
+from ubn_mmdet.comparison.workspace import ComparisonError, claim, lock
 
 # A run that does nothing, for as long as the process that has started it is there.
-RUN = f"""
-import runpy, sys, time
-runpy.run_path('{ROOT}/ubn_mmdet/comparison/processes.py')['end_with_parent']()
+RUN = """
+import sys, time
 open(sys.argv[1] + '.started', 'w').close()
-time.sleep(60)
+time.sleep(600)
 """
 DRIVER = """
 import fcntl, sys, time
@@ -44,8 +43,8 @@ folder = Path(sys.argv[1])
 lock = open(folder / '.lock', 'w')
 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 planned = SimpleNamespace(specification_file=folder / 'run.json')
-[job] = LocalLauncher(1).start([planned], lock.fileno())
-print(job.process.pid, flush=True)
+[process] = LocalLauncher(1).start([planned], lock.fileno())
+print(process.pid, flush=True)
 time.sleep(60)
 """
 
@@ -124,26 +123,24 @@ def test_a_run_is_no_part_of_a_training_around_it(monkeypatch, tmp_path):
     assert process.communicate()[0].split() == [b'KEPT']
 
 
-def test_an_interruption_before_the_record_leaves_no_foreign_folder(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(Workspace, '_plan', lambda *_: None)
-
-    def claim(name):
-        comparison = SimpleNamespace(name=name)
-        return Workspace(tmp_path / 'work', comparison, tmp_path, None, lambda _: None)
-
-    (tmp_path / 'work').mkdir()
-    (tmp_path / 'work/comparison.json.tmp').touch()
-    assert claim('one').commit == claim('one').commit
+def test_an_interruption_before_the_record_leaves_no_foreign_folder(tmp_path):
+    folder = tmp_path / 'work'
+    folder.mkdir()
+    (folder / 'comparison.json.tmp').touch()
+    assert claim(folder, 'one') == claim(folder, 'one')
     with pytest.raises(ComparisonError, match="comparison 'one' instead of 'other'"):
-        claim('other')
-    (tmp_path / 'work/comparison.json').unlink()
-    (tmp_path / 'work/something').touch()
+        claim(folder, 'other')
+    (folder / 'comparison.json').unlink()
+    (folder / 'something').touch()
     with pytest.raises(
         ComparisonError, match=r'something else than runs \(.*--work-dir'
     ):
-        claim('one')
+        claim(folder, 'one')
+
+
+def test_a_second_driver_is_kept_out(tmp_path):
+    with lock(tmp_path), pytest.raises(ComparisonError, match='another process works'):
+        claim(tmp_path, 'one')
 
 
 def end_of_step(loss):

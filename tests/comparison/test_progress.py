@@ -2,7 +2,7 @@
 
 import pytest
 
-from ubn_mmdet.comparison.progress import Progress, duration
+from ubn_mmdet.comparison.progress import Progress
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 def test_time_left_follows_from_what_was_done_since_the_start():
     clock = Clock()
     progress = Progress(total=4, done=1, clock=clock)
-    assert progress.seconds_left() is None
+    assert progress.head() == '[1/4 runs, time left unknown]'
     progress.note('a', 0.0)
     clock.now = 30
     progress.note('a', 0.5)
@@ -23,10 +23,10 @@ def test_time_left_follows_from_what_was_done_since_the_start():
     assert progress.under_way() == 'a 50%, b 0%'
     assert progress.seconds_left() == pytest.approx(2.5 * 60)
     clock.now = 60
-    progress.finish('a')
+    progress.note('a', 1)
     assert progress.under_way() == 'b 0%'
     assert progress.seconds_left() == pytest.approx(2 * 60)
-    assert progress.head() == '[2/4 runs, 2 min left]'
+    assert progress.head() == '[2/4 runs, 0:02:00 left]'
 
 
 def test_a_resumed_runs_first_half_was_not_done_now():
@@ -35,12 +35,5 @@ def test_a_resumed_runs_first_half_was_not_done_now():
     progress.note('a', 0.5)
     assert progress.seconds_left() is None
     clock.now = 30
-    progress.finish('a')
+    progress.note('a', 1)
     assert progress.seconds_left() == pytest.approx(60)
-
-
-@pytest.mark.parametrize(
-    ('seconds', 'text'), [(40, '40 s'), (720, '12 min'), (7500, '2 h 05 min')]
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text

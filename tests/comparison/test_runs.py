@@ -122,7 +122,7 @@ def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_pa
     assert len(theirs['curves']['loss']) == 9
     differing = {key for key in theirs if ours[key] != theirs[key]}
     assert differing <= {
-        'seconds', 'seconds_per_step', 'peak_memory_mb', 'started', 'finished'
+        'seconds_per_step', 'peak_memory_mb', 'started', 'finished'
     }  # fmt: skip
 
     run_dir = (tmp_path / 'cut' / ours['checkpoint']).parent

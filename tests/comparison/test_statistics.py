@@ -82,24 +82,24 @@ def test_probabilities_are_corrected_for_their_number():
     assert holm([]) == []
 
 
-def found(difference, seeds=(5, 5)):
-    return Difference(difference, (0.0, 0.0), 0.01, 0.1, seeds)
+def found(difference, over_images=None, seeds=(5, 5)):
+    return Difference(difference, (0.0, 0.0), 0.01, 0.1, seeds, over_images)
 
 
 @pytest.mark.parametrize(
-    ('difference', 'p', 'over_images', 'expected'),
+    ('difference', 'p', 'expected'),
     [
-        (found(0.1), 0.01, None, 'higher'),
-        (found(-0.1), 0.01, None, 'lower'),
-        (found(0.1), 0.06, None, 'no significant difference'),
-        (found(0.1), None, None, 'no significant difference'),
-        (found(0.1), 0.01, (0.01, 0.3), 'higher'),
-        (found(0.1), 0.01, (-0.01, 0.3), 'no significant difference'),
-        (found(-0.1), 0.01, (-0.3, -0.1), 'lower'),
-        (found(-0.1), 0.01, (0.1, 0.3), 'no significant difference'),
-        (found(0.1, (5, 4)), 0.001, (0.1, 0.2), 'too few seeds for a verdict'),
-        (None, None, None, 'too few seeds for a verdict'),
+        (found(0.1), 0.01, 'higher'),
+        (found(-0.1), 0.01, 'lower'),
+        (found(0.1), 0.06, 'no significant difference'),
+        (found(0.1), None, 'no significant difference'),
+        (found(0.1, (0.01, 0.3)), 0.01, 'higher'),
+        (found(0.1, (-0.01, 0.3)), 0.01, 'no significant difference'),
+        (found(-0.1, (-0.3, -0.1)), 0.01, 'lower'),
+        (found(-0.1, (-0.3, 0.1)), 0.01, 'no significant difference'),
+        (found(0.1, (0.1, 0.2), (5, 4)), 0.001, 'too few seeds for a verdict'),
+        (None, None, 'too few seeds for a verdict'),
     ],
 )
-def test_verdicts(difference, p, over_images, expected):
-    assert verdict(difference, p, over_images) == expected
+def test_verdicts(difference, p, expected):
+    assert verdict(difference, p) == expected

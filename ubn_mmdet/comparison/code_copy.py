@@ -1,15 +1,23 @@
-"""A clean copy of the code of a commit, so that a checkout may be edited meanwhile."""
+"""A clean copy of the code of a commit, so that a checkout may be edited meanwhile.
+
+A command that trains goes on as the same command of such a copy.
+"""
 
 import hashlib
 import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ..paths import PACKAGE, configs_dir
 from ..version import __version__
+
+MARK = 'UBN_MMDET_COPY'  # the copy that a process has been started from
+NOTE = '.commit'  # a copy's file that says which commit it is of
 
 
 class CodeError(ValueError):
@@ -37,16 +45,19 @@ def checkout() -> Path | None:
 def resolve_commit(revision: str = 'HEAD') -> str:
     """The full name of a commit.
 
-    Where there is no checkout, it is the version with a hash of the package's files, as
-    ``v0.1.0-1a2b3c4d``.
+    A clean copy knows its own. Of an installed package it is the version with a hash of its
+    files, as ``v0.1.0-1a2b3c4d``.
 
     Raises:
         CodeError: If the checkout has no such commit, or there is no checkout to look in.
     """
     root = checkout()
     if root is None:
-        version = f'v{__version__}-{_hash_of_files()}'
-        if revision not in ('HEAD', version):
+        note = PACKAGE.parent / NOTE
+        version = note.read_text() if note.is_file() else _version()
+        # A copy that was started for a revision is of that, whatever its name.
+        is_started = os.environ.get(MARK) == str(PACKAGE.parent)
+        if revision not in ('HEAD', version) and not is_started:
             raise CodeError(
                 f'the code of {revision!r} is not here, and no git checkout to take it '
                 f'from: this is {version}'
@@ -55,26 +66,32 @@ def resolve_commit(revision: str = 'HEAD') -> str:
     return _git(root, 'rev-parse', '--verify', '--quiet', f'{revision}^{{commit}}')
 
 
-def _hash_of_files() -> str:
+def _version() -> str:
     digest = hashlib.sha256()
     for folder in PACKAGE, configs_dir():
         for path in sorted(folder.rglob('*.py')):
             digest.update(f'{path.relative_to(folder)}\n'.encode() + path.read_bytes())
-    return digest.hexdigest()[:8]
-
-
-def describe_code() -> str:
-    """The commit in short, with ``+`` if the checkout differs from it; or the version."""
-    commit = resolve_commit()
-    if checkout() is None:
-        return commit
-    return commit[:12] + '+' * has_uncommitted_changes()
+    return f'v{__version__}-{digest.hexdigest()[:8]}'
 
 
 def has_uncommitted_changes() -> bool:
     """Whether the checkout differs from its commit."""
     root = checkout()
     return root is not None and bool(_git(root, 'status', '--porcelain'))
+
+
+def check_running(commit: str) -> None:
+    """Refuse code that is not a commit's.
+
+    Raises:
+        CodeError: If this is a checkout, or the code of another commit.
+    """
+    if checkout() is not None:
+        raise CodeError(
+            f'this is a checkout, which may change: run a copy of {commit[:12]}'
+        )
+    if (running := resolve_commit()) != commit:
+        raise CodeError(f'the code of {commit} is not here: this is {running}')
 
 
 def clean_copy(commit: str, folder: str | os.PathLike) -> Path:
@@ -102,8 +119,40 @@ def clean_copy(commit: str, folder: str | os.PathLike) -> Path:
     temporary.mkdir(parents=True)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(temporary, filter='data')
+    (temporary / NOTE).write_text(commit)
     os.replace(temporary, target)
     return target
+
+
+def run_from_copy(
+    commit: str, folder: str | os.PathLike, say: Callable[[str], None]
+) -> None:
+    """Let this process go on as the same command of a clean copy.
+
+    It returns where the code that runs is that of the commit already.
+
+    Args:
+        commit: Of the code that is to run.
+        folder: Where copies are.
+        say: Is told if the checkout has changes that are no part of it.
+
+    Raises:
+        CodeError: If there is no such code.
+    """
+    copy = clean_copy(commit, folder).resolve()
+    if copy == PACKAGE.parent:
+        return
+    if os.environ.get(MARK) == str(copy):
+        raise CodeError(f'{PACKAGE} is imported in place of the code in {copy}')
+    if has_uncommitted_changes():
+        say(f'Uncommitted changes are no part of this: it runs {commit[:12]}')
+    script = copy / 'tools' / Path(sys.argv[0]).name
+    path = os.pathsep.join(filter(None, [str(copy), os.environ.get('PYTHONPATH')]))
+    os.execve(
+        sys.executable,
+        [sys.executable, str(script), *sys.argv[1:]],
+        os.environ | {'PYTHONPATH': path, MARK: str(copy)},
+    )
 
 
 def _git(root: Path, *arguments: str) -> str:

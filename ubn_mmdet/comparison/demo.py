@@ -9,15 +9,20 @@ import torch
 
 from ..data.coco_folder import CocoFolder
 from ..data.image_size import fitting_size, median_long_side
+from ..files import write_whole
 from ..paths import comparisons_dir
 from .driver import Driver
-from .groups import read_groups
+from .groups import ResultGroup, read_groups
 from .launchers import LocalLauncher
-from .report.summary import write_summary
+from .predictions_file import read_predictions
+from .report import figures, tables
+from .report.numbers import numbers_of
+from .report.pictures import draw_predictions
 from .spec import Comparison
 from .workspace import ComparisonError
 
-RESULTS = 'results.jsonl'
+NAME, RESULTS = 'demo', 'results.jsonl'
+TABLE, CURVES, PICTURES = FILES = 'results.md', 'curves.png', 'predictions.png'
 OF_BOXES = 'demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py'
 
 
@@ -46,7 +51,7 @@ def plan_demo(
     if 'detector' not in changes and not folder.has_masks:
         changes['detector'] = OF_BOXES
         say('The annotations have no masks: the detector is a RetinaNet.')
-    comparison = Comparison.open(comparisons_dir() / 'demo.py')
+    comparison = Comparison.open(comparisons_dir() / f'{NAME}.py')
     return Comparison.read(
         {**comparison.to_dict(), 'data': str(folder.root), **changes}
     )
@@ -59,7 +64,7 @@ def run_demo(
     jobs: int | None = None,
     say: Callable[[str], None] = print,
 ) -> str:
-    """Train, evaluate and report (``write_summary``); the table with what it is of.
+    """Train, evaluate and write ``FILES``; the table with what it is of.
 
     What an interruption left is gone on with; what is finished is only reported again.
 
@@ -73,6 +78,7 @@ def run_demo(
     Raises:
         ComparisonError: If ``work_dir`` holds something else, or a run diverged or failed;
             what the other one left is reported all the same.
+        CodeError: If this is not the code that ``work_dir`` was begun with.
         ResultsError: If its results file is damaged.
     """
     work_dir = Path(work_dir)
@@ -80,8 +86,7 @@ def run_demo(
     before = driver.lines()
     # Side by side, as the threads of one run would wait for each other.
     jobs = jobs or min(len(driver.runs()), len(os.sched_getaffinity(0)))
-    gpus = tuple(range(torch.cuda.device_count()))
-    driver.run(LocalLauncher(jobs, gpus))
+    driver.run(LocalLauncher(jobs, range(torch.cuda.device_count())))
     if driver.lines() == before:
         say(f'{work_dir} holds the finished runs: delete it to train again')
     [group] = read_groups([driver.results_file])
@@ -94,4 +99,37 @@ def run_demo(
         records = [run.record for run in group.broken]
         reasons = [f'{r["norm"]} {r["status"]}: {r["error"]}' for r in records]
         raise ComparisonError('\n'.join(reasons))
+    return text
+
+
+def write_summary(group: ResultGroup, folder: CocoFolder, out: Path) -> str:
+    """Write ``results.md``, ``curves.png`` and ``predictions.png``; the first's text.
+
+    Args:
+        group: Runs of one seed, at least one of them finished.
+        folder: Their data.
+        out: The folder to write to.
+    """
+    numbers = numbers_of(group, 'BN')
+    curves = figures.curves(numbers, figures.colours({'': numbers}, 'BN'))
+    if curves:
+        figures.write_figure(out / CURVES, curves)
+    paths = {run.norm: run.file('predictions') for run in group.runs}
+    predictions = {norm: read_predictions(path) for norm, path in paths.items() if path}
+    figures.write_figure(out / PICTURES, draw_predictions(folder, predictions))
+    settings, images = group.settings, folder.num_images
+    paragraphs = [
+        f'# {" and ".join(group.norms)} on {settings["data"]}',
+        f'{settings["detector"]}, {settings["image_size"]} pixels, seed '
+        f'{group.runs[0].seed}, epochs: {settings["epochs"]}, training images: '
+        f'{images["train"]}, validation images: {images["val"]}. COCO metrics:',
+        *tables.metrics(numbers),
+        tables.costs(numbers),
+        'One seed shows that training works, not which norm is better: '
+        '`tools/compare_norms.py` compares over seeds.',
+        f'![Curves]({CURVES})',
+        f'![Truth and predictions]({PICTURES})',
+    ]
+    text = '\n\n'.join(paragraphs) + '\n'
+    write_whole(out / TABLE, text.encode())
     return text

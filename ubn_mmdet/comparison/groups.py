@@ -15,13 +15,12 @@ from pathlib import Path
 from . import results
 from .results import ResultsError
 
-SETTINGS = (
-    *('comparison', 'data', 'detector', 'epochs', 'image_size', 'batch_size'),
-    *('processes', 'commit', 'setting_hash', 'device', 'versions'),
-)
 # What a run that failed does not know of itself.
 MADE_WITH = ('device', 'versions')
-HASHES = ('commit', 'setting_hash')
+SETTINGS = (
+    *('comparison', 'data', 'detector', 'epochs', 'image_size', 'batch_size'),
+    *('processes', 'commit', 'setting_hash', *MADE_WITH),
+)
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,6 @@ class Result:
         """The training seed."""
         return self.record['seed']
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run came to its end with finite numbers."""
-        return self.record['status'] == results.FINISHED
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run ended because its numbers were not finite."""
-        return self.record['status'] == results.DIVERGED
-
     def number(self, key: str) -> float | None:
         """A number of the record; None if it is absent, not finite, or COCO's -1."""
         value = self.record.get(key)
@@ -68,17 +57,6 @@ class Result:
         name = self.record.get(key)
         path = self.folder / name if name else None
         return path if path is not None and path.is_file() else None
-
-    def beside(self, name: str) -> Path | None:
-        """A file of the run's folder, which is where its recorded files lie."""
-        folders = (self.file(key) for key in ('predictions', 'checkpoint'))
-        paths = [file.parent / name for file in folders if file is not None]
-        return next((path for path in paths if path.is_file()), None)
-
-    @property
-    def identity(self) -> tuple:
-        """What tells the run from others of its group, also from an earlier try."""
-        return self.norm, self.seed, self.record.get('config_hash')
 
 
 @dataclass(frozen=True)
@@ -108,7 +86,11 @@ class ResultGroup:
 
     def diverged(self, norm: str) -> list[int]:
         """The seeds with which a norm diverged."""
-        return sorted(r.seed for r in self.broken if r.norm == norm and r.diverged)
+        return sorted(
+            run.seed
+            for run in self.broken
+            if run.norm == norm and run.record['status'] == results.DIVERGED
+        )
 
     def primary(self) -> list[dict]:
         """The contrasts that were named before the first of the runs, and ever since."""
@@ -173,7 +155,8 @@ def _group(runs: list[Result], source: Path) -> ResultGroup:
     broken: dict[tuple, Result] = {}
     meanings: dict[str, list] = {}
     for run in runs:
-        (finished if run.finished else broken)[run.norm, run.seed] = run
+        is_finished = run.record['status'] == results.FINISHED
+        (finished if is_finished else broken)[run.norm, run.seed] = run
         meaning = [run.record.get('norm_cfg'), run.record.get('options')]
         known = meanings.setdefault(run.norm, meaning)
         if known != meaning:
@@ -200,19 +183,21 @@ def titles(groups: list[ResultGroup]) -> list[str]:
         for key in SETTINGS[1:]:
             value = group.settings[key]
             if any(s[key] != value for s in namesakes):
-                shown = str(value)[:10] if key in HASHES else value
-                if isinstance(shown, dict):
-                    shown = ', '.join(f'{k} {v}' for k, v in shown.items())
+                shown = as_text(value)
+                if key in ('commit', 'setting_hash'):
+                    shown = shown[:10]
                 name += f', {key.replace("_", " ")} {shown}'
         names.append(name)
     return names
 
 
+def as_text(value: object) -> str:
+    """A setting as a reader sees it: ``torch 2.13.0, mmdet 3.3.0`` of a dict."""
+    if isinstance(value, dict):
+        return ', '.join(f'{key} {item}' for key, item in value.items())
+    return str(value)
+
+
 def slug(text: str) -> str:
     """A text as part of a file name: letters, digits and single dashes."""
     return re.sub('[^A-Za-z0-9]+', '-', text).strip('-')
-
-
-def file_name(name: str) -> str:
-    """A norm's name as part of a file name: nothing that leads out of a folder."""
-    return re.sub(r'[^\w.+-]', '-', name)

@@ -1,73 +1,18 @@
-"""What starts the runs of a comparison: here, processes of this machine."""
+"""What starts the runs of a comparison: processes of this machine, or jobs of a cluster."""
 
+import json
 import os
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from subprocess import Popen
+from typing import Any, TypeAlias
 
-from .processes import end, start_run
+from ..files import write_whole
+from .processes import children_outlive_the_terminal, end, is_running, start_run
 from .workspace import ComparisonError, Planned
 
-
-class Job(Protocol):
-    """A run that has been started."""
-
-    planned: Planned
-
-    def ended(self) -> bool:
-        """Whether its process is over, with a result or without."""
-
-    def how_it_ended(self) -> str:
-        """In a few words, for one that has left no result."""
-
-
-class Launcher(Protocol):
-    """Starts runs, and says when they have ended."""
-
-    @property
-    def jobs(self) -> int | None:
-        """Runs that share a machine; None if each has its own share."""
-
-    def threads(self) -> int:
-        """Of each process of a run."""
-
-    def room(self, under_way: int, waiting: int) -> int:
-        """How many of the waiting runs may be started now."""
-
-    def start(self, planned: Sequence[Planned], lock: int) -> Sequence[Job]:
-        """Start runs whose specifications are written.
-
-        Args:
-            planned: The runs.
-            lock: The descriptor of the work folder's lock.
-        """
-
-    def find(self, planned: Planned) -> Job | None:
-        """The job of a run that was started by an earlier call and need not have ended."""
-
-    def leave(self, jobs: Sequence[Job]) -> None:
-        """Called at an interruption, with the jobs that have not ended."""
-
-    def forget(self, planned: Planned) -> None:
-        """Called when the end of a run is recorded."""
-
-
-class LocalJob:
-    """A process of this machine."""
-
-    def __init__(self, planned: Planned, process: subprocess.Popen) -> None:
-        self.planned = planned
-        self.process = process
-
-    def ended(self) -> bool:
-        """Whether the process is over."""
-        return self.process.poll() is not None
-
-    def how_it_ended(self) -> str:
-        """Its signal or exit status."""
-        code = self.process.returncode
-        return f'signal {-code}' if code < 0 else f'exit status {code}'
+CLUSTERS = 'local', 'slurm'
+DAY = 24 * 60  # minutes
 
 
 class LocalLauncher:
@@ -79,9 +24,18 @@ class LocalLauncher:
             for the CPU.
         processes: Of each run.
 
+    Attributes:
+        cluster: What runs are given to; None for this process itself.
+        jobs: Runs that share a machine; None if each has its own share.
+        limit: Runs at once; None for as many as there are.
+        threads: Of each process of a run: a share of the cores, and no more than
+            OMP_NUM_THREADS. With it two comparisons at once need not wait for each other.
+
     Raises:
         ComparisonError: If a run has more processes than there are GPUs.
     """
+
+    cluster = None
 
     def __init__(self, jobs: int, gpus: Sequence[int] = (), processes: int = 1) -> None:
         if gpus and processes > len(gpus):
@@ -89,20 +43,13 @@ class LocalLauncher:
                 f'a run has {processes} processes, and there are {len(gpus)} GPUs for '
                 'them: change processes, and batch_size with it, in the comparison'
             )
-        self.jobs = jobs
-        self._gpus = gpus
-        self._processes = processes
-        self._slots: dict[int, LocalJob] = {}
-
-    def threads(self) -> int:
-        """A share of the cores, and no more than OMP_NUM_THREADS.
-
-        With it two comparisons at once need not wait for each other's threads.
-        """
-        cores = len(os.sched_getaffinity(0))
-        share = max(1, cores // (self.jobs * self._processes))
+        self.jobs = self.limit = jobs
+        share = max(1, len(os.sched_getaffinity(0)) // (jobs * processes))
         limit = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
-        return min(share, int(limit)) if limit.isdigit() and int(limit) else share
+        limited = limit.isdigit() and int(limit) > 0
+        self.threads = min(share, int(limit)) if limited else share
+        self._gpus, self._processes = gpus, processes
+        self._slots: dict[int, Popen] = {}
 
     def gpus_of(self, slot: int) -> str:
         """``CUDA_VISIBLE_DEVICES`` of a run in one of the ``jobs`` places."""
@@ -115,46 +62,141 @@ class LocalLauncher:
         ]
         return ','.join(names[i] if names else str(i) for i in chosen)
 
-    def room(self, under_way: int, waiting: int) -> int:
-        """As many as there are free places."""
-        return min(waiting, self.jobs - under_way)
+    def start(self, planned: Sequence[Planned], lock: int) -> list[Popen]:
+        """Start each in a free place.
 
-    def start(self, planned: Sequence[Planned], lock: int) -> list[LocalJob]:
-        """Start each in a free place; they hold the lock for as long as they run."""
-        self._slots = {s: job for s, job in self._slots.items() if not job.ended()}
+        Args:
+            planned: The runs, whose specifications are written.
+            lock: The descriptor of the work folder's lock, which they hold, too.
+        """
+        self._slots = {s: job for s, job in self._slots.items() if job.poll() is None}
         free = (slot for slot in range(self.jobs) if slot not in self._slots)
         jobs = []
         for slot, each in zip(free, planned, strict=False):
             gpus = {'CUDA_VISIBLE_DEVICES': self.gpus_of(slot)}
-            process = start_run(each.specification_file, gpus, held=(lock,))
-            self._slots[slot] = LocalJob(each, process)
-            jobs.append(self._slots[slot])
+            job = start_run(each.specification_file, gpus, held=(lock,))
+            self._slots[slot] = job
+            jobs.append(job)
         return jobs
 
-    def find(self, planned: Planned) -> None:
-        """Nothing: what is started here ends with the process that started it.
+    def how_it_ended(self, job: Popen) -> str | None:
+        """The signal or exit status of a process; None while it runs."""
+        code = job.poll()
+        if code is None:
+            return None
+        return f'signal {-code}' if code < 0 else f'exit status {code}'
 
-        Raises:
-            ComparisonError: If the run was given to a cluster and not collected.
-        """
-        if submission := planned.submission():
+    def leave(self, jobs: Sequence[Popen]) -> None:
+        """Called at an interruption: end them, the next call resumes them."""
+        end(jobs)
+
+
+class ClusterRun:
+    """What a job does: one run, in processes of its own; its value is the exit status."""
+
+    def __init__(self, specification: str) -> None:
+        self.specification = specification
+        self._process: Popen | None = None
+
+    def __call__(self) -> int:
+        """Start the run, or go on with it."""
+        self._process = start_run(Path(self.specification))
+        return self._process.wait()
+
+    def checkpoint(self) -> Any:
+        """What submitit is to queue again when the cluster takes the machine back."""
+        from submitit.helpers import DelayedSubmission
+
+        end([self._process] if self._process else [])
+        return DelayedSubmission(ClusterRun(self.specification))
+
+
+class ClusterLauncher:
+    """Submits each run as a job, through submitit; jobs go on when this process ends.
+
+    Attributes are those of :class:`LocalLauncher`.
+
+    Args:
+        folder: Where submitit keeps its files; on a disk that all machines share.
+        cluster: ``'slurm'``, or ``'local'`` for submitit's stand-in on this machine.
+        processes: Of each run.
+        workers: Processes that load data for each of these.
+        jobs: Jobs at once; None for as many as the cluster gives.
+        options: Parameters of submitit's ``AutoExecutor``, in place of ours: 24 hours, a
+            GPU a process, and for each process a core besides those of its workers.
+
+    Raises:
+        ComparisonError: If submitit is missing, or cannot submit to this cluster.
+    """
+
+    jobs = None
+
+    def __init__(
+        self,
+        folder: Path,
+        cluster: str,
+        processes: int,
+        workers: int = 0,
+        jobs: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            import submitit
+        except ModuleNotFoundError:
             raise ComparisonError(
-                f'{planned.run} was submitted with --cluster {submission["cluster"]}: '
-                f'collect it with that, or delete {planned.submission_file}'
-            )
+                '--cluster needs submitit: pip install submitit'
+            ) from None
+        parameters = {
+            'name': 'compare-norms',
+            'timeout_min': DAY,
+            'gpus_per_node': processes,
+            'cpus_per_task': processes * (workers + 1),
+            'stderr_to_stdout': True,
+            **(options or {}),
+        }
+        if jobs is not None:
+            parameters['slurm_array_parallelism'] = jobs
+        try:
+            self._executor = submitit.AutoExecutor(folder.resolve(), cluster=cluster)
+            self._executor.update_parameters(**parameters)
+        except (RuntimeError, TypeError, ValueError, NameError) as error:
+            raise ComparisonError(f'--cluster {cluster}: {error}') from None
+        self.cluster = cluster
+        # The stand-in has no queue: everything would start at once.
+        self.limit = (jobs or 1) if cluster == 'local' else None
+        self.threads = max(1, parameters['cpus_per_task'] // processes)
+        self._folder = folder.resolve()
+        jobs_of = {'local': submitit.LocalJob, 'slurm': submitit.SlurmJob}
+        self._job_class = jobs_of[cluster]
 
-    def leave(self, jobs: Sequence[Job]) -> None:
-        """End them: the next call resumes them."""
-        end([job.process for job in self._slots.values() if not job.ended()])
+    def start(self, planned: Sequence[Planned], lock: int) -> list:
+        """Submit runs as one array, and note their jobs. They do not hold the lock."""
+        calls = [ClusterRun(str(each.specification_file)) for each in planned]
+        with children_outlive_the_terminal():
+            jobs = self._executor.submit_array(calls)
+            for each, job in zip(planned, jobs, strict=True):
+                note = {'cluster': self.cluster, 'job': job.job_id}
+                write_whole(each.submission_file, json.dumps(note).encode())
+        return list(jobs)
 
-    def forget(self, planned: Planned) -> None:
-        """Nothing is kept."""
+    def find(self, job_id: str) -> Any:
+        """A job that was submitted before."""
+        return self._job_class(self._folder, job_id)
+
+    def how_it_ended(self, job: Any) -> str | None:
+        """The exit status, or what the cluster says; None while it may go on."""
+        if self.cluster == 'local' and not job.paths.result_pickle.exists():
+            # submitit itself knows only the processes that it has started itself.
+            if is_running(int(job.job_id)):
+                return None
+        elif not job.done():
+            return None
+        error = job.exception()
+        how = f'exit status {job.result()}' if error is None else str(error)
+        return f'job {job.job_id}: {how}'
+
+    def leave(self, jobs: Sequence) -> None:
+        """Called at an interruption: they go on."""
 
 
-def log_tail(folder: Path, lines: int) -> str:
-    """The end of a run's log."""
-    try:
-        text = (folder / 'log.txt').read_text(errors='replace')
-    except FileNotFoundError:
-        return '(it has no log)'
-    return '\n'.join(text.splitlines()[-lines:])
+Launcher: TypeAlias = LocalLauncher | ClusterLauncher

@@ -12,7 +12,7 @@ PREDICTIONS = 'predictions.json.gz'  # in the run's folder
 
 
 def write_predictions(path: str | os.PathLike, predictions: Sequence[dict]) -> None:
-    """Write a COCO results list or a classifier's, see ``accuracy.py``; compressed json."""
+    """Write a COCO results list, as compressed json."""
     text = json.dumps(predictions, separators=(',', ':'))
     write_whole(path, gzip.compress(text.encode(), mtime=0))
 

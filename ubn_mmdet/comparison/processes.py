@@ -1,26 +1,24 @@
 """Starting Python on a copy of the code, and ending it."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 KILL_AFTER_SECONDS = 20
-PARENT = 'UBN_MMDET_PARENT'  # the process without which a run is to end
 # What torchrun tells the processes of a training. A run that is started below another
 # training is none of it.
-_RANKS = (
-    *('RANK', 'LOCAL_RANK', 'GROUP_RANK', 'ROLE_RANK', 'ROLE_NAME'),
-    *('WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'GROUP_WORLD_SIZE', 'ROLE_WORLD_SIZE'),
-    *('MASTER_ADDR', 'MASTER_PORT'),
-)
+_RANKS = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+_OF_RANKS = ('LOCAL_', 'GROUP_', 'ROLE_', 'TORCHELASTIC_')
+_PR_SET_PDEATHSIG = 1  # of Linux
+_libc = ctypes.PyDLL(None)
 
 
 def start_python(
@@ -28,7 +26,8 @@ def start_python(
 ) -> subprocess.Popen:
     """Start Python with the package that lies in ``code``, in a session of its own.
 
-    In that folder, because ``python -m`` looks into the current directory first.
+    It is terminated when this process is gone. It runs in that folder, because
+    ``python -m`` looks into the current directory first.
 
     Args:
         code: A copy of the code.
@@ -41,7 +40,7 @@ def start_python(
     own = {
         key: value
         for key, value in os.environ.items()
-        if key not in _RANKS and not key.startswith('TORCHELASTIC_')
+        if key not in _RANKS and not key.startswith(_OF_RANKS)
     }
     return subprocess.Popen(
         [sys.executable, *arguments],
@@ -49,6 +48,7 @@ def start_python(
         env={**own, **environment, 'PYTHONPATH': os.pathsep.join(path)},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
         **streams,
     )
 
@@ -73,30 +73,15 @@ def start_run(
         command += [f'--nproc_per_node={processes}', '-m']
     threads = str(spec['threads'])
     variables = {'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
-    variables |= {PARENT: str(os.getpid()), **(environment or {})}
     with open(specification.with_name('log.txt'), 'ab') as log:
         return start_python(
             Path(spec['code']),
             [*command, 'ubn_mmdet.comparison.training.run', str(specification)],
-            variables,
+            {**variables, **(environment or {})},
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=tuple(held),
         )
-
-
-def end_with_parent() -> None:
-    """Let this process be terminated soon after the one that started the run is gone."""
-    parent = os.environ.get(PARENT)
-    if parent is None:
-        return
-
-    def watch() -> None:
-        while is_running(int(parent)):
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def end(processes: Collection[subprocess.Popen]) -> None:
@@ -104,33 +89,14 @@ def end(processes: Collection[subprocess.Popen]) -> None:
 
     It may be called by a signal's handler, while the process is waited for elsewhere.
     """
-    for process in processes:
-        _send(process, signal.SIGTERM)
     patience = time.monotonic() + KILL_AFTER_SECONDS
-    while any(is_running(p.pid) for p in processes) and time.monotonic() < patience:
-        time.sleep(0.1)
-    for process in processes:
-        if is_running(process.pid):
-            _send(process, signal.SIGKILL)
-
-
-def _send(process: subprocess.Popen, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-@contextlib.contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """Within it SIGTERM raises ``KeyboardInterrupt``."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    for number in signal.SIGTERM, signal.SIGKILL:
+        for process in processes:
+            if is_running(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+        while any(is_running(p.pid) for p in processes) and time.monotonic() < patience:
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -5,25 +5,17 @@ A line says what ran (``comparison``, ``norm``, ``seed``, settings), with which 
 hold several comparisons. Lines of one comparison are of one commit and one setting.
 """
 
-import contextlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
-FINISHED, DIVERGED, FAILED = STATUSES = ('finished', 'diverged', 'failed')
+from ..files import append_line, read_lines
+
+FINISHED, DIVERGED, FAILED = 'finished', 'diverged', 'failed'
 NEEDED = (
-    'comparison',
-    'norm',
-    'seed',
-    'commit',
-    'config_hash',
-    'setting_hash',
-    'status',
+    *('comparison', 'norm', 'seed'),
+    *('commit', 'config_hash', 'setting_hash', 'status'),
 )
-
-
 # Those that say in short how good a detector or a classifier is.
 MAIN_METRICS = ('bbox_mAP', 'segm_mAP', 'accuracy_top1')
 
@@ -36,26 +28,20 @@ def read(path: str | os.PathLike) -> list[dict]:
     """The lines of a file, oldest first; none if there is no file.
 
     Where a run has several lines, because it failed and was tried again, the last counts.
-    A last line that an interruption cut short is left out.
 
     Raises:
         ResultsError: For a line that is no result.
     """
-    path = Path(path)
-    if not path.exists():
+    if not Path(path).exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
+    try:
+        lines = read_lines(path)
+    except ValueError as error:
+        raise ResultsError(str(error)) from None
     latest: dict[tuple, dict] = {}
-    for i, text in enumerate(lines, 1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            if i == len(lines) and not text.endswith('\n'):
-                break
-            raise ResultsError(f'{path}, line {i} is not json: {text:.60}') from None
-        missing = [key for key in NEEDED if key not in line]
-        if missing:
-            raise ResultsError(f'{path}, line {i} has no {missing[0]!r}')
+    for number, line in enumerate(lines, 1):
+        if missing := [key for key in NEEDED if key not in line]:
+            raise ResultsError(f'{path}, line {number} has no {missing[0]!r}')
         latest.pop(identity(line), None)
         latest[identity(line)] = line
     return list(latest.values())
@@ -68,23 +54,8 @@ def append(path: str | os.PathLike, line: dict) -> None:
         ResultsError: If the file holds lines of the same comparison of other code or of
             other settings.
     """
-    path = Path(path)
     check_same([*read(path), line], path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'a+b') as file:
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            if file.read(1) != b'\n':  # cut short by an interruption
-                _drop_last_line(file)
-        file.write(json.dumps(line).encode() + b'\n')
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _drop_last_line(file: BinaryIO) -> None:
-    file.seek(0)
-    file.truncate(file.read().rfind(b'\n') + 1)
+    append_line(path, line)
 
 
 def identity(line: dict) -> tuple:
@@ -117,6 +88,4 @@ def metric_name(key: str) -> str:
 
 def find(lines: Iterable[dict], commit: str, config_hash: str) -> dict | None:
     """The line of a run, if there is one."""
-    with contextlib.suppress(StopIteration):
-        return next(x for x in lines if identity(x) == (commit, config_hash))
-    return None
+    return next((x for x in lines if identity(x) == (commit, config_hash)), None)

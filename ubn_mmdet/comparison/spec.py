@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,14 @@ class Norm:
         norm, whose backbone the detector starts from. ``{seed}`` in its path is the
         run's seed.
         """
-        if isinstance(value, str):
-            value = {'name': value}
-        entries: dict[str, Any] = {'preset': str(value.get('name')).lower(), **value}
-        options = _tuples_again(entries.pop('options', {}))
+        entries = {'name': value} if isinstance(value, str) else dict(value)
+        entries.setdefault('preset', str(entries.get('name')).lower())
+        options = _tuples_again(entries.get('options', {}))
         if 'backbone' in entries:
-            options = {**_backbone_from(entries.pop('backbone')), **options}
-        _check_keys('a norm', entries, cls, needed=('name',))
-        norm = cls(options=options, **entries)
+            start = {'_delete_': True, 'type': 'Pretrained', 'prefix': 'backbone.'}
+            start['checkpoint'] = entries.pop('backbone')
+            options = {'model.backbone.init_cfg': start, **options}
+        norm = _make(cls, 'a norm', {**entries, 'options': options})
         # A name is a folder's, too.
         if not isinstance(norm.name, str) or not re.fullmatch(r'\w[\w.+-]*', norm.name):
             raise SpecError(
@@ -74,29 +74,6 @@ class Contrast:
     metric: str
     baseline: str = 'BN'
 
-    @classmethod
-    def read(cls, value: Mapping, norms: Sequence[str]) -> 'Contrast':
-        """From a dict of the fields.
-
-        Args:
-            value: The dict.
-            norms: Those of the comparison.
-        """
-        _check_keys('a primary contrast', value, cls, needed=('norm', 'metric'))
-        contrast = cls(**value)
-        for name in contrast.norm, contrast.baseline:
-            if name not in norms:
-                known = ', '.join(norms)
-                raise SpecError(
-                    f'a primary contrast is about {name!r}; the norms are {known}'
-                )
-        if contrast.metric not in MAIN_METRICS:
-            raise SpecError(
-                f'the metric of a primary contrast is one of {", ".join(MAIN_METRICS)}; '
-                f'got {contrast.metric!r}'
-            )
-        return contrast
-
 
 @dataclass(frozen=True)
 class Group:
@@ -104,18 +81,6 @@ class Group:
 
     norms: tuple[Norm, ...]
     seeds: tuple[int, ...]
-
-    @classmethod
-    def read(cls, value: Mapping) -> 'Group':
-        """From a dict of the fields."""
-        _check_keys('a group', value, cls, needed=('norms', 'seeds'))
-        norms = tuple(Norm.read(norm) for norm in value['norms'])
-        seeds = tuple(value['seeds'])
-        if not norms or not seeds:
-            raise SpecError('a group needs at least one norm and one seed')
-        for seed in seeds:
-            _check_count('a seed', seed, least=0)
-        return cls(norms, seeds)
 
 
 @dataclass(frozen=True)
@@ -176,42 +141,58 @@ class Comparison:
         Raises:
             SpecError: For unknown, missing or impossible fields.
         """
-        needed = [f.name for f in fields(cls)][:7]
-        _check_keys('a comparison', value, cls, needed)
-        groups = tuple(Group.read(group) for group in value['groups'])
-        size = value['image_size']
-        if isinstance(size, list | tuple):
-            if len(size) != 2:
-                raise SpecError(f'image_size must be one number or two, got {size!r}')
-            size = tuple(size)
-        options = _tuples_again(value.get('options', {}))
-        read = {'groups': groups, 'image_size': size, 'options': options, 'primary': ()}
-        comparison = cls(**{**value, **read})
+        entries = dict(value)
+        entries['options'] = _tuples_again(entries.get('options', {}))
+        entries['primary'] = tuple(
+            _make(Contrast, 'a primary contrast', each)
+            for each in entries.get('primary', ())
+        )
+        entries['groups'] = tuple(_read_group(g) for g in entries.get('groups', ()))
+        if isinstance(size := entries.get('image_size'), list):
+            entries['image_size'] = tuple(size)
+        comparison = _make(cls, 'a comparison', entries)
+        comparison._check_numbers()
+        comparison._check_runs()
+        return comparison
+
+    def _check_numbers(self) -> None:
+        size = self.image_size
+        if isinstance(size, tuple) and len(size) != 2:
+            raise SpecError(f'image_size must be one number or two, got {list(size)}')
         for side in size if isinstance(size, tuple) else [size]:
             _check_count('image_size', side)
         for name in ('epochs', 'batch_size', 'processes'):
-            _check_count(name, getattr(comparison, name))
-        _check_count('workers', comparison.workers, least=0)
+            _check_count(name, getattr(self, name))
+        _check_count('workers', self.workers, least=0)
         for name in ('classes', 'train_images'):
-            if getattr(comparison, name) is not None:
-                _check_count(name, getattr(comparison, name))
-        if not groups:
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+
+    def _check_runs(self) -> None:
+        if not self.groups:
             raise SpecError('a comparison needs at least one group of norms and seeds')
-        runs = [(run.norm.name, run.seed) for run in comparison.runs()]
-        if twice := {run for run in runs if runs.count(run) > 1}:
-            norm, seed = sorted(twice)[0]
-            raise SpecError(f'{norm} seed {seed} is listed twice')
-        by_name: dict[str, Norm] = {}
-        for run in comparison.runs():
-            if by_name.setdefault(run.norm.name, run.norm) != run.norm:
+        norms: dict[str, Norm] = {}
+        seen = set()
+        for run in self.runs():
+            if norms.setdefault(run.norm.name, run.norm) != run.norm:
                 raise SpecError(f'the norm {run.norm.name} has two meanings')
-        primary = tuple(
-            Contrast.read(contrast, list(by_name))
-            for contrast in value.get('primary', ())
-        )
-        if len(set(primary)) < len(primary):
+            if str(run) in seen:
+                raise SpecError(f'{run} is listed twice')
+            seen.add(str(run))
+        for contrast in self.primary:
+            for name in contrast.norm, contrast.baseline:
+                if name not in norms:
+                    raise SpecError(
+                        f'a primary contrast is about {name!r}; the norms are '
+                        f'{", ".join(norms)}'
+                    )
+            if contrast.metric not in MAIN_METRICS:
+                raise SpecError(
+                    'the metric of a primary contrast is one of '
+                    f'{", ".join(MAIN_METRICS)}; got {contrast.metric!r}'
+                )
+        if len(set(self.primary)) < len(self.primary):
             raise SpecError('a primary contrast is listed twice')
-        return replace(comparison, primary=primary)
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> 'Comparison':
@@ -272,20 +253,35 @@ class Comparison:
 
         ``mask-rcnn_r18-scratch_fpn_bn_6e_shapes`` is ``mask-rcnn_r18-scratch_fpn``.
         """
-        stem = Path(self.detector).stem
-        stem = re.sub(r'_\d+[ex]_\w+$', '', stem)
+        stem = re.sub(r'_\d+[ex]_\w+$', '', Path(self.detector).stem)
         return re.sub(r'_(u|sync)?bn(?=-|_|$)', '', stem)
 
 
-def _backbone_from(checkpoint: str) -> dict:
-    return {
-        'model.backbone.init_cfg': {
-            '_delete_': True,
-            'type': 'Pretrained',
-            'prefix': 'backbone.',
-            'checkpoint': checkpoint,
-        }
-    }
+def _read_group(value: Mapping) -> Group:
+    group = _make(Group, 'a group', value)
+    if not group.norms or not group.seeds:
+        raise SpecError('a group needs at least one norm and one seed')
+    for seed in group.seeds:
+        _check_count('a seed', seed, least=0)
+    return Group(tuple(map(Norm.read, group.norms)), tuple(group.seeds))
+
+
+def _make(cls: Any, what: str, value: Mapping) -> Any:
+    """A dataclass from a dict; fields that are unknown or missing are named."""
+    known = {each.name: each for each in fields(cls)}
+    for key in value:
+        if key not in known:
+            raise SpecError(f'{what} has no {key!r}; there are {", ".join(known)}')
+    for name, each in known.items():
+        needed = each.default is MISSING and each.default_factory is MISSING
+        if needed and name not in value:
+            raise SpecError(f'{what} needs {name!r}')
+    return cls(**value)
+
+
+def _check_count(name: str, value: object, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SpecError(f'{name} must be an integer of at least {least}, got {value!r}')
 
 
 def _mark_tuples(value: object) -> object:
@@ -313,20 +309,3 @@ def fingerprint(value: object) -> str:
     """A short hash of what json can write; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _check_keys(
-    what: str, value: Mapping, cls: type, needed: Sequence[str] = ()
-) -> None:
-    known = [f.name for f in fields(cls)]
-    for key in value:
-        if key not in known:
-            raise SpecError(f'{what} has no {key!r}; there are {", ".join(known)}')
-    for key in needed:
-        if key not in value:
-            raise SpecError(f'{what} needs {key!r}')
-
-
-def _check_count(name: str, value: object, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SpecError(f'{name} must be an integer of at least {least}, got {value!r}')

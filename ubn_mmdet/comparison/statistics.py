@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 FEWEST_SEEDS = 5  # for a verdict
 SIGNIFICANT = 1 - CONFIDENCE
-HIGHER, LOWER, NO_DIFFERENCE, TOO_FEW = VERDICTS = (
+HIGHER, LOWER, NO_DIFFERENCE, TOO_FEW = (
     *('higher', 'lower'),
     *('no significant difference', 'too few seeds for a verdict'),
 )
@@ -51,6 +51,7 @@ class Difference:
         detectable: The true difference that such a comparison would find significant in
             80% of cases, if values spread as they do here; None with the interval.
         seeds: How many the baseline and the other norm have.
+        over_images: Its 95% interval over validation images, if there is one.
     """
 
     difference: float
@@ -58,6 +59,7 @@ class Difference:
     p: float | None
     detectable: float | None
     seeds: tuple[int, int]
+    over_images: Interval | None = None
 
 
 def spread(values: Sequence[float]) -> Spread | None:
@@ -90,15 +92,14 @@ def compare(
             return Difference(0.0, (0.0, 0.0), 1.0, 0.0, seeds)
         return Difference(difference, None, None, None, seeds)
     test = ttest_ind(other, baseline, equal_var=False)
-    low, high = test.confidence_interval(CONFIDENCE)
+    low, high = map(float, test.confidence_interval(CONFIDENCE))
     # The least difference whose t passes the threshold often enough (Bloom 1995).
     error = np.sqrt(
         np.var(baseline, ddof=1) / seeds[0] + np.var(other, ddof=1) / seeds[1]
     )
     threshold = student.ppf(1 - SIGNIFICANT / 2 / tests, test.df)
     detectable = float(error * (threshold + student.ppf(POWER, test.df)))
-    p = float(test.pvalue)
-    return Difference(difference, (float(low), float(high)), p, detectable, seeds)
+    return Difference(difference, (low, high), float(test.pvalue), detectable, seeds)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -111,21 +112,18 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def verdict(
-    found: Difference | None, p: float | None, over_images: Interval | None = None
-) -> str:
-    """What is said of a primary contrast: one of ``VERDICTS``.
+def verdict(found: Difference | None, p: float | None) -> str:
+    """What is said of a primary contrast.
 
     Args:
-        found: The difference.
+        found: The difference. Where it has an interval over images, that has to agree.
         p: Corrected for the number of contrasts.
-        over_images: The interval over images; where there is one, it has to agree.
     """
     if found is None or min(found.seeds) < FEWEST_SEEDS:
         return TOO_FEW
     if p is None or p >= SIGNIFICANT:
         return NO_DIFFERENCE
-    low, high = over_images or (found.difference, found.difference)
+    low, high = found.over_images or (found.difference, found.difference)
     if found.difference > 0 and low > 0:
         return HIGHER
     if found.difference < 0 and high < 0:

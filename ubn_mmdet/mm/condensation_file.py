@@ -39,8 +39,7 @@ class CondensationFile:
             'threshold': list(threshold),
         }
         self.steps: list[int] = []
-        # As text: the whole file is written often, and old rows do not change.
-        self._rows: dict[str, list[str]] = {name: [] for name in QUANTITIES}
+        self._rows: dict[str, list[list]] = {name: [] for name in QUANTITIES}
         self._written = 0
 
     def resume(self, step: int) -> bool:
@@ -54,7 +53,7 @@ class CondensationFile:
             if any(known[key] != value for key, value in self._head.items()):
                 return False
             count = sum(s <= step for s in known['steps'])
-            rows = {name: [*map(_text, known[name][:count])] for name in QUANTITIES}
+            rows = {name: known[name][:count] for name in QUANTITIES}
         except (OSError, ValueError, KeyError):
             return False
         self.steps, self._rows = known['steps'][:count], rows
@@ -69,25 +68,18 @@ class CondensationFile:
         """
         self.steps.append(step)
         for name in QUANTITIES:
-            self._rows[name].append(_text(row[name]))
+            self._rows[name].append([*map(_short, row[name])])
         if len(self.steps) - self._written > len(self.steps) // 100:
             self.write()
 
     def write(self) -> None:
         """Write the file, whole or not at all."""
-        head = {**self._head, 'steps': self.steps}
-        parts = [f'{json.dumps(key)}: {json.dumps(head[key])}' for key in head]
-        for name, rows in self._rows.items():
-            parts.append(f'{json.dumps(name)}: [\n' + ',\n'.join(rows) + '\n]')
-        text = '{' + ',\n'.join(parts) + '}\n'
-        write_whole(self.path, text.encode())
+        content = {**self._head, 'steps': self.steps, **self._rows}
+        write_whole(self.path, json.dumps(content).encode())
         self._written = len(self.steps)
 
 
-def _text(row: Sequence[float | None]) -> str:
-    return f'[{", ".join(map(_number, row))}]'
-
-
-def _number(value: float | None) -> str:
+def _short(value: float | None) -> float | None:
     """Six digits, which is what float32 has; JSON knows no nan."""
-    return 'null' if value is None or not math.isfinite(value) else f'{value:.6g}'
+    known = value is not None and math.isfinite(value)
+    return float(f'{value:.6g}') if known else None

@@ -1,36 +1,35 @@
 """All numbers of a group of runs, computed once: tables, figures and json show them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import false_discovery_control
 
 from ..groups import Result, ResultGroup
-from ..statistics import compare, holm, spread, verdict
-from .coco_table import COLUMNS
+from ..images import ERRORS, over_images
+from ..statistics import Difference, compare, holm, spread, verdict
 
-KINDS = {'bbox': 'box', 'segm': 'mask'}
-# Of classifiers.
-ACCURACIES = {'accuracy_top1': 'top-1, %', 'accuracy_top5': 'top-5, %'}
-# Those that are told first, and that curves and figures show.
-MAIN = {
-    'bbox_mAP': 'box AP',
-    'segm_mAP': 'mask AP',
-    'accuracy_top1': ACCURACIES['accuracy_top1'],
+SIZES = {
+    **{'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75'},
+    **{'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'},
 }
-# Not COCO's: it says how early a run gets where it gets.
-OVER_EPOCHS = 'mAP_over_epochs'
-COSTS = ('seconds_per_step', 'peak_memory_mb', 'seconds', 'parameters')
-MADE = ('classes', 'train_images', 'val_images', 'device', 'jobs', 'versions')
-CURVES = {'epoch': tuple(MAIN), 'iteration': ('loss',)}
+# Tables of metrics: the title of each, and the titles of its columns.
+TABLES = {
+    'box': {f'bbox_{name}': title for name, title in SIZES.items()},
+    'mask': {f'segm_{name}': title for name, title in SIZES.items()},
+    'accuracy': {'accuracy_top1': 'top-1, %', 'accuracy_top5': 'top-5, %'},
+}
+# Those that are told first, and that curves and figures show.
+MAIN = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'accuracy_top1': 'top-1, %'}
+COSTS = ('seconds_per_step', 'peak_memory_mb', 'parameters')
+CURVES = {**dict.fromkeys(MAIN, 'epoch'), 'loss': 'iteration'}
+Images = Mapping[tuple[str, int], Mapping[str, Mapping]]
 
 
 def numbers_of(
-    group: ResultGroup,
-    baseline: str,
-    images: dict | str,
-    condensation: Sequence[dict] = (),
+    group: ResultGroup, baseline: str, images: Images | None = None, note: str = ''
 ) -> dict:
     """Everything that a report says of a group; json can hold it.
 
@@ -39,126 +38,94 @@ def numbers_of(
     Args:
         group: The runs.
         baseline: The norm to compare with; need not be there.
-        images: What ``images_of`` gives, or the sentence why there is nothing.
-        condensation: What ``condensation_of`` gives.
+        images: What ``images_of`` gives.
+        note: What it says is missing.
     """
     norms = sorted(group.norms, key=lambda norm: norm != baseline)
+    of_norm = {norm: group.of(norm) for norm in norms}
     metrics = [
-        f'{kind}_{name}'
-        for kind in KINDS
-        if any(run.number(f'{kind}_mAP') is not None for run in group.runs)
-        for name in (*COLUMNS.values(), OVER_EPOCHS)
-    ] + [
         metric
-        for metric in ACCURACIES
-        if any(run.number(metric) is not None for run in group.runs)
+        for table in TABLES.values()
+        for metric in table
+        if any(run.number(next(iter(table))) is not None for run in group.runs)
     ]
-    by_norm = {norm: group.of(norm) for norm in norms}
-    values = {metric: _with_diverged(group, by_norm, metric) for metric in metrics}
-    over_images = images.get('differences', {}) if isinstance(images, dict) else {}
+    values = {metric: _values(group, norms, metric) for metric in metrics}
+    images = images or {}
+
+    def difference(
+        norm: str, metric: str, base: str, tests: int = 1
+    ) -> Difference | None:
+        of_metric = values.get(metric, {})
+        found = compare(of_metric.get(base, []), of_metric.get(norm, []), tests)
+        if found is None:
+            return None
+        kind = metric.removesuffix('_mAP')  # it is AP that is scored over images
+        sides = [_scored(images, group, side, kind) for side in (base, norm)]
+        return replace(found, over_images=over_images(found.difference, *sides))
+
     against = {
-        norm: {
-            m: _compare(values[m], baseline, norm, over_images.get(norm, {}).get(m))
-            for m in metrics
-        }
+        norm: {m: _as_dict(difference(norm, m, baseline)) for m in metrics}
         for norm in norms
-        if norm != baseline and _has_ended(group, norm) and by_norm.get(baseline)
+        if norm != baseline and of_norm.get(baseline)
+        if of_norm[norm] or group.diverged(norm)
     }
     _add_false_discovery_rates(against)
     return {
         'settings': group.settings,
-        'baseline': baseline if by_norm.get(baseline) else None,
+        'baseline': baseline if of_norm.get(baseline) else None,
         'metrics': metrics,
-        'primary': _primary(group, values, baseline, over_images),
-        'runs': [
-            _run(run, metrics) for norm in norms for run in by_norm[norm].values()
-        ],
-        'broken': [_broken(run) for run in group.broken],
+        'primary': _primary(group, difference),
+        'against': against,
         'norms': {
             norm: {
-                'norm_cfg': _first(group, norm).record.get('norm_cfg'),
-                'options': _first(group, norm).record.get('options'),
+                **{
+                    key: _first(group, norm).get(key) for key in ('norm_cfg', 'options')
+                },
                 'seeds': list(runs),
                 'diverged': group.diverged(norm),
                 'metrics': {m: _spread(values[m][norm]) for m in metrics},
-                'costs': {
-                    c: _spread(_values(runs, c, Result.number).values()) for c in COSTS
-                },
+                'costs': {c: _spread(_known(runs.values(), c)) for c in COSTS},
+                'errors': _errors(images, norm),
+                'curves': _curves(list(runs.values())),
             }
-            for norm, runs in by_norm.items()
+            for norm, runs in of_norm.items()
         },
-        'against': against,
-        'pairs': {
-            m: {
-                a: {b: _compare(values[m], b, a) for b in norms if a != b}
-                for a in norms
-            }
-            for m in metrics
-            if m in MAIN
-        },
-        'curves': {
-            norm: _curves(list(runs.values())) for norm, runs in by_norm.items()
-        },
-        'images': images,
-        'errors': _errors(images) if isinstance(images, dict) else {},
-        'condensation': list(condensation),
-        'made': _made(group.runs or group.broken),
+        'broken': [
+            {key: run.record.get(key) for key in ('norm', 'seed', 'status', 'error')}
+            for run in group.broken
+        ],
+        'images': note,
     }
 
 
-def metric_value(run: Result, metric: str) -> float | None:
-    """A metric of a run; also those that follow from its curves."""
-    kind, _, name = metric.partition('_')
-    if name != OVER_EPOCHS:
-        return run.number(metric)
-    curve = _points(run, 'epoch', f'{kind}_mAP')
-    return float(np.mean(list(curve.values()))) if curve else None
+def _known(runs: Iterable[Result], key: str) -> list[float]:
+    return [value for run in runs if (value := run.number(key)) is not None]
 
 
 def _values(
-    runs: Mapping[int, Result],
-    key: str,
-    read: Callable[[Result, str], float | None] = metric_value,
-) -> dict[int, float]:
-    found = {seed: read(run, key) for seed, run in runs.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
-
-
-def _with_diverged(
-    group: ResultGroup, by_norm: Mapping[str, Mapping[int, Result]], metric: str
+    group: ResultGroup, norms: Sequence[str], metric: str
 ) -> dict[str, list[float]]:
     """A metric of each norm's runs, 0 for one that diverged."""
-    values = {
-        norm: list(_values(runs, metric).values()) for norm, runs in by_norm.items()
-    }
-    if not any(values.values()):  # the data have no objects of this size
-        return values
-    return {
-        n: of_norm + [0.0] * len(group.diverged(n)) for n, of_norm in values.items()
-    }
+    values = {norm: _known(group.of(norm).values(), metric) for norm in norms}
+    if any(values.values()):  # otherwise the data have no objects of this size
+        for norm, of_norm in values.items():
+            of_norm += [0.0] * len(group.diverged(norm))
+    return values
 
 
-def _spread(values: Iterable[float]) -> dict | None:
-    found = spread(list(values))
+def _as_dict(found: Any) -> dict | None:
     return asdict(found) if found else None
 
 
-def _has_ended(group: ResultGroup, norm: str) -> bool:
-    """Whether a norm has a run that is finished, or has diverged."""
-    return bool(group.of(norm) or group.diverged(norm))
+def _spread(values: Sequence[float]) -> dict | None:
+    return _as_dict(spread(values))
 
 
-def _compare(
-    values: Mapping[str, Sequence[float]],
-    baseline: str,
-    other: str,
-    images: Mapping | None = None,
-) -> dict | None:
-    """Other minus baseline, over seeds and over images."""
-    found = compare(values[baseline], values[other])
-    if found is None:
-        return None
-    return {**asdict(found), 'images': dict(images) if images else None}
+def _scored(images: Images, group: ResultGroup, norm: str, kind: str) -> list[Mapping]:
+    """The scores of a norm's runs; none if there are not those of all."""
+    found = [images.get((norm, seed), {}).get(kind) for seed in group.of(norm)]
+    known = [scores for scores in found if scores is not None]
+    return known if len(known) == len(found) else []
 
 
 def _add_false_discovery_rates(
@@ -177,59 +144,59 @@ def _add_false_discovery_rates(
 
 
 def _primary(
-    group: ResultGroup,
-    values: Mapping[str, Mapping[str, Sequence[float]]],
-    baseline: str,
-    over_images: Mapping[str, Mapping],
+    group: ResultGroup, difference: Callable[..., Difference | None]
 ) -> list[dict]:
     """The contrasts that were named beforehand, corrected for their number, decided."""
     named = group.primary()
-    compared = []
-    for contrast in named:
-        of_metric = values.get(contrast['metric'], {})
-        pair = (
-            of_metric.get(contrast['baseline'], []),
-            of_metric.get(contrast['norm'], []),
-        )
-        compared.append(compare(*pair, tests=len(named)))
+    found = [
+        difference(c['norm'], c['metric'], c['baseline'], len(named)) for c in named
+    ]
     # One that has no p yet counts all the same.
-    ps = [1.0 if found is None or found.p is None else found.p for found in compared]
-    decided = []
-    for contrast, found, p in zip(named, compared, holm(ps), strict=True):
-        images = None
-        if contrast['baseline'] == baseline:
-            images = over_images.get(contrast['norm'], {}).get(contrast['metric'])
-        decided.append(
-            {
-                **contrast,
-                **(asdict(found) if found else {}),
-                'holm': None if found is None or found.p is None else p,
-                'images': images,
-                'diverged': [
-                    len(group.diverged(contrast[side])) for side in ('baseline', 'norm')
-                ],
-                'verdict': verdict(found, p, images and images['interval']),
-            }
-        )
-    return decided
+    ps = [1.0 if f is None or f.p is None else f.p for f in found]
+    return [
+        {
+            **contrast,
+            **(_as_dict(of) or {}),
+            'holm': None if of is None or of.p is None else p,
+            'diverged': [
+                len(group.diverged(contrast[side])) for side in ('baseline', 'norm')
+            ],
+            'verdict': verdict(of, p),
+        }
+        for contrast, of, p in zip(named, found, holm(ps), strict=True)
+    ]
 
 
-def _run(run: Result, metrics: Sequence[str]) -> dict:
+def _first(group: ResultGroup, norm: str) -> dict:
+    runs = (*group.runs, *group.broken)
+    return next(run.record for run in runs if run.norm == norm)
+
+
+def _errors(images: Images, norm: str) -> dict[str, dict]:
+    """What each kind of error costs, over seeds: by box or mask, and kind of error."""
+    scores = [of_run for (of, _), of_run in images.items() if of == norm]
     return {
-        'norm': run.norm,
-        'seed': run.seed,
-        **{metric: metric_value(run, metric) for metric in metrics},
-        **{cost: run.number(cost) for cost in COSTS},
+        kind: {
+            error: _spread([of_run[kind]['errors'][error] for of_run in scores])
+            for error in ERRORS
+        }
+        for kind in ('bbox', 'segm')
+        if scores and all(kind in of_run for of_run in scores)
     }
 
 
-def _broken(run: Result) -> dict:
-    keys = 'norm', 'seed', 'status', 'error'
-    return {key: run.record.get(key) for key in keys}
-
-
-def _first(group: ResultGroup, norm: str) -> Result:
-    return next(run for run in (*group.runs, *group.broken) if run.norm == norm)
+def _curves(runs: Sequence[Result]) -> dict[str, dict]:
+    """Mean and standard deviation over seeds, where all seeds have a point."""
+    found = {}
+    for name, axis in CURVES.items():
+        points = [_points(run, axis, name) for run in runs]
+        if common := sorted(set.intersection(*map(set, points))) if points else []:
+            values = np.array([[of_run[x] for x in common] for of_run in points])
+            deviation = values.std(axis=0, ddof=1).tolist() if len(values) > 1 else None
+            found[name] = {
+                'x': common, 'mean': values.mean(axis=0).tolist(), 'deviation': deviation
+            }  # fmt: skip
+    return found
 
 
 def _points(run: Result, axis: str, curve: str) -> dict[float, float]:
@@ -240,56 +207,3 @@ def _points(run: Result, axis: str, curve: str) -> dict[float, float]:
         for x, y in zip(places, values, strict=False)
         if y is not None and np.isfinite(y) and y >= 0
     }
-
-
-def _curves(runs: Sequence[Result]) -> dict:
-    """Mean and standard deviation over seeds, where all seeds have a point."""
-    curves: dict[str, dict] = {}
-    for axis, names in CURVES.items():
-        for name in names:
-            points = [_points(run, axis, name) for run in runs]
-            common = sorted(set.intersection(*map(set, points))) if points else []
-            if common:
-                spreads = [_spread([p[x] for p in points]) or {} for x in common]
-                curves[name] = {
-                    axis: common,
-                    'mean': [s['mean'] for s in spreads],
-                    'deviation': [s['deviation'] for s in spreads],
-                }
-    return curves
-
-
-def _errors(images: Mapping) -> dict[str, dict]:
-    """What each kind of error costs, over seeds: by box or mask, norm, kind of error."""
-    found: dict[str, dict] = {}
-    for record in images['errors']:
-        for kind in record.keys() & KINDS.keys():
-            of_norm = found.setdefault(kind, {}).setdefault(record['norm'], {})
-            for error, cost in record[kind].items():
-                of_norm.setdefault(error, []).append(cost)
-    return {
-        kind: {
-            norm: {error: _spread(costs) for error, costs in errors.items()}
-            for norm, errors in found[kind].items()
-        }
-        for kind in KINDS
-        if kind in found
-    }
-
-
-def _made(runs: Sequence[Result]) -> dict:
-    """With what the runs were made: all values that occur, as text."""
-    made: dict[str, list[str] | None] = {}
-    for key in MADE:
-        values = [run.record[key] for run in runs if run.record.get(key) is not None]
-        shown = dict.fromkeys(
-            ', '.join(f'{k} {v}' for k, v in x.items())
-            if isinstance(x, dict)
-            else str(x)
-            for x in values
-        )
-        made[key] = list(shown)
-    started = [run.record['started'] for run in runs if run.record.get('started')]
-    finished = [run.record['finished'] for run in runs if run.record.get('finished')]
-    made['times'] = [min(started), max(finished)] if started and finished else None
-    return made

@@ -1,21 +1,25 @@
 """The report of results files: a folder with Markdown, json, figures and one page."""
 
+import html
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
+from string import Template
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from ...files import write_whole
-from ..bootstrap import ImagesError
-from ..condensation_maps import condensation_of
 from ..groups import ResultGroup, read_groups, slug, titles
-from ..over_images import images_of
-from .figure_data import later_heat_maps
-from .markdown import HOW_TO_READ, group_markdown
+from ..images import images_of
+from . import figures
 from .numbers import numbers_of
-from .page import PageError, html_page
-from .page_figures import figures_of
-from .print_figures import draw
+from .tables import CAPTIONS, HOW_TO_READ, group_markdown
+
+TITLE = 'Comparison of norms'
+FOREST = 'Difference of each norm from the baseline, with its 95% intervals.'
 
 
 def write_report(
@@ -48,26 +52,23 @@ def write_report(
         title: collect(group, baseline, annotations, say)
         for title, group in named.items()
     }
-    text = json.dumps({t: _without_maps(n) for t, n in numbers.items()}, indent=1)
-    write_whole(out / 'report.json', text.encode() + b'\n')
-    parts = ['# Comparison of norms\n', HOW_TO_READ]
-    figures: dict[str, list] = {}
-    folded: set[str] = set()
+    write_whole(out / 'report.json', json.dumps(numbers, indent=1).encode() + b'\n')
+    drawn = draw_all(named, numbers, baseline)
+    pictures = write_figures(drawn, out, 'figures/', ['png', 'pdf'])
+    parts = [f'# {TITLE}\n']
+    if 'differences' in pictures:
+        parts.append(f'![{FOREST}]({pictures["differences"]})\n\n{FOREST}\n')
+    parts.append(HOW_TO_READ)
     for title, of_group in numbers.items():
-        say(f'drawing {title}')
-        pictures = draw(of_group, out, f'figures/{slug(title)}-', ('png', 'pdf'))
-        parts.append(group_markdown(title, of_group, pictures))
-        drawn = figures_of(of_group)
-        figures |= {
-            pictures[name]: side_by_side for name, side_by_side in drawn.items()
-        }
-        folded |= {pictures[name] for name in later_heat_maps(of_group)}
+        own = {name: pictures.get(f'{slug(title)}-{name}') for name in CAPTIONS}
+        known = {name: path for name, path in own.items() if path}
+        parts.append(group_markdown(title, of_group, known))
     markdown = '\n'.join(parts)
     write_whole(out / 'report.md', markdown.encode())
     try:
-        page = html_page('Comparison of norms', markdown, figures, folded)
-    except PageError as error:
-        say(str(error))
+        page = html_page(markdown, {pictures[name]: drawn[name] for name in drawn})
+    except ModuleNotFoundError as error:
+        say(f'the HTML page needs {error.name}: pip install markdown-it-py')
     else:
         write_whole(out / 'report.html', page.encode())
 
@@ -78,17 +79,53 @@ def collect(
     annotations: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> dict:
-    """All numbers of a group (``numbers_of``), with what its runs' files say."""
-    images: dict | str
-    try:
-        images = images_of(group, baseline, annotations, say)
-    except ImagesError as error:
-        images = str(error)
-        say(f'{group.settings["comparison"]}: {images}')
-    return numbers_of(group, baseline, images, condensation_of(group))
+    """All numbers of a group (``numbers_of``), with what its predictions say."""
+    return numbers_of(group, baseline, *images_of(group, annotations, say))
 
 
-def _without_maps(numbers: Mapping) -> dict:
-    """What json is to hold: heat maps are large, and they lie with the runs."""
-    records = [{**record, 'map': None} for record in numbers['condensation']]
-    return {**numbers, 'condensation': records}
+def draw_all(
+    groups: Mapping[str, ResultGroup], numbers: Mapping[str, Mapping], baseline: str
+) -> dict[str, Figure]:
+    """All figures, by names that can be part of a file's."""
+    colour = figures.colours(numbers, baseline)
+    with rc_context(figures.STYLE):
+        found = {'differences': figures.forest(numbers, colour)}
+        for title, of_group in numbers.items():
+            found |= {
+                f'{slug(title)}-curves': figures.curves(of_group, colour),
+                f'{slug(title)}-errors': figures.errors(of_group, colour),
+                f'{slug(title)}-condensation': figures.condensation(groups[title]),
+            }
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def write_figures(
+    drawn: Mapping[str, Figure], folder: Path, prefix: str, formats: Sequence[str]
+) -> dict[str, str]:
+    """Write ``folder/<prefix><name>.<format>``; the path of each one's first format."""
+    for name, figure in drawn.items():
+        for suffix in formats:
+            figures.write_figure(folder / f'{prefix}{name}.{suffix}', figure)
+    return {name: f'{prefix}{name}.{formats[0]}' for name in drawn}
+
+
+def html_page(markdown: str, drawn: Mapping[str, Figure]) -> str:
+    """One page that needs no network: tables sort, figures answer to the pointer.
+
+    Args:
+        markdown: What it says.
+        drawn: The figures that take the place of pictures, by the pictures' addresses.
+
+    Raises:
+        ModuleNotFoundError: If markdown-it-py is not installed.
+    """
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt('commonmark', {'html': False}).enable('table')
+    parser.add_render_rule('table_open', lambda *_: '<div class="table"><table>\n')
+    parser.add_render_rule('table_close', lambda *_: '</table></div>\n')
+    parser.add_render_rule(
+        'image', lambda _, tokens, i, *__: figures.as_svg(drawn[tokens[i].attrs['src']])
+    )
+    template = Template(files(__package__).joinpath('page.html').read_text())
+    return template.substitute(title=html.escape(TITLE), body=parser.render(markdown))

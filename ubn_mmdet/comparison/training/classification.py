@@ -10,9 +10,7 @@ from mmengine.runner import Runner
 from ...data.image_folder import ImageFolder, list_file
 from ...mm.config_nodes import nodes_of
 from ...mm.datasets import SPLIT_OF_LOADER, use_image_folder
-from ..predictions_file import PREDICTIONS
 from ..results import metric_name
-from .hooks import ClassesHook
 from .logs import read_scalars
 
 LEFTOVERS: tuple[str, ...] = ()
@@ -44,22 +42,17 @@ def images(folder: ImageFolder, split: str) -> Iterator[Path]:
         yield folder.root / split / line.rpartition(' ')[0]
 
 
-def prepare(cfg: Config, run_dir: Path) -> None:
-    """Nothing to be kept."""
-
-
-def hooks(cfg: Config) -> list[Hook]:
-    """Those to run before all others."""
-    return [ClassesHook(Path(cfg.work_dir) / PREDICTIONS)]
+def prepare(cfg: Config, run_dir: Path) -> list[Hook]:
+    """Nothing is to be kept, and no hook is needed."""
+    return []
 
 
 def outcome(runner: Runner, run_dir: Path, folder: ImageFolder) -> dict:
-    """Accuracy in percent after the last epoch, and the file of the predictions."""
+    """Accuracy in percent after the last epoch."""
     _, evaluations = read_scalars(run_dir)
     last = evaluations[max(evaluations)]
-    metrics = {
+    return {
         metric_name(key): value
         for key, value in last.items()
         if key.startswith('accuracy/')
     }
-    return {**metrics, 'predictions': PREDICTIONS}

@@ -17,7 +17,7 @@ from ...mm.datasets import SPLIT_OF_LOADER
 from ...mm.norm_configs import batchnorms, with_norm
 from ...paths import configs_dir
 from .. import controls  # noqa: F401 - registers them
-from ..spec import Comparison, Norm, Run, SpecError, fingerprint
+from ..spec import Comparison, Run, SpecError, fingerprint
 from .task import Folder, task_of
 
 # What does not decide about the result: where things are, and how they are logged.
@@ -156,21 +156,6 @@ def _with_norm(cfg: Config, norm: dict) -> ConfigDict:
     if not list(batchnorms(cfg.model, scope)):
         raise SpecError('the detector has no norm_cfg with a BatchNorm to replace')
     return with_norm(cfg.model, norm, scope)
-
-
-def describe(comparison: Comparison, norm: Norm) -> dict:
-    """What a result says of the settings of a norm's runs."""
-    return {
-        'comparison': comparison.name,
-        'detector': comparison.detector_name(),
-        'norm': norm.name,
-        'norm_cfg': preset(norm.preset),
-        'options': {**comparison.options, **norm.options},
-        'epochs': comparison.epochs,
-        'image_size': comparison.image_size,
-        'batch_size': comparison.batch_size,
-        'processes': comparison.processes,
-    }
 
 
 def _override(cfg: Config, options: dict) -> None:

@@ -54,14 +54,10 @@ def images(folder: CocoFolder, split: str) -> Iterator[Path]:
         yield folder.root / split / image['file_name']
 
 
-def prepare(cfg: Config, run_dir: Path) -> None:
-    """Let the evaluation keep its predictions."""
+def prepare(cfg: Config, run_dir: Path) -> list[Hook]:
+    """Let the evaluation keep its predictions; the hooks to run before all others."""
     for name in ('val_evaluator', 'test_evaluator'):
         cfg[name].outfile_prefix = str(run_dir / _RAW)
-
-
-def hooks(cfg: Config) -> list[Hook]:
-    """Those to run before all others."""
     return [NothingFoundHook(cfg.val_evaluator.metric)]
 
 

@@ -4,21 +4,18 @@ import json
 import math
 import os
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, collect_results, get_rank
+from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import FUNCTIONS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ...files import write_whole
-from ..accuracy import TOP
-from ..predictions_file import write_predictions
 from ..results import MAIN_METRICS, metric_name
 from .logs import read_scalars
 
@@ -51,30 +48,6 @@ class ReseedHook(Hook):
     def _state(self, kind: str, number: int) -> int:
         words = [self._seed, get_rank(), kind == 'step', number]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
-
-
-class ClockHook(Hook):
-    """Seconds that a run has taken, over its parts if it was interrupted.
-
-    What was lost by an interruption does not count: they are kept in checkpoints.
-    """
-
-    def __init__(self) -> None:
-        self._before = 0.0
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """So far."""
-        return self._before + time.monotonic() - self._start
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Go on from a checkpoint's time, if it has one."""
-        self._before = checkpoint.get('meta', {}).get('seconds', 0.0)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the time so far."""
-        checkpoint['meta']['seconds'] = self.seconds
 
 
 class CatchUpHook(Hook):
@@ -116,47 +89,6 @@ class NothingFoundHook(Hook):
         assert metrics is not None
         for kind in self._kinds:
             metrics.setdefault(f'coco/{kind}_mAP', 0.0)
-
-
-class ClassesHook(Hook):
-    """Keeps the predictions of a classifier's last evaluation, as ``accuracy.py`` has them.
-
-    Args:
-        path: Of their file.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self._path = path
-        self._found: list[dict] = []
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Forget those of the evaluation before."""
-        self._found.clear()
-
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence = (),
-    ) -> None:
-        """Note the best classes of each image."""
-        prefix = runner.val_loop.dataloader.dataset.img_prefix
-        for sample in outputs:
-            scores = sample.pred_score
-            best = scores.topk(min(max(TOP), len(scores))).indices
-            self._found.append({
-                'image': os.path.relpath(sample.img_path, prefix),
-                'truth': sample.gt_label.item(),
-                'classes': best.tolist(),
-            })  # fmt: skip
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Write those of all ranks."""
-        size = len(runner.val_loop.dataloader.dataset)
-        found = collect_results(self._found, size)
-        if found is not None:
-            write_predictions(self._path, found)
 
 
 class WatchHook(Hook):

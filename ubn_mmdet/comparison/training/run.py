@@ -28,12 +28,10 @@ from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
 from ...mm.condensation_hook import CondensationHook
 from ...mm.tools import join_ranks_on_cpu
-from ...paths import PACKAGE
-from ..processes import end_with_parent
 from ..results import DIVERGED, FINISHED, metric_name
 from ..spec import Comparison, Norm, Run
 from .configs import config_hash, data_hash, resolve
-from .hooks import CatchUpHook, ClockHook, DivergedError, ReseedHook, WatchHook
+from .hooks import CatchUpHook, DivergedError, ReseedHook, WatchHook
 from .initial_values import write_start
 from .logs import EVALUATED, read_scalars
 from .task import Folder, read_folder, task_of
@@ -45,9 +43,7 @@ _CHECKPOINT = 'final.pth'
 
 def main(spec_file: str) -> None:
     """Train, or go on training, and leave ``result.json``."""
-    end_with_parent()
     spec = json.loads(Path(spec_file).read_text())
-    check_code(spec)
     run_dir = Path(spec['run_dir'])
     # A cluster may start a job again that had just ended.
     if (run_dir / RESULT).exists():
@@ -73,12 +69,6 @@ def main(spec_file: str) -> None:
         _tidy(run_dir, result['status'], task_of(folder).LEFTOVERS)
 
 
-def check_code(spec: dict) -> None:
-    """Refuse to run with other code than the specification's."""
-    if PACKAGE.parent != Path(spec['code']):
-        raise RuntimeError(f'this is the code in {PACKAGE.parent}, not {spec["code"]}')
-
-
 def train(
     cfg: Config, seed: int, run_dir: Path, folder: Folder, processes: int = 1
 ) -> dict:
@@ -92,19 +82,18 @@ def train(
         processes: How many train together, this one included.
     """
     task = task_of(folder)
-    task.prepare(cfg, run_dir)
+    hooks = task.prepare(cfg, run_dir)
     prepare(cfg, seed, run_dir, processes)
     if processes > 1:
         join_ranks_on_cpu()
     runner = Runner.from_cfg(cfg)
-    clock = ClockHook()
     progress = run_dir / 'progress.json'
     watch = WatchHook(progress, cfg.default_hooks.logger.interval)
-    for hook in task.hooks(cfg):
+    for hook in hooks:
         runner.register_hook(hook, priority='HIGHEST')
     runner.register_hook(CondensationHook())
     # After the toolbox's own hooks, which note the loss.
-    for hook in (ReseedHook(seed), clock, watch, CatchUpHook()):
+    for hook in (ReseedHook(seed), watch, CatchUpHook()):
         runner.register_hook(hook, priority='LOWEST')
     result = {'status': FINISHED, 'error': None}
     try:
@@ -118,24 +107,21 @@ def train(
         result = {'status': DIVERGED, 'error': text}
         if processes > 1:
             # The others may wait for this process: its exit status ends them.
-            result |= _about(runner, clock, run_dir, task.PACKAGES)
+            result |= _about(runner, run_dir, task.PACKAGES)
             write_whole(run_dir / RESULT, json.dumps(result).encode())
             raise
     if not is_main_process():
         return result
     if result['status'] == FINISHED:
         result |= _keep(run_dir) | task.outcome(runner, run_dir, folder)
-    return result | _about(runner, clock, run_dir, task.PACKAGES)
+    return result | _about(runner, run_dir, task.PACKAGES)
 
 
-def _about(
-    runner: Runner, clock: ClockHook, run_dir: Path, packages: Iterable[str]
-) -> dict:
+def _about(runner: Runner, run_dir: Path, packages: Iterable[str]) -> dict:
     """What a result says of how a run went, finished or not."""
     training, evaluations = read_scalars(run_dir)
     return {
         'curves': _curves(training, evaluations),
-        'seconds': round(clock.seconds, 1),
         'seconds_per_step': _median(record['time'] for record in training.values()),
         'peak_memory_mb': _peak_memory(),
         'parameters': sum(p.numel() for p in runner.model.parameters()),

@@ -1,0 +1,226 @@
+"""A group of runs as Markdown, from its numbers (``numbers_of``)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ...markdown import markdown_table
+from ..groups import as_text
+from ..statistics import FEWEST_SEEDS, HIGHER, LOWER, NO_DIFFERENCE
+from .numbers import MAIN, TABLES
+
+DASH = '–'  # what is not known
+HOW_TO_READ = f"""\
+- **Primary contrasts** are the differences that a comparison was made for, named in its
+  file before it was run. Only of them it is said that a norm is **{HIGHER}** or
+  **{LOWER}**: if p, corrected by Holm's method for how many contrasts there are, is below
+  0.05, and the interval over images, where there is one, leaves out 0. All else has
+  **{NO_DIFFERENCE}**, which is not the same as equal. A verdict needs {FEWEST_SEEDS}
+  seeds of both norms.
+- Everything else is **exploratory**, and has no verdict. q is the rate of false discoveries
+  among all that are at least as clear (Benjamini and Hochberg).
+- **±** is the standard deviation over seeds. Runs of one seed share data order,
+  augmentation and the initial values of all parameters outside the norm layers.
+- **Over seeds**: the difference of the means with its 95% interval and two-sided p, by
+  Welch's t. It asks whether training again would come out the same way.
+- **Detectable**: the true difference that a comparison with so many seeds and such a spread
+  finds in four of five cases. Smaller ones it mostly misses.
+- **Over images**: the 95% interval of the same difference over random halves of the
+  validation images (paired half-sample bootstrap). It asks whether other images would
+  come out the same way, for these trained models.
+- A run that **diverged** counts as one that found nothing: its metrics are 0. A run that
+  failed for other reasons is in no mean. Both are listed.
+"""
+CAPTIONS = {
+    'curves': 'Mean over seeds against training, ± standard deviation.',
+    'errors': 'By how much AP50 would rise without each kind of error (TIDE), mean ± '
+    'standard deviation over seeds.',
+    'condensation': 'Condensation of the first run of each norm that recorded it: the '
+    'mean pairwise cosine of the samples of a batch, and, for gates, the share of steps '
+    'with the gate open.',
+}
+
+
+def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) -> str:
+    """Markdown of one group, its title a heading of the second level.
+
+    Args:
+        title: Of the group.
+        numbers: What ``numbers_of`` gives.
+        pictures: Where its figures are, by the names of ``CAPTIONS``.
+    """
+    parts = [f'## {title}', *_verdicts(numbers)]
+    parts += ['### Mean and spread over seeds', *metrics(numbers)]
+    if numbers['against']:
+        parts += [f'### Against {numbers["baseline"]}, exploratory', against(numbers)]
+        parts += filter(None, [numbers['images']])
+    parts += ['### Time and memory', costs(numbers)]
+    for name, caption in CAPTIONS.items():
+        if name in pictures:
+            parts.append(f'![{caption}]({pictures[name]})\n\n{caption}')
+    return '\n\n'.join([*parts, '### How it was made', _made(numbers)]) + '\n'
+
+
+def _verdicts(numbers: Mapping) -> Iterator[str]:
+    """What is decided, or why nothing is, and which runs have no result."""
+    if numbers['primary']:
+        yield primary(numbers)
+    elif numbers['against']:
+        yield (
+            'No contrast was named before these runs: all comparisons are exploratory, '
+            'and there is no verdict.'
+        )
+    elif numbers['baseline'] is None:
+        yield 'No run of the baseline is finished: there is nothing to compare with.'
+    else:
+        yield f'Nothing but {numbers["baseline"]} is finished.'
+    kinds = {
+        'diverged': 'diverged, and counts as 0',
+        'failed': 'failed, and is in no mean',
+    }
+    broken = [
+        f'- {run["norm"]}, seed {run["seed"]}, {kinds[run["status"]]}: '
+        + ' '.join((run['error'] or 'no reason is known').split())
+        for run in numbers['broken']
+    ]
+    if broken:
+        yield '\n'.join(broken)
+
+
+def primary(numbers: Mapping) -> str:
+    """The contrasts that were named beforehand, with their verdicts."""
+    rows = [
+        [
+            f'{contrast["norm"]} against {contrast["baseline"]}',
+            MAIN[contrast['metric']],
+            contrast['verdict'],
+            *_difference(contrast, probability(contrast['holm']), contrast['diverged']),
+        ]
+        for contrast in numbers['primary']
+    ]
+    header = ['primary contrast', 'metric', 'verdict', *_difference_header('Holm')]
+    return markdown_table(header, rows, words=3)
+
+
+def against(numbers: Mapping) -> str:
+    """The main metrics of each norm beside those of the baseline."""
+    rows = [
+        [norm, MAIN[metric], *_difference(found, probability(found.get('q')))]
+        for norm, compared in numbers['against'].items()
+        for metric, found in compared.items()
+        if metric in MAIN and found
+    ]
+    return markdown_table(['norm', 'metric', *_difference_header('q')], rows, words=2)
+
+
+def _difference_header(corrected: str) -> list[str]:
+    return [
+        *('difference', '95% over seeds', 'p', corrected, 'detectable', 'seeds'),
+        '95% over images',
+    ]
+
+
+def _difference(
+    found: Mapping, corrected: str, diverged: Sequence[int] = (0, 0)
+) -> list[str]:
+    seeds = [
+        f'{count} ({bad} diverged)' if bad else str(count)
+        for count, bad in zip(found.get('seeds', ()), diverged, strict=False)
+    ]
+    return [
+        signed(found.get('difference')),
+        interval(found.get('interval')),
+        probability(found.get('p')),
+        corrected,
+        number(found.get('detectable')),
+        ' and '.join(seeds) or DASH,
+        interval(found.get('over_images')),
+    ]
+
+
+def metrics(numbers: Mapping) -> Iterator[str]:
+    """Mean and deviation of each norm: a table for boxes, one for masks."""
+    for kind, titles in TABLES.items():
+        known = [metric for metric in titles if metric in numbers['metrics']]
+        rows = [
+            [norm, _seeds(found), *(mean(found['metrics'][m]) for m in known)]
+            for norm, found in numbers['norms'].items()
+        ]
+        if known:
+            yield markdown_table([kind, 'seeds', *(titles[m] for m in known)], rows)
+
+
+def _seeds(found: Mapping) -> str:
+    """``5``; ``5, 2 diverged``."""
+    diverged = len(found['diverged'])
+    count = len(found['seeds']) + diverged
+    return f'{count}, {diverged} diverged' if diverged else str(count)
+
+
+def costs(numbers: Mapping) -> str:
+    """Time and memory, beside the baseline's."""
+    norms = numbers['norms']
+    base = norms.get(numbers['baseline'], {}).get('costs', {})
+
+    def shown(found: Mapping, key: str, scale: float = 1) -> str:
+        return f'{found[key]["mean"] / scale:,.4g}' if found[key] else DASH
+
+    def ratio(found: Mapping, key: str) -> str:
+        both = found[key] and base.get(key)
+        return f'{found[key]["mean"] / base[key]["mean"]:.2f}' if both else DASH
+
+    rows = [
+        [
+            norm,
+            shown(found['costs'], 'seconds_per_step'),
+            ratio(found['costs'], 'seconds_per_step'),
+            shown(found['costs'], 'peak_memory_mb'),
+            ratio(found['costs'], 'peak_memory_mb'),
+            shown(found['costs'], 'parameters', 1e6),
+        ]
+        for norm, found in norms.items()
+    ]
+    times = f'times {numbers["baseline"] or "the baseline"}'
+    header = ['norm', 'seconds a step', times, 'peak memory, MB', times]
+    return markdown_table([*header, 'parameters, millions'], rows)
+
+
+def _made(numbers: Mapping) -> str:
+    lines = [
+        f'- {key.replace("_", " ")}: {as_text(value)}'
+        for key, value in numbers['settings'].items()
+        if value is not None
+    ]
+    for norm, found in numbers['norms'].items():
+        seeds = ', '.join(map(str, found['seeds'])) or 'none'
+        text = f'- {norm}: seeds {seeds}; `{found["norm_cfg"]}`'
+        lines.append(text + (f'; `{found["options"]}`' if found['options'] else ''))
+    return '\n'.join(lines)
+
+
+def number(value: float | None) -> str:
+    """``0.123``."""
+    return DASH if value is None else f'{value:.3f}'
+
+
+def signed(value: float | None) -> str:
+    """``+0.012``."""
+    # Adding zero takes the sign from what rounds to it.
+    return DASH if value is None else f'{round(value, 3) + 0.0:+.3f}'
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """``-0.001 to +0.023``."""
+    return DASH if bounds is None else f'{signed(bounds[0])} to {signed(bounds[1])}'
+
+
+def mean(found: Mapping | None) -> str:
+    """``0.123 ± 0.004``; without a deviation the mean alone."""
+    if found is None:
+        return DASH
+    if found['deviation'] is None:
+        return number(found['mean'])
+    return f'{number(found["mean"])} ± {number(found["deviation"])}'
+
+
+def probability(value: float | None) -> str:
+    """``0.012``."""
+    return '<0.001' if value is not None and value < 0.001 else number(value)

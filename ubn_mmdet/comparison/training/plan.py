@@ -1,0 +1,74 @@
+"""What the runs of a comparison are, with all that they are recognised by."""
+
+import contextlib
+import io
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..spec import Comparison, Run
+from .configs import (
+    config_hash,
+    data_hash,
+    open_data,
+    preset,
+    resolve,
+    shared_config,
+)
+
+
+def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
+    """``{'folder', 'setting_hash', 'runs': [{'config_hash', 'settings'}]}``.
+
+    Runs are in the order of ``Comparison.runs``.
+
+    Raises:
+        ValueError: If the data, the detector's config or a preset does not fit.
+    """
+    # What the toolbox says when it is imported is no part of the plan.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        from mmdet.utils import register_all_modules
+
+        register_all_modules()
+    # Runs print their configs by yapf, whose first use on a machine writes a cache, in
+    # place: of two runs at once, one would read half of it.
+    _ = Config().pretty_text
+    folder = open_data(comparison, data, work_dir)
+    data_is = data_hash(folder)
+
+    def hash_of(cfg: Config) -> str:
+        return config_hash(cfg, folder, data_is, comparison.processes)
+
+    def settings(run: Run) -> dict:
+        """What a result says of them."""
+        return {
+            'comparison': comparison.name,
+            'detector': comparison.detector_name(),
+            'norm': run.norm.name,
+            'norm_cfg': preset(run.norm.preset),
+            'options': {**comparison.options, **run.norm.options},
+            'epochs': comparison.epochs,
+            'image_size': comparison.image_size,
+            'batch_size': comparison.batch_size,
+            'processes': comparison.processes,
+            'data': Path(data).resolve().name,
+            'classes': len(folder.classes),
+            'train_images': folder.num_images['train'],
+            'val_images': folder.num_images['val'],
+            'seed': run.seed,
+        }
+
+    return {
+        'folder': asdict(folder) | {'root': str(folder.root)},
+        'setting_hash': hash_of(shared_config(comparison, folder)),
+        'runs': [
+            {
+                'config_hash': hash_of(resolve(comparison, run, folder)),
+                'settings': settings(run),
+            }
+            for run in comparison.runs()
+        ],
+    }
