@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ubn_mmdet.files import write_whole
-from ubn_mmdet.mm.rank_processes import RankError
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.mm.tools import add_cfg_options
+from ubn_mmdet.rank_processes import RankError
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,8 +1,21 @@
-"""Finding the parts of a config, wherever they are."""
+"""Reading a config, and finding its parts, wherever they are."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+
+
+def read_config(
+    path: str | os.PathLike, options: Mapping[str, object] | None = None
+) -> Config:
+    """A config of MMDetection's, with ``options`` in place of its own settings."""
+    from mmdet.utils import register_all_modules  # slow, and not needed for the rest
+
+    register_all_modules()
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(dict(options or {}))
+    return cfg
 
 
 def all_nodes(tree: object) -> Iterator[ConfigDict]:
