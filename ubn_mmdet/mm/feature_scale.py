@@ -7,12 +7,12 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..layers.checks import check_count, check_number
+from .members import unwrapped
 
 
 class FeatureScaleError(RuntimeError):
@@ -58,7 +58,7 @@ class FeatureScaleHook(Hook):
         if self._is_done or runner.iter:
             return
         self._is_done = True
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         images = model.data_preprocessor({'inputs': data_batch['inputs']})['inputs']
         shorter = min(images.shape[2:])
         # No larger than they are: on every rank, for all are to meet below.

@@ -1,7 +1,9 @@
-"""Which modules and which configs are this package's norm layers."""
+"""A run's model, and which modules and configs are this package's norm layers."""
 
 from collections.abc import Iterable
+from typing import Any
 
+from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -11,6 +13,12 @@ from ..layers.pipeline import PipelineNorm as OURS
 def is_ours(module: nn.Module) -> bool:
     """Whether ``module`` is a norm layer of this package."""
     return isinstance(module, OURS)
+
+
+def unwrapped(runner: Any) -> Any:
+    """The model of a runner, without what distributes it over ranks."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
 
 
 def kinds(layers: Iterable[nn.Module]) -> str:
