@@ -107,8 +107,8 @@ class CondensationHook(Hook):
         self._device = next(model.parameters()).device
         gates = [has_gate(layer) for layer in layers]
         self._has_gate = torch.tensor(gates)
-        # Of the last row, or the start: its step; the layers' averages, the batches that had
-        # moved their statistics, and for how many steps none had.
+        # Of the last row, or the start: its step; the layers' averages, the batches that
+        # had moved their statistics, and for how many steps none had.
         self._last_step = runner.iter
         now = StepMeasurement(layers, self.feature, self._device).read()
         self._last = torch.stack([torch.ones(len(layers)), now[3], 0 * now[1]])

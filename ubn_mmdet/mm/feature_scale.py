@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..layers.checks import check_count, check_number
+from ..layers.precise import kept_modes
 from .members import unwrapped
 
 
@@ -66,11 +67,9 @@ class FeatureScaleHook(Hook):
         small = interpolate(
             images, scale_factor=size / shorter, mode='bilinear', antialias=True
         )
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        scales = [feature_scales(model, x)['backbone'] for x in (small, images)]
-        for module, mode in modes.items():
-            module.training = mode
+        with kept_modes(model):
+            model.eval()
+            scales = [feature_scales(model, x)['backbone'] for x in (small, images)]
         of_ranks = torch.tensor(scales, device=images.device)
         all_reduce(of_ranks, 'mean')
         small_scales, large_scales = of_ranks.tolist()
