@@ -2,10 +2,10 @@
 
 ``python -m ubn_mmdet.gpu_check`` needs PyTorch alone, one GPU and some minutes. It compares
 each member of the family, in PyTorch's operations and in the Triton kernels, with the same
-layer in float64 on the CPU, in the operations that the tests compare with the definitions;
-tries what only a GPU can do; and measures against BatchNorm. Results are written as they
-come, to ``gpu_check.json`` and, in the end, as a table to ``gpu_check.md``. It exits with 1
-if a check fails, and names it.
+layer in float64 on the CPU, in the operations that the tests compare with the definitions.
+It captures and compiles a training step, and measures layers against BatchNorm. Results are
+written as they come, to ``gpu_check.json`` and, in the end, as a table to ``gpu_check.md``.
+It exits with 1 if a check fails, and names it.
 
 Without a GPU (``--device cpu``) it runs what needs none, on small maps: a test of itself.
 """
@@ -14,7 +14,6 @@ import argparse
 import copy
 import functools
 import json
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,19 +29,16 @@ from torch.utils.benchmark import Timer
 from .layers import BGN, BNET, FAMILY, UBN
 from .markdown import markdown_table
 from .ops.passes import choose_passes, reference_passes
-from .rank_processes import rank_processes
 from .version import __version__
 
 TOLERANCES = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 FORMATS = torch.contiguous_format, torch.channels_last
-# Layers and backbones are measured with these.
 MEASURED: dict[str, Callable[[int], nn.Module]] = {
     'BatchNorm': nn.BatchNorm2d,
     'UBN': UBN,
     'UBN, k=1': lambda c: UBN(c, kernel_size=1),
     'BNET': BNET,
 }
-Norm = Callable[[int], nn.Module]
 Check = Callable[[], dict]
 
 
@@ -54,7 +50,6 @@ class Machine(NamedTuple):
         passes: Implementations to check: ``'fused'``, and ``'triton'`` where it can run.
         size: Of the maps that layers are compared on, ``(N, C, H, W)``.
         shapes: Of the maps that layers are measured on.
-        image: Height and width of the images that backbones are measured on.
         seconds: Of a measurement.
     """
 
@@ -62,7 +57,6 @@ class Machine(NamedTuple):
     passes: tuple[str, ...] = ('fused',)
     size: tuple[int, ...] = (2, 6, 4, 6)
     shapes: tuple[tuple[int, ...], ...] = ((2, 4, 6, 5),)
-    image: tuple[int, int] = (32, 32)
     seconds: float = 0.0
 
     @property
@@ -85,7 +79,6 @@ class Machine(NamedTuple):
                 (2, 2048, 25, 42),
                 (16, 256, 14, 14),
             ),
-            image=(800, 1344),
             seconds=0.5,
         )
 
@@ -182,7 +175,7 @@ def compare(machine: Machine, make: Callable[[], nn.Module], passes: str) -> dic
     return worst
 
 
-# --- what surrounds a layer -------------------------------------------------------------
+# --- captured and compiled --------------------------------------------------------------
 
 
 def net(machine: Machine) -> nn.Sequential:
@@ -192,29 +185,6 @@ def net(machine: Machine) -> nn.Sequential:
         nn.Conv2d(3, 8, 3, bias=False), UBN(8), nn.ReLU(inplace=True),
         nn.Conv2d(8, 8, 3, bias=False), UBN(8), nn.ReLU(inplace=True),
     ).to(machine.device)  # fmt: skip
-
-
-def check_amp(machine: Machine) -> dict:
-    """Mixed precision with a scaler: a step that overflows is left out, and no more."""
-    device, model = machine.device, net(machine)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    scaler = torch.amp.GradScaler(device.type, init_scale=2.0**10)
-    x = maps(2, 3, 32, 32).to(device)
-    weight = model[1].get_parameter('weight')
-    for i in range(4):
-        before, scale = weight.detach().clone(), scaler.get_scale()
-        optimizer.zero_grad()
-        with torch.autocast(device.type, torch.float16):
-            loss = model(x).float().square().mean()
-        scaler.scale(loss * (torch.inf if i == 1 else 1)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        overflowed = scaler.get_scale() < scale
-        assert overflowed == (i == 1), f'step {i}: the scale is {scaler.get_scale()}'
-        assert torch.equal(before, weight) == overflowed, f'step {i}: wrong update'
-    for name, tensor in model.state_dict().items():
-        assert tensor.isfinite().all(), f'{name} is not finite'
-    return {'scale': scaler.get_scale()}
 
 
 def check_compile(machine: Machine) -> dict:
@@ -236,123 +206,31 @@ def check_cuda_graph(machine: Machine) -> dict:
     for _ in range(2):
         model(x).square().sum().backward()
     torch.cuda.synchronize()
-    start = dict(other.named_buffers())
     for _ in range(5):
         other(x)
-    got = {name: t.double().cpu() for name, t in model.named_buffers()}
-    want = {name: t.double().cpu() for name, t in start.items()}
+    got, want = (
+        {name: buffer.double().cpu() for name, buffer in each.named_buffers()}
+        for each in (model, other)
+    )
     return {'difference': largest_difference(got, want, 1e-4)}
-
-
-def check_ranks(machine: Machine) -> dict:
-    """Two ranks equal one process on both batches: by NCCL, or on a CPU by gloo."""
-    layer = trained(lambda: UBN(6, condensation_feature='pooled'))
-    x, dy = maps(3, 6, 8, 6), maps(3, 6, 8, 6, seed=1)
-    batches = list(zip(x.split([2, 1]), dy.split([2, 1]), strict=True))
-    backend = 'nccl' if machine.is_cuda else 'gloo'
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        rank_processes(
-            2, _rank, machine.device.type, folder, layer, batches, backend=backend
-        ) as wait,
-    ):
-        while not wait(None):
-            pass
-        ranks = [torch.load(Path(folder, f'{rank}.pt')) for rank in range(2)]
-    with reference_passes():
-        want = step(copy.deepcopy(layer).double(), x.double(), dy.double())
-    got = {}
-    for name in want:
-        values = [rank[name] for rank in ranks]
-        if name in ('output', 'gradient of x'):
-            got[name] = torch.cat(values)
-        elif name.startswith('gradient'):
-            got[name] = values[0] + values[1]
-        else:
-            assert torch.equal(*values), f'{name} differs between ranks'
-            got[name] = values[0]
-    return {'difference': largest_difference(got, want, TOLERANCES[torch.float32])}
-
-
-def _rank(rank: int, kind: str, folder: str, layer: nn.Module, batches: list) -> None:
-    device = torch.device(kind, rank) if kind == 'cuda' else torch.device(kind)
-    layer = copy.deepcopy(layer).to(device)  # what is sent here shares its memory
-    x, dy = (tensor.to(device) for tensor in batches[rank])
-    torch.save(step(layer, x, dy), Path(folder, f'{rank}.pt'))
 
 
 # --- what it costs ----------------------------------------------------------------------
 
 
-def measure(machine: Machine, train: Callable[[Norm], Callable[[], object]]) -> dict:
-    """Milliseconds of a training step with each norm, in each implementation.
-
-    Args:
-        machine: Where.
-        train: Makes the step of a model with that norm.
-    """
+def measure(machine: Machine, shape: tuple[int, ...], dtype: torch.dtype) -> dict:
+    """Milliseconds of a training step of each layer, in each implementation."""
+    x = maps(*shape).to(machine.device, dtype).requires_grad_()
     times = {}
-    for name, norm in MEASURED.items():
+    for name, make in MEASURED.items():
         ours = name != 'BatchNorm'
+        layer = make(shape[1]).to(machine.device)
+        timer = Timer('layer(x).sum().backward()', globals={'layer': layer, 'x': x})
         for passes in machine.passes if ours else machine.passes[:1]:
-            timer = Timer('train()', globals={'train': train(norm)})
             with choose_passes(passes):
                 median = timer.blocked_autorange(min_run_time=machine.seconds).median
             times[f'{name}, {passes}' if ours else name] = round(1e3 * median, 4)
     return times
-
-
-def check_layer(machine: Machine, shape: tuple[int, ...], dtype: torch.dtype) -> dict:
-    """Milliseconds of a training step of one layer."""
-    x = maps(*shape).to(machine.device, dtype).requires_grad_()
-
-    def train(norm: Norm) -> Callable[[], object]:
-        layer = norm(shape[1]).to(machine.device)
-        return lambda: layer(x).sum().backward()
-
-    return measure(machine, train)
-
-
-def backbone(norm: Norm, depths: tuple[int, ...]) -> nn.Sequential:
-    """The convolutions and norms of a ResNet-50, without its shortcuts."""
-    layers: list[nn.Module] = []
-    inputs = 3
-
-    def add(outputs: int, kernel_size: int, stride: int = 1) -> None:
-        nonlocal inputs
-        padding = kernel_size // 2
-        convolution = nn.Conv2d(
-            inputs, outputs, kernel_size, stride, padding, bias=False
-        )
-        layers.extend([convolution, norm(outputs), nn.ReLU(inplace=True)])
-        inputs = outputs
-
-    add(64, 7, 2)
-    layers.append(nn.MaxPool2d(3, 2, 1))
-    for i, depth in enumerate(depths):
-        for j in range(depth):
-            add(64 * 2**i, 1)
-            add(64 * 2**i, 3, 2 if i and not j else 1)
-            add(256 * 2**i, 1)
-    return nn.Sequential(*layers)
-
-
-def check_backbone(machine: Machine) -> dict:
-    """Milliseconds of a training step of a backbone on two images, with AMP."""
-    x = maps(2, 3, *machine.image).to(machine.device)
-    depths = (3, 4, 6, 3) if machine.is_cuda else (1, 1)
-    dtype = torch.float16 if machine.is_cuda else torch.bfloat16
-
-    def train(norm: Norm) -> Callable[[], object]:
-        model = backbone(norm, depths).to(machine.device)
-
-        def run() -> None:
-            with torch.autocast(machine.device.type, dtype):
-                model(x).sum().backward()
-
-        return run
-
-    return measure(machine, train)
 
 
 # --- the whole ------------------------------------------------------------------------
@@ -361,22 +239,14 @@ def check_backbone(machine: Machine) -> dict:
 def checks(machine: Machine) -> Iterator[tuple[str, Check]]:
     """Name and function of each check, in their order: what is quick and vital first."""
     for (name, make), passes in product(members().items(), machine.passes):
-        yield (
-            f'numbers: {name}, {passes}',
-            functools.partial(compare, machine, make, passes),
-        )
-    yield 'AMP with a scaler that overflows once', lambda: check_amp(machine)
+        check = functools.partial(compare, machine, make, passes)
+        yield f'numbers: {name}, {passes}', check
     if machine.is_cuda:
         yield 'CUDA graph', lambda: check_cuda_graph(machine)
     for shape, dtype in product(machine.shapes, (torch.float32, torch.float16)):
         kind = str(dtype).removeprefix('torch.')
-        yield (
-            f'layer, ms: {shape}, {kind}',
-            functools.partial(check_layer, machine, shape, dtype),
-        )
-    yield "ResNet-50's layers, ms", lambda: check_backbone(machine)
-    if not machine.is_cuda or torch.cuda.device_count() > 1:
-        yield 'two ranks', lambda: check_ranks(machine)
+        check = functools.partial(measure, machine, shape, dtype)
+        yield f'layer, ms: {shape}, {kind}', check
     if machine.is_cuda:  # a compiler may take long
         yield 'torch.compile', lambda: check_compile(machine)
 
