@@ -1,4 +1,4 @@
-"""Processes of this machine that are the ranks of one process group."""
+"""Processes of this machine that are the ranks of one gloo process group."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ class RankError(RuntimeError):
 
 @contextlib.contextmanager
 def rank_processes(
-    size: int, function: Callable, *arguments: object, backend: str = 'gloo'
+    size: int, function: Callable, *arguments: object
 ) -> Iterator[Callable[[float | None], bool]]:
     """Run ``function(rank, *arguments)`` on ranks; leaving the context ends them.
 
@@ -25,7 +25,6 @@ def rank_processes(
         size: How many.
         function: Of a module, as it has to be pickled, like its arguments.
         arguments: The same for each rank.
-        backend: Of the process group; with ``'nccl'`` each rank has a GPU.
 
     Yields:
         Waits for the ranks, for so many seconds or until they are done, and says whether
@@ -35,7 +34,7 @@ def rank_processes(
         store = str(Path(folder, 'store'))
         context = mp.start_processes(
             _work,
-            (size, store, backend, function, arguments),
+            (size, store, function, arguments),
             nprocs=size,
             join=False,
             daemon=True,
@@ -58,17 +57,15 @@ def rank_processes(
 
 @contextlib.contextmanager
 def process_group(
-    rank: int, size: int, store: str, backend: str = 'gloo', seconds: int = 300
+    rank: int, size: int, store: str, seconds: int = 300
 ) -> Iterator[None]:
     """The process group that meets at the file ``store``.
 
     A rank that keeps the others waiting in a collective for so many ``seconds`` fails.
     """
     torch.set_num_threads(1)
-    if backend == 'nccl':
-        torch.cuda.set_device(rank)
     dist.init_process_group(
-        backend,
+        'gloo',
         init_method=f'file://{store}',
         rank=rank,
         world_size=size,
@@ -84,9 +81,8 @@ def _work(
     rank: int,
     size: int,
     store: str,
-    backend: str,
     function: Callable,
     arguments: tuple,
 ) -> None:
-    with process_group(rank, size, store, backend):
+    with process_group(rank, size, store):
         function(rank, *arguments)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 from mmengine.config import Config, ConfigDict
 
@@ -19,9 +20,9 @@ def read_config(
 
 
 def all_nodes(tree: object) -> Iterator[ConfigDict]:
-    """All dicts of a config, outermost first."""
-    if isinstance(tree, ConfigDict):
-        yield tree
+    """All dicts of a config, or of a part of one, outermost first."""
+    if isinstance(tree, dict):
+        yield cast(ConfigDict, tree)
         tree = list(tree.values())
     if isinstance(tree, list | tuple):
         for child in tree:

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..layers.pipeline import PipelineNorm as OURS
+from .config_nodes import all_nodes
 
 
 def is_ours(module: nn.Module) -> bool:
@@ -37,11 +38,7 @@ def evaluates_as_batchnorm(layer: nn.Module) -> bool:
 
 def asks_for_ours(config: object) -> bool:
     """Whether a ``type`` anywhere in ``config`` names one of our layers."""
-    if isinstance(config, dict):
-        return _is_our_type(config.get('type')) or any(
-            map(asks_for_ours, config.values())
-        )
-    return isinstance(config, list | tuple) and any(map(asks_for_ours, config))
+    return any(_is_our_type(node.get('type')) for node in all_nodes(config))
 
 
 def _is_our_type(kind: object) -> bool:
