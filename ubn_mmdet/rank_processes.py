@@ -71,10 +71,9 @@ def process_group(
         world_size=size,
         timeout=timedelta(seconds=seconds),
     )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Not after an error: the others would fail of it before this rank is known to.
+    dist.destroy_process_group()
 
 
 def _work(

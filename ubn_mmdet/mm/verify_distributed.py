@@ -134,6 +134,19 @@ class Verdict(NamedTuple):
         """The first difference of each kind."""
         return list({d.kind: d for d in reversed(self.differences)}.values())[::-1]
 
+    def __str__(self) -> str:
+        """The case and what came of it, and a line for each of the first differences."""
+        line = f'{self.case.name}, {" + ".join(map(str, self.case.images))} images: '
+        if self.failure:
+            return f'{line}FAILED\n{self.failure}'
+        compared = ', '.join(f'{n} {kind}s' for kind, n in self.compared.items())
+        line += 'equal' if self.is_equal else 'DIFFERS'
+        line += (
+            f'; {self.norms} norm layers in training, {compared}, largest difference '
+        )
+        firsts = (f'  first {difference}' for difference in self.first())
+        return '\n'.join([f'{line}{self.largest:.1g}', *firsts])
+
     def record(self) -> dict:
         """For json."""
         differences = [difference._asdict() for difference in self.differences]
@@ -261,10 +274,8 @@ def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> Verdi
     exempt = _compared_between_ranks(layers)
     # The gradient of a bias before a norm is 0, and rounding all that is computed of it:
     # the largest of all says what is small.
-    gradients = (
-        t.abs().max().item() for (kind, _), t in joint.items() if kind == 'gradient'
-    )
-    floor = {'gradient': 1e-6 * max(gradients)}
+    gradients = [tensor for (kind, _), tensor in joint.items() if kind == 'gradient']
+    floor = {'gradient': 1e-6 * max(tensor.abs().max().item() for tensor in gradients)}
     relative = {}
     for (kind, name), expected in joint.items():
         if name in exempt:
