@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ubn_mmdet import choose_passes, gpu_check
-from ubn_mmdet.gpu_check import Machine, checks, members, run_checks
+from ubn_mmdet.gpu_check import checks, members, run_checks
 from ubn_mmdet.ops import fused
 
-CPU = Machine(torch.device('cpu'))
+CPU = torch.device('cpu')
 
 
 def only(monkeypatch, *words):
@@ -19,7 +19,7 @@ def only(monkeypatch, *words):
         for name, check in checks(CPU)
         if any(word in name for word in words)
     ]
-    monkeypatch.setattr(gpu_check, 'checks', lambda machine: iter(chosen))
+    monkeypatch.setattr(gpu_check, 'checks', lambda device: iter(chosen))
 
 
 def test_what_needs_no_gpu_passes(tmp_path, monkeypatch):
@@ -75,7 +75,7 @@ def test_an_error_of_any_kind_leaves_the_other_checks(tmp_path, monkeypatch):
     monkeypatch.setattr(
         gpu_check,
         'checks',
-        lambda machine: iter([('a', fail), ('b', lambda: {'c': 1.0})]),
+        lambda device: iter([('a', fail), ('b', lambda: {'c': 1.0})]),
     )
     result = run_checks(CPU, tmp_path / 'check.json', 60, lambda line: None)
     assert result['failed'] == {'a': 'RuntimeError: device-side assert'}

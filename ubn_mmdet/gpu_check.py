@@ -16,11 +16,11 @@ import functools
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,48 +39,10 @@ MEASURED: dict[str, Callable[[int], nn.Module]] = {
     'UBN, k=1': lambda c: UBN(c, kernel_size=1),
     'BNET': BNET,
 }
+COMPARED = 3, 6, 40, 60  # the maps that layers are compared on, (N, C, H, W)
+TIMED = (2, 64, 200, 336), (2, 256, 200, 336), (2, 2048, 25, 42), (16, 256, 14, 14)
+SECONDS = 0.5  # of each time that is measured
 Check = Callable[[], dict]
-
-
-class Machine(NamedTuple):
-    """Where to run, and how much.
-
-    Attributes:
-        device: To run on.
-        passes: Implementations to check: ``'fused'``, and ``'triton'`` where it can run.
-        size: Of the maps that layers are compared on, ``(N, C, H, W)``.
-        shapes: Of the maps that layers are measured on.
-        seconds: Of a measurement.
-    """
-
-    device: torch.device
-    passes: tuple[str, ...] = ('fused',)
-    size: tuple[int, ...] = (2, 6, 4, 6)
-    shapes: tuple[tuple[int, ...], ...] = ((2, 4, 6, 5),)
-    seconds: float = 0.0
-
-    @property
-    def is_cuda(self) -> bool:
-        """Whether it is a GPU."""
-        return self.device.type == 'cuda'
-
-    @classmethod
-    def of(cls, device: str) -> 'Machine':
-        """A GPU, or for a trial of the checks themselves a CPU."""
-        if torch.device(device).type != 'cuda':
-            return cls(torch.device(device))
-        return cls(
-            torch.device(device),
-            passes=('fused', 'triton') if find_spec('triton') else ('fused',),
-            size=(3, 6, 40, 60),
-            shapes=(
-                (2, 64, 200, 336),
-                (2, 256, 200, 336),
-                (2, 2048, 25, 42),
-                (16, 256, 14, 14),
-            ),
-            seconds=0.5,
-        )
 
 
 # --- numbers --------------------------------------------------------------------------
@@ -116,9 +78,10 @@ def trained(make: Callable[[], nn.Module]) -> nn.Module:
     return layer
 
 
-def maps(*shape: int, seed: int = 0) -> Tensor:
-    """Random maps on the CPU, with a mean."""
-    return 1 + torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def noise(*shape: int, mean: float = 0.0, seed: int = 0) -> Tensor:
+    """Random maps on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    return mean + torch.randn(shape, generator=generator)
 
 
 def step(layer: nn.Module, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
@@ -155,19 +118,19 @@ def largest_difference(
     return worst
 
 
-def compare(machine: Machine, make: Callable[[], nn.Module], passes: str) -> dict:
+def compare(device: torch.device, make: Callable[[], nn.Module], passes: str) -> dict:
     """Each dtype, memory format and mode of a layer against float64 on the CPU."""
     worst: dict[str, float] = {}
     for dtype, memory_format, training in product(TOLERANCES, FORMATS, (True, False)):
+        # Gradients of a mean would cancel: what is left of them is rounding.
         x, dy = (
-            maps(*machine.size, seed=seed).to(dtype, memory_format=memory_format)
-            for seed in (0, 1)
+            maps.to(dtype, memory_format=memory_format)
+            for maps in (noise(*COMPARED, mean=1.0), noise(*COMPARED, seed=1))
         )
         layer = trained(make).train(training)
         with reference_passes():
             want = step(copy.deepcopy(layer).double(), x.double(), dy.double())
         with choose_passes(passes):
-            device = machine.device
             got = step(layer.to(device), x.to(device), dy.to(device))
         difference = largest_difference(got, want, TOLERANCES[dtype])
         name = str(dtype).removeprefix('torch.')
@@ -178,29 +141,29 @@ def compare(machine: Machine, make: Callable[[], nn.Module], passes: str) -> dic
 # --- captured and compiled --------------------------------------------------------------
 
 
-def net(machine: Machine) -> nn.Sequential:
+def net(device: torch.device) -> nn.Sequential:
     """Two convolutions, each with a norm behind it, and equal in every call."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), UBN(8), nn.ReLU(inplace=True),
         nn.Conv2d(8, 8, 3, bias=False), UBN(8), nn.ReLU(inplace=True),
-    ).to(machine.device)  # fmt: skip
+    ).to(device)  # fmt: skip
 
 
-def check_compile(machine: Machine) -> dict:
+def check_compile(device: torch.device) -> dict:
     """``torch.compile`` in training: the same as without."""
-    x, dy = maps(2, 3, 32, 32), maps(2, 8, 28, 28, seed=1)
-    x, dy = x.to(machine.device), dy.to(machine.device)
-    want = step(net(machine), x, dy)
-    model = net(machine)
+    x, dy = noise(2, 3, 32, 32), noise(2, 8, 28, 28, seed=1)
+    x, dy = x.to(device), dy.to(device)
+    want = step(net(device), x, dy)
+    model = net(device)
     model.compile(fullgraph=True)
     return {'difference': largest_difference(step(model, x, dy), want, 1e-3)}
 
 
-def check_cuda_graph(machine: Machine) -> dict:
+def check_cuda_graph(device: torch.device) -> dict:
     """A training step that is captured and replayed: nothing waits for the device."""
-    x = maps(2, 3, 32, 32).to(machine.device).requires_grad_()
-    model, other = net(machine), net(machine)
+    x = noise(2, 3, 32, 32).to(device).requires_grad_()
+    model, other = net(device), net(device)
     # In place: the model runs three times, and is captured.
     torch.cuda.make_graphed_callables(model, (x,))
     for _ in range(2):
@@ -218,17 +181,23 @@ def check_cuda_graph(machine: Machine) -> dict:
 # --- what it costs ----------------------------------------------------------------------
 
 
-def measure(machine: Machine, shape: tuple[int, ...], dtype: torch.dtype) -> dict:
+def measure(
+    device: torch.device,
+    implementations: Sequence[str],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    seconds: float,
+) -> dict:
     """Milliseconds of a training step of each layer, in each implementation."""
-    x = maps(*shape).to(machine.device, dtype).requires_grad_()
+    x = noise(*shape, mean=1.0).to(device, dtype).requires_grad_()
     times = {}
     for name, make in MEASURED.items():
         ours = name != 'BatchNorm'
-        layer = make(shape[1]).to(machine.device)
+        layer = make(shape[1]).to(device)
         timer = Timer('layer(x).sum().backward()', globals={'layer': layer, 'x': x})
-        for passes in machine.passes if ours else machine.passes[:1]:
+        for passes in implementations if ours else implementations[:1]:
             with choose_passes(passes):
-                median = timer.blocked_autorange(min_run_time=machine.seconds).median
+                median = timer.blocked_autorange(min_run_time=seconds).median
             times[f'{name}, {passes}' if ours else name] = round(1e3 * median, 4)
     return times
 
@@ -236,35 +205,45 @@ def measure(machine: Machine, shape: tuple[int, ...], dtype: torch.dtype) -> dic
 # --- the whole ------------------------------------------------------------------------
 
 
-def checks(machine: Machine) -> Iterator[tuple[str, Check]]:
+def checks(device: torch.device) -> Iterator[tuple[str, Check]]:
     """Name and function of each check, in their order: what is quick and vital first."""
-    for (name, make), passes in product(members().items(), machine.passes):
-        check = functools.partial(compare, machine, make, passes)
+    is_cuda = device.type == 'cuda'
+    implementations = (
+        ('fused', 'triton') if is_cuda and find_spec('triton') else ('fused',)
+    )
+    for (name, make), passes in product(members().items(), implementations):
+        check = functools.partial(compare, device, make, passes)
         yield f'numbers: {name}, {passes}', check
-    if machine.is_cuda:
-        yield 'CUDA graph', lambda: check_cuda_graph(machine)
-    for shape, dtype in product(machine.shapes, (torch.float32, torch.float16)):
+    if is_cuda:
+        yield 'CUDA graph', lambda: check_cuda_graph(device)
+    shapes, seconds = (TIMED, SECONDS) if is_cuda else (((2, 4, 6, 5),), 0.0)
+    for shape, dtype in product(shapes, (torch.float32, torch.float16)):
+        check = functools.partial(
+            measure, device, implementations, shape, dtype, seconds
+        )
         kind = str(dtype).removeprefix('torch.')
-        check = functools.partial(measure, machine, shape, dtype)
         yield f'layer, ms: {shape}, {kind}', check
-    if machine.is_cuda:  # a compiler may take long
-        yield 'torch.compile', lambda: check_compile(machine)
+    if is_cuda:  # a compiler may take long
+        yield 'torch.compile', lambda: check_compile(device)
 
 
 def run_checks(
-    machine: Machine, out: Path, seconds: float, report: Callable[[str], object] = print
+    device: torch.device,
+    out: Path,
+    seconds: float,
+    report: Callable[[str], object] = print,
 ) -> dict:
     """Run all checks; write what there is after each.
 
     Args:
-        machine: To run on.
+        device: A GPU, or a CPU for a trial of the checks themselves.
         out: The json file; the table lies beside it.
         seconds: After so many no check is begun; those that are left count as failed.
         report: Takes a line for each check.
     """
-    name = torch.cuda.get_device_name(machine.device) if machine.is_cuda else 'CPU'
+    is_cuda = device.type == 'cuda'
     result: dict[str, Any] = {
-        'device': name,
+        'device': torch.cuda.get_device_name(device) if is_cuda else 'CPU',
         'torch': torch.__version__,
         'cuda': torch.version.cuda,
         'ubn_mmdet': __version__,
@@ -273,7 +252,7 @@ def run_checks(
         'tracebacks': {},
     }
     start = time.monotonic()
-    for what, check in checks(machine):
+    for what, check in checks(device):
         begun = time.monotonic()
         if begun - start > seconds:
             result['failed'][what] = 'not begun: the time was over'
@@ -318,9 +297,11 @@ def main(arguments: list[str] | None = None) -> int:
         '--seconds', type=float, default=480, help='begin no check after'
     )
     options = parser.parse_args(arguments)
-    if torch.device(options.device).type == 'cuda' and not torch.cuda.is_available():
+    device = torch.device(options.device)
+    if device.type == 'cuda' and not torch.cuda.is_available():
         parser.error('PyTorch finds no GPU; --device cpu tries the checks themselves')
-    result = run_checks(Machine.of(options.device), options.out, options.seconds)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is compared
+    result = run_checks(device, options.out, options.seconds)
     for what, error in result['failed'].items():
         print(f'FAILED {what}: {error}')
     print(
