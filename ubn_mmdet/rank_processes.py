@@ -18,7 +18,7 @@ class RankError(RuntimeError):
 @contextlib.contextmanager
 def rank_processes(
     size: int, function: Callable, *arguments: object
-) -> Iterator[Callable[[float | None], bool]]:
+) -> Iterator[mp.ProcessContext]:
     """Run ``function(rank, *arguments)`` on ranks; leaving the context ends them.
 
     Args:
@@ -27,28 +27,24 @@ def rank_processes(
         arguments: The same for each rank.
 
     Yields:
-        Waits for the ranks, for so many seconds or until they are done, and says whether
-        they are. It raises ``RankError`` as soon as one fails.
+        PyTorch's own context: ``join(seconds)`` waits until the ranks are done.
+
+    Raises:
+        RankError: From a ``join`` within the context, as soon as a rank fails.
     """
     with TemporaryDirectory() as folder:
-        store = str(Path(folder, 'store'))
         context = mp.start_processes(
             _work,
-            (size, store, function, arguments),
+            (size, str(Path(folder, 'store')), function, arguments),
             nprocs=size,
             join=False,
             daemon=True,
             start_method='spawn',
         )
-
-        def wait(seconds: float | None = None) -> bool:
-            try:
-                return context.join(seconds)
-            except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
-                raise RankError(f'rank {error.error_index} failed: {error}') from None
-
         try:
-            yield wait
+            yield context
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+            raise RankError(f'rank {error.error_index} failed: {error}') from None
         finally:
             for process in context.processes:
                 process.kill()

@@ -184,22 +184,21 @@ def verify(
     detector = build(config, options)
     _check_detector(detector)
     every = cases(ranks)
-    with TemporaryDirectory() as folder:
-        one, several = Path(folder, 'one'), Path(folder, 'several')
-        work = config, options, every, image_size
+    with TemporaryDirectory() as name:
+        work = Path(name), config, options, every, image_size
         # Before the ranks run: the first of them to fail is then seen to be the first.
-        write_traces(None, one, *work)
-        with rank_processes(ranks, write_traces, several, *work) as wait:
-            for case in every:
-                files = [_file(several, case, rank) for rank in range(ranks)]
-                try:
+        write_traces(None, *work)
+        try:
+            with rank_processes(ranks, write_traces, *work) as processes:
+                for case in every:
+                    files = [_file(work[0], case, rank) for rank in range(ranks)]
                     while not all(file.exists() for file in files):
-                        wait(1.0)
-                except RankError as error:
-                    yield Verdict(case, failure=str(error))
-                    return
-                joint = torch.load(_file(one, case, None))
-                yield compare(case, detector, joint, [torch.load(f) for f in files])
+                        processes.join(1.0)
+                    joint = torch.load(_file(work[0], case, None))
+                    parts = [torch.load(file) for file in files]
+                    yield compare(case, detector, joint, parts)
+        except RankError as error:
+            yield Verdict(case, failure=str(error))
 
 
 def write_traces(
@@ -213,7 +212,6 @@ def write_traces(
     """Write what a rank, or for None one process, does in each case, as it comes."""
     detector = build(config, options)
     start = {k: v.clone() for k, v in detector.state_dict().items()}
-    folder.mkdir(exist_ok=True)
     for case in every:
         detector.load_state_dict(start)
         part = slice(None) if rank is None else case.part(rank)
