@@ -11,12 +11,11 @@ the averages.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,35 +23,34 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='of the detector; a run of a comparison has one')
-    parser.add_argument('checkpoint', help='its weights')
-    parser.add_argument(
-        '--batches', type=int, default=40, help='to average over (%(default)s)'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('config', help='of the detector; a run of a comparison has one')
+    add('checkpoint', help='its weights')
+    add('--batches', type=int, default=40, help='to average over (%(default)s)')
+    add(
         '--batch-size',
         type=int,
         default=8,
-        help='images of each, and of each batch in evaluation (%(default)s)',
+        help='images of each (%(default)s)',
     )
-    parser.add_argument(
+    add(
         '--statistics',
         nargs='+',
         default=['running', 'precise', 'batch'],
         help='those to evaluate with (%(default)s)',
     )
-    parser.add_argument(
+    add(
         '--padding',
         nargs='+',
         default=['counted', 'left-out'],
         help='what to do with it (%(default)s)',
     )
-    parser.add_argument(
+    add(
         '--out',
         type=Path,
-        help='json file for the results, and to go on from (CHECKPOINT.norm_gap.json)',
+        help='for results, and to go on from: CHECKPOINT.norm_gap.json',
     )
-    parser.add_argument(
+    add(
         '--save-precise',
         type=Path,
         help='write the weights with precise statistics there',
@@ -66,7 +64,7 @@ def main() -> None:
     args = parse_args()
     out = args.out or Path(f'{args.checkpoint}.norm_gap.json')
     gaps = []
-    try:
+    with ended_by(OSError, ToolboxError, TypeError, ValueError):
         require_toolbox()
         from ubn_mmdet.mm.norm_gap import Settings, gap_table, norm_gap
 
@@ -83,8 +81,6 @@ def main() -> None:
             for gap in norm_gap(settings, out, logs, args.save_precise):
                 gaps.append(gap)
                 print(f'norm_gap: {gap.row} is evaluated', flush=True)
-    except (OSError, ToolboxError, TypeError, ValueError) as error:
-        sys.exit(f'norm_gap: {error}')
     print(f'\nBatches of {args.batch_size} images; {out} has all metrics.\n')
     print(gap_table(gaps))
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ubn_mmdet.files import write_whole
-from ubn_mmdet.mm.rank_processes import RankError
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,14 +22,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='of the detector, with any norm')
-    parser.add_argument('--ranks', type=int, default=3, help='how many (%(default)s)')
-    parser.add_argument(
-        '--image-size', type=int, default=64, help='pixels a side (%(default)s)'
-    )
-    parser.add_argument(
-        '--out', type=Path, help='write all that differs there, as json'
-    )
+    add = parser.add_argument
+    add('config', help='of the detector, with any norm')
+    add('--ranks', type=int, default=3, help='how many (%(default)s)')
+    add('--image-size', type=int, default=64, help='pixels a side (%(default)s)')
+    add('--out', type=Path, help='write all that differs there, as json')
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -38,20 +34,24 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Print the verdict on each case as it comes."""
     args = parse_args()
-    settings = args.config, args.ranks, args.image_size, args.cfg_options
-    verdicts: list = []
+    settings = {
+        'config': args.config,
+        'ranks': args.ranks,
+        'image_size': args.image_size,
+        'options': args.cfg_options,
+    }
+    verdicts: list[Any] = []
     print(f'starting {args.ranks} ranks', flush=True)
-    try:
+    with ended_by(OSError, ToolboxError, TypeError, ValueError):
         require_toolbox()
         from ubn_mmdet.mm.verify_distributed import verify
 
-        for verdict in verify(*settings):
-            show(verdict)
+        for verdict in verify(**settings):
+            print(verdict, flush=True)
             verdicts.append(verdict)
             if args.out:
-                write(args.out, settings, verdicts)
-    except (OSError, RankError, ToolboxError, TypeError, ValueError) as error:
-        sys.exit(f'verify_distributed: {error}')
+                record = settings | {'cases': [each.record() for each in verdicts]}
+                write_whole(args.out, json.dumps(record, indent=1).encode() + b'\n')
     last = verdicts[-1]
     if last.exempt:
         print(
@@ -67,29 +67,6 @@ def main() -> None:
     if not all(verdict.is_equal for verdict in verdicts):
         sys.exit(1)
     print(f'{args.ranks} ranks compute what one process does.')
-
-
-def show(verdict: Any) -> None:
-    """Print one verdict."""
-    case = verdict.case
-    line = f'{case.name}, {" + ".join(map(str, case.images))} images: '
-    if verdict.failure:
-        print(f'{line}FAILED\n{verdict.failure}', flush=True)
-        return
-    compared = ', '.join(f'{n} {kind}s' for kind, n in verdict.compared.items())
-    line += 'equal' if verdict.is_equal else 'DIFFERS'
-    line += f'; {verdict.norms} norm layers in training, {compared}, '
-    print(f'{line}largest difference {verdict.largest:.1g}', flush=True)
-    for difference in verdict.first():
-        print(f'  first {difference}', flush=True)
-
-
-def write(path: Path, settings: tuple, verdicts: list) -> None:
-    """Write what is known so far."""
-    names = 'config', 'ranks', 'image_size', 'options'
-    record = dict(zip(names, settings, strict=True))
-    record['cases'] = [verdict.record() for verdict in verdicts]
-    write_whole(path, json.dumps(record, indent=1).encode() + b'\n')
 
 
 if __name__ == '__main__':

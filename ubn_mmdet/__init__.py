@@ -7,53 +7,15 @@ Importing this package registers the norm layers wherever MMEngine is installed:
 import warnings
 from importlib.util import find_spec
 
-from .layers import (
-    BGN,
-    BNET,
-    IEBN,
-    L2BN,
-    MABN,
-    MBN,
-    RBN,
-    UBN,
-    BatchRenorm,
-    CentralizedConv2d,
-    InitBN,
-    JSNorm,
-    PowerNorm,
-    convert_batchnorm,
-    hide_padding,
-    precise_statistics,
-    second_forward,
-)
+from . import layers
+from .layers import *  # noqa: F403
 from .mm.toolbox import mmengine_problem
 from .ops.padding import padded_images
 from .ops.passes import choose_passes, reference_passes
 from .version import __version__
 
-__all__ = [
-    'BGN',
-    'BNET',
-    'IEBN',
-    'L2BN',
-    'MABN',
-    'MBN',
-    'RBN',
-    'UBN',
-    'BatchRenorm',
-    'CentralizedConv2d',
-    'InitBN',
-    'JSNorm',
-    'PowerNorm',
-    '__version__',
-    'choose_passes',
-    'convert_batchnorm',
-    'hide_padding',
-    'padded_images',
-    'precise_statistics',
-    'reference_passes',
-    'second_forward',
-]
+__all__ = ['__version__', 'choose_passes', 'padded_images', 'reference_passes']
+__all__ += layers.__all__
 
 
 def _register() -> None:

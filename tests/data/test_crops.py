@@ -126,7 +126,7 @@ def test_a_folder_is_not_made_twice_and_not_for_other_arguments(source, tmp_path
 
 
 def test_what_cannot_be(source, tmp_path):
-    with pytest.raises(ValueError, match='min_size must be an integer of at least 1'):
+    with pytest.raises(ValueError, match='min_size must be a positive integer, got 0'):
         crops(source, tmp_path / 'a', min_size=0)
     with pytest.raises(ValueError, match='no train object whose shorter side'):
         crops(source, tmp_path / 'b', min_size=31)

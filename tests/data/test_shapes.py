@@ -96,7 +96,7 @@ def test_a_folder_with_something_else_is_refused(drawn, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'wrong', [{'num_train': 0}, {'num_val': 1.5}, {'image_size': 32}, {'seed': -1}]
+    'wrong', [{'num_train': 0}, {'num_val': -1}, {'image_size': 32}, {'seed': -1}]
 )
 def test_senseless_arguments_raise_before_anything_is_drawn(wrong, tmp_path):
     [(name, value)] = wrong.items()

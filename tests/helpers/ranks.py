@@ -1,15 +1,13 @@
 """Runs a function on several gloo processes at once."""
 
-import contextlib
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from ubn_mmdet.rank_processes import process_group
 
 
 class Ranks:
@@ -59,27 +57,8 @@ class Ranks:
             process.kill()
 
 
-@contextlib.contextmanager
-def process_group(
-    rank: int, size: int, store: str, seconds: int = 60
-) -> Iterator[None]:
-    """The gloo process group that meets at the file ``store``."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        'gloo',
-        init_method=f'file://{store}',
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=seconds),
-    )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
 def _work(rank: int, size: int, store: str, tasks: mp.Queue, results: mp.Queue) -> None:
-    with process_group(rank, size, store):
+    with process_group(rank, size, store, seconds=60):
         while (task := tasks.get()) is not None:
             call, function, argument = pickle.loads(task)
             try:

@@ -201,6 +201,9 @@ def test_the_tool_goes_on_where_it_stopped(place):
     printed = run(*command, *options, cwd=place)
     assert '| running | all | 0.750 |' in printed
     assert len(json.loads(out.read_text())['results']) == 5
+    others = [o.replace('counted', 'left-out') for o in options if o != 'batch']
+    run(*command, *others, cwd=place)
+    assert len(json.loads(out.read_text())['results']) == 6
     printed = run(*command, '--batches', 3, *options, cwd=place, ok=False)
     assert 'holds results with batches 40 instead of 3' in printed
 

@@ -4,7 +4,6 @@ From a COCO-format folder to one that :class:`~.image_folder.ImageFolder` opens.
 """
 
 import hashlib
-import io
 import json
 import os
 import random
@@ -15,9 +14,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from ..files import write_whole
+from ..layers.checks import check_count
 from ..records import claim_folder
-from .checks import check_int
 from .coco_folder import SPLITS, CocoFolder, annotation_file
 from .image_folder import CLASSES, list_file, write_lists
 
@@ -62,13 +60,14 @@ def make_crops(
         ``folder``.
 
     Raises:
+        TypeError: For an argument that is no integer.
         ValueError: For an argument out of its range, or if a split has no crop.
         RecordError: If the folder holds something else.
     """
-    check_int('size', size, 8)
-    check_int('min_size', min_size, 1)
+    check_count('size', size, least=8)
+    check_count('min_size', min_size)
     if max_per_class is not None:
-        check_int('max_per_class', max_per_class, 1)
+        check_count('max_per_class', max_per_class)
     folder = Path(folder)
     texts = {s: (source.root / annotation_file(s)).read_bytes() for s in SPLITS}
     record = {
@@ -91,32 +90,31 @@ def make_crops(
     there = {a['category_id'] for a in chosen['train']}
     categories = [c for c in contents['train']['categories'] if c['id'] in there]
     labels = {category['id']: label for label, category in enumerate(categories)}
-    names = [_folder_name(i, c['name']) for i, c in enumerate(categories)]
-    samples: dict[str, list[tuple[str, int]]] = {}
-    for split in SPLITS:
-        kept = [a for a in chosen[split] if a['category_id'] in labels]
-        if not kept:
+    folders = [_folder_name(i, c['name']) for i, c in enumerate(categories)]
+    samples: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
+    for split, content in contents.items():
+        for name in folders:
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+        names = {image['id']: image['file_name'] for image in content['images']}
+        by_image = defaultdict(list)
+        for annotation in chosen[split]:
+            if annotation['category_id'] in labels:
+                by_image[names[annotation['image_id']]].append(annotation)
+        if not by_image:
             raise ValueError(
                 f'{source.root} has no {split} object whose shorter side is at least '
                 f'{min_size} pixels'
             )
-        images = {
-            image['id']: image['file_name'] for image in contents[split]['images']
-        }
-        by_image = defaultdict(list)
-        for annotation in kept:
-            label = labels[annotation['category_id']]
-            name = f'{names[label]}/{annotation["id"]}.jpg'
-            by_image[images[annotation['image_id']]].append((annotation, name, label))
-        samples[split] = []
-        for done, (file_name, crops) in enumerate(by_image.items(), 1):
-            with Image.open(source.root / split / file_name) as opened:
+        for done, (name, annotations) in enumerate(by_image.items(), 1):
+            with Image.open(source.root / split / name) as opened:
                 # The boxes are those of photographs turned upright.
                 image = ImageOps.exif_transpose(opened).convert('RGB')
-            for annotation, name, label in crops:
+            for annotation in annotations:
+                label = labels[annotation['category_id']]
+                file = f'{folders[label]}/{annotation["id"]}.jpg'
                 crop = _crop(image, annotation['bbox'], size)
-                write_whole(folder / split / name, _jpeg(crop))
-                samples[split].append((name, label))
+                crop.save(folder / split / file, quality=_QUALITY, subsampling=0)
+                samples[split].append((file, label))
             if done % _TOLD_EVERY == 0 or done == len(by_image):
                 progress(f'{folder / split}: {done} of {len(by_image)} images cropped')
     write_lists(folder, [c['name'] for c in categories], samples)
@@ -153,9 +151,3 @@ def _crop(image: Image.Image, box: list[float], size: int) -> Image.Image:
 
 def _folder_name(label: int, name: str) -> str:
     return f'{label:03d}_{re.sub(r"[^a-zA-Z0-9-]+", "_", name)}'
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format='JPEG', quality=_QUALITY, subsampling=0)
-    return stream.getvalue()

@@ -19,7 +19,8 @@ def fitting_size(folder: CocoFolder) -> int:
     The median of the training images' long sides, which a few odd images do not move, as
     a multiple of 32 from 128 to 320.
     """
-    return _fit(median_long_side(folder))
+    pixels = STRIDE * round(median_long_side(folder) / STRIDE)
+    return min(max(pixels, SMALLEST), LARGEST)
 
 
 def median_long_side(folder: CocoFolder) -> float:
@@ -28,7 +29,3 @@ def median_long_side(folder: CocoFolder) -> float:
     return statistics.median(
         max(image['width'], image['height']) for image in content['images']
     )
-
-
-def _fit(pixels: float) -> int:
-    return min(max(STRIDE * round(pixels / STRIDE), SMALLEST), LARGEST)

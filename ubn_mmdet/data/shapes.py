@@ -7,21 +7,20 @@ belong to no class. Every shape is annotated with its exact visible pixels.
 """
 
 import colorsys
-import io
 import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from ..files import write_whole
+from ..layers.checks import check_count
 from ..records import claim_folder
-from .checks import check_int
 from .coco_folder import SPLITS, annotation_file
 
 CLASSES = ('ellipse', 'rectangle', 'triangle', 'star')
@@ -44,8 +43,7 @@ _PLACEMENT_TRIES = 20
 _HUE_DEVIATION = 0.08
 
 
-@dataclass(frozen=True)
-class DrawnImage:
+class DrawnImage(NamedTuple):
     """One drawn image with its instances, lowest shape first.
 
     Attributes:
@@ -83,13 +81,14 @@ def make_shapes(
         progress: Called with a line of text now and then.
 
     Raises:
+        TypeError: An argument is no integer.
         ValueError: An argument is out of its range.
         RecordError: The folder holds something else.
     """
-    check_int('num_train', num_train, 1)
-    check_int('num_val', num_val, 1)
-    check_int('image_size', image_size, MIN_IMAGE_SIZE)
-    check_int('seed', seed, 0)
+    check_count('num_train', num_train)
+    check_count('num_val', num_val)
+    check_count('image_size', image_size, least=MIN_IMAGE_SIZE)
+    check_count('seed', seed, least=0)
     folder = Path(folder)
     counts = {'train': num_train, 'val': num_val}
     record = {
@@ -106,11 +105,10 @@ def make_shapes(
         progress(f'{folder} already holds this data set')
         return folder
 
-    annotations = {}
-    for split in SPLITS:
-        annotations[split] = _draw_split(
-            folder, split, counts[split], image_size, seed, progress
-        )
+    annotations = {
+        split: _draw_split(folder, split, counts[split], image_size, seed, progress)
+        for split in SPLITS
+    }
     for split, path in annotation_files.items():
         write_whole(path, (json.dumps(annotations[split]) + '\n').encode())
     return folder
@@ -291,29 +289,27 @@ def _draw_split(
     progress: Callable[[str], object],
 ) -> dict:
     """Draw a split's images and return its COCO annotations."""
+    (folder / split).mkdir(exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
     for index in range(count):
         drawn = draw_image(seed, split, index, image_size)
-        file_name = _file_name(index)
-        write_whole(folder / split / file_name, _png_bytes(drawn.pixels))
-        image_id = index + 1
-        images.append(
-            {
-                'id': image_id,
-                'file_name': file_name,
-                'width': image_size,
-                'height': image_size,
-            }
-        )
+        name, size = f'{index:06d}.png', {'width': image_size, 'height': image_size}
+        Image.fromarray(drawn.pixels).save(folder / split / name)
+        images.append({'id': index + 1, 'file_name': name, **size})
         for label, mask in zip(drawn.labels, drawn.masks, strict=True):
-            annotation = {
-                'id': len(annotations) + 1,
-                'image_id': image_id,
-                'category_id': label + 1,
-                'iscrowd': 0,
-            }
-            annotations.append(annotation | _geometry(mask))
+            rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': index + 1,
+                    'category_id': label + 1,
+                    'iscrowd': 0,
+                    'bbox': coco_mask.toBbox(rle).tolist(),
+                    'area': int(coco_mask.area(rle)),
+                    'segmentation': rle | {'counts': rle['counts'].decode('ascii')},
+                }
+            )
         if (index + 1) % 100 == 0 or index + 1 == count:
             progress(f'drawing {folder / split}: {index + 1} of {count} images')
     return {
@@ -321,26 +317,6 @@ def _draw_split(
         'images': images,
         'annotations': annotations,
         'categories': [
-            {'id': label + 1, 'name': name} for label, name in enumerate(CLASSES)
+            {'id': label, 'name': name} for label, name in enumerate(CLASSES, 1)
         ],
     }
-
-
-def _geometry(mask: np.ndarray) -> dict:
-    """Mask, tight box (x, y, width, height) and area in COCO's form."""
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {
-        'bbox': coco_mask.toBbox(rle).tolist(),
-        'area': int(coco_mask.area(rle)),
-        'segmentation': {'size': rle['size'], 'counts': rle['counts'].decode('ascii')},
-    }
-
-
-def _file_name(index: int) -> str:
-    return f'{index:06d}.png'
-
-
-def _png_bytes(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format='PNG')
-    return stream.getvalue()

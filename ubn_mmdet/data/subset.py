@@ -40,12 +40,21 @@ def make_subset(
         split: json.loads((source.root / annotation_file(split)).read_bytes())
         for split in SPLITS
     }
-    kept = _most_frequent(contents['train'], classes)
-    for split, content in contents.items():
-        if classes is not None:
-            _keep_categories(content, kept)
-        if split == 'train' and train_images is not None:
-            _keep_images(content, train_images)
+    if classes is not None:
+        kept = _most_frequent(contents['train'], classes)
+        for content in contents.values():
+            _keep(content, 'categories', 'category_id', kept)
+            seen = {a['image_id'] for a in content['annotations']}
+            _keep(content, 'images', 'image_id', seen)
+    if train_images is not None:
+        images = sorted(contents['train']['images'], key=lambda image: image['id'])
+        if train_images > len(images):
+            raise ValueError(
+                f'there are {len(images)} training images to keep {train_images} of'
+            )
+        drawn = random.Random(_SEED).sample(images, train_images)
+        contents['train']['images'] = images
+        _keep(contents['train'], 'images', 'image_id', {i['id'] for i in drawn})
     for split, content in contents.items():
         text = json.dumps(content, sort_keys=True)
         write_whole(folder / annotation_file(split), text.encode())
@@ -55,33 +64,17 @@ def make_subset(
     return folder
 
 
-def _most_frequent(content: dict, number: int | None) -> set[int]:
+def _most_frequent(content: dict, number: int) -> set[int]:
     counts = Counter(
         a['category_id'] for a in content['annotations'] if not a['iscrowd']
     )
-    if number is None:
-        return set(counts)
     if number > len(counts):
         raise ValueError(f'there are {len(counts)} classes to keep {number} of')
     ranked = sorted(counts, key=lambda category: (-counts[category], category))
     return set(ranked[:number])
 
 
-def _keep_categories(content: dict, kept: set[int]) -> None:
-    content['categories'] = [c for c in content['categories'] if c['id'] in kept]
-    content['annotations'] = [
-        a for a in content['annotations'] if a['category_id'] in kept
-    ]
-    seen = {a['image_id'] for a in content['annotations']}
-    content['images'] = [image for image in content['images'] if image['id'] in seen]
-
-
-def _keep_images(content: dict, number: int) -> None:
-    images = sorted(content['images'], key=lambda image: image['id'])
-    if number > len(images):
-        raise ValueError(f'there are {len(images)} training images to keep {number} of')
-    drawn = {i['id'] for i in random.Random(_SEED).sample(images, number)}
-    content['images'] = [image for image in images if image['id'] in drawn]
-    content['annotations'] = [
-        a for a in content['annotations'] if a['image_id'] in drawn
-    ]
+def _keep(content: dict, what: str, key: str, ids: set[int]) -> None:
+    """Keep the images or categories of these ``ids``, and their annotations."""
+    content[what] = [one for one in content[what] if one['id'] in ids]
+    content['annotations'] = [a for a in content['annotations'] if a[key] in ids]

@@ -1,10 +1,11 @@
 """Which convolutions a norm layer follows, seen by running the model."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 Before = dict[nn.Module, set[nn.Module]]
@@ -39,8 +40,7 @@ def convolutions_before(
     try:
         with watch:
             result = run()
-        for tensor in _tensors(result):
-            watch.is_taken(tensor)
+        watch.are_taken(result)
     finally:
         for hook in hooks:
             hook.remove()
@@ -84,27 +84,15 @@ class _Watch(TorchDispatchMode):
     def leaves(self, norm: nn.Module, inputs: tuple, output: Tensor) -> None:
         self._norms -= 1
 
-    def is_taken(self, tensor: Tensor) -> None:
-        if (maker := self._maker.get(tensor)) is not None:
-            self.takers[maker].add(None)
-        owner = self._owner.get(id(tensor))
-        if owner is not None and owner is not self._making:
-            self.takers[owner].add(None)
+    def are_taken(self, tensors: object) -> None:
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, Tensor) and tensor in self._maker:
+                self.takers[self._maker[tensor]].add(None)
+            owner = self._owner.get(id(tensor))
+            if owner is not None and owner is not self._making:
+                self.takers[owner].add(None)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
         if not self._norms:
-            for tensor in _tensors((args, kwargs)):
-                self.is_taken(tensor)
-        return function(*args, **kwargs)
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """All tensors in containers of any depth."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(tuple(value.values()))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
+            self.are_taken((args, kwargs))
+        return function(*args, **(kwargs or {}))

@@ -1,6 +1,7 @@
 """Running statistics that are averages over batches which the same weights have seen."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -38,38 +39,55 @@ def precise_statistics(
     Raises:
         ValueError: If no norm layer's statistics would move, or there is no batch.
     """
+    with kept_modes(model):
+        norms = moving_norms(model.train()).values()
+        memory = {norm: _memory(norm) for norm in norms}
+        try:
+            for norm in norms:
+                norm.momentum = None
+                norm.num_batches_tracked.zero_()  # the first batch replaces what there is
+            count = 0
+            for batch in batches:
+                (forward or model)(batch)
+                count += 1
+            if not count:
+                raise ValueError('there is no batch to take statistics of')
+        finally:
+            for norm, (momentum, buffers) in memory.items():
+                norm.momentum = momentum
+                for name, value in buffers.items():
+                    norm.get_buffer(name).copy_(value)
+
+
+def moving_norms(model: nn.Module) -> dict[str, Any]:
+    """The norm layers whose running statistics move in the model's mode, by name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.training
+        if module.track_running_stats and module.running_mean is not None
+    }
+    if not found:
+        raise ValueError(
+            'the model has no norm layer whose statistics move in training: none with '
+            'running statistics, or all are in evaluation (norm_eval, frozen_stages)'
+        )
+    return found
+
+
+@contextlib.contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Put every module back into the mode, training or evaluation, that it has now."""
     modes = {module: module.training for module in model.modules()}
-    model.train()
-    norms: list[Any] = [module for module in modes if _moves(module)]
-    memory = {norm: _memory(norm) for norm in norms}
     try:
-        if not norms:
-            raise ValueError(
-                'the model has no norm layer whose statistics move in training: none with '
-                'running statistics, or all are in evaluation (norm_eval, frozen_stages)'
-            )
-        for norm in norms:
-            norm.momentum = None
-            norm.num_batches_tracked.zero_()  # the first batch replaces what there is
-        count = 0
-        for batch in batches:
-            (forward or model)(batch)
-            count += 1
-        if not count:
-            raise ValueError('there is no batch to take statistics of')
+        yield
     finally:
-        for norm, (momentum, buffers) in memory.items():
-            norm.momentum = momentum
-            for name, value in buffers.items():
-                norm.get_buffer(name).copy_(value)
         for module, mode in modes.items():
             module.training = mode
-
-
-def _moves(module: nn.Module) -> bool:
-    if not isinstance(module, _BatchNorm) or not module.training:
-        return False
-    return module.track_running_stats and module.running_mean is not None
 
 
 def _memory(norm: Any) -> tuple[float | None, dict[str, torch.Tensor]]:

@@ -1,14 +1,28 @@
-"""Finding the parts of a config, wherever they are."""
+"""Reading a config, and finding its parts, wherever they are."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from typing import cast
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+
+
+def read_config(
+    path: str | os.PathLike, options: Mapping[str, object] | None = None
+) -> Config:
+    """A config of MMDetection's, with ``options`` in place of its own settings."""
+    from mmdet.utils import register_all_modules  # slow, and not needed for the rest
+
+    register_all_modules()
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(dict(options or {}))
+    return cfg
 
 
 def all_nodes(tree: object) -> Iterator[ConfigDict]:
-    """All dicts of a config, outermost first."""
-    if isinstance(tree, ConfigDict):
-        yield tree
+    """All dicts of a config, or of a part of one, outermost first."""
+    if isinstance(tree, dict):
+        yield cast(ConfigDict, tree)
         tree = list(tree.values())
     if isinstance(tree, list | tuple):
         for child in tree:

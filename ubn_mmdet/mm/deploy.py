@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..deploy import FoldReport, fold
 from ..deploy.fold import CONVOLUTIONS
+from .config_nodes import all_nodes
 from .folded_detector import folded_settings
 
 SIZE = 128, 128  # divisible by the strides of feature pyramids
@@ -89,25 +90,13 @@ def fold_checkpoint(
 @contextlib.contextmanager
 def _no_thresholds(model: nn.Module) -> Iterator[None]:
     """Let every box through, whatever its score."""
-    found: list[dict] = []
-    for module in model.modules():
-        found += _with_threshold(getattr(module, 'test_cfg', None))
-    before = [cfg['score_thr'] for cfg in found]
+    settings = [getattr(module, 'test_cfg', None) for module in model.modules()]
+    found = [node for node in all_nodes(settings) if 'score_thr' in node]
+    before = [node['score_thr'] for node in found]
     try:
-        for cfg in found:
-            cfg['score_thr'] = 0.0
+        for node in found:
+            node['score_thr'] = 0.0
         yield
     finally:
-        for cfg, threshold in zip(found, before, strict=True):
-            cfg['score_thr'] = threshold
-
-
-def _with_threshold(settings: object) -> Iterator[dict[str, Any]]:
-    if isinstance(settings, dict):
-        if 'score_thr' in settings:
-            yield settings
-        for value in settings.values():
-            yield from _with_threshold(value)
-    elif isinstance(settings, list | tuple):  # of the stages of a cascade
-        for value in settings:
-            yield from _with_threshold(value)
+        for node, threshold in zip(found, before, strict=True):
+            node['score_thr'] = threshold

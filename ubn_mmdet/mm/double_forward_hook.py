@@ -3,11 +3,11 @@
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..layers import MBN, second_forward
+from .members import unwrapped
 
 
 @HOOKS.register_module()
@@ -48,7 +48,7 @@ class DoubleForwardHook(Hook):
         if not wrapper.should_update():
             return
         # Not through a wrapper: it would prepare for a backward.
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         with second_forward(model), wrapper.optim_context(model):
             data = model.data_preprocessor(data_batch, True)
             if isinstance(data, dict):

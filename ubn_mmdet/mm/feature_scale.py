@@ -7,12 +7,13 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..layers.checks import check_count, check_number
+from ..layers.precise import kept_modes
+from .members import unwrapped
 
 
 class FeatureScaleError(RuntimeError):
@@ -58,7 +59,7 @@ class FeatureScaleHook(Hook):
         if self._is_done or runner.iter:
             return
         self._is_done = True
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         images = model.data_preprocessor({'inputs': data_batch['inputs']})['inputs']
         shorter = min(images.shape[2:])
         # No larger than they are: on every rank, for all are to meet below.
@@ -66,11 +67,9 @@ class FeatureScaleHook(Hook):
         small = interpolate(
             images, scale_factor=size / shorter, mode='bilinear', antialias=True
         )
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        scales = [feature_scales(model, x)['backbone'] for x in (small, images)]
-        for module, mode in modes.items():
-            module.training = mode
+        with kept_modes(model):
+            model.eval()
+            scales = [feature_scales(model, x)['backbone'] for x in (small, images)]
         of_ranks = torch.tensor(scales, device=images.device)
         all_reduce(of_ranks, 'mean')
         small_scales, large_scales = of_ranks.tolist()

@@ -8,13 +8,12 @@ from typing import Any
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from ..ops.recompute import is_in_backward
-from .members import asks_for_ours, is_ours, kinds
+from .members import asks_for_ours, is_ours, kinds, unwrapped
 from .replacers import UBNReplacedError
 
 
@@ -42,7 +41,7 @@ class UBNGuardHook(Hook):
         if self._has_reported:
             return
         self._has_reported = True
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         layers = {n: m for n, m in model.named_modules() if is_ours(m)}
         if not layers and asks_for_ours(runner.cfg.get('model', {})):
             raise UBNReplacedError(

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .members import unwrapped
 
 
 class CheckpointLayoutError(RuntimeError):
@@ -34,7 +35,7 @@ class CheckpointLayoutHook(Hook):
         """Compare."""
         if runner.iter:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         for name, module in model.named_modules():
             for init_cfg in _pretrained(module):
                 check_layout(name, module, init_cfg)

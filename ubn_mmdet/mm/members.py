@@ -1,16 +1,25 @@
-"""Which modules and which configs are this package's norm layers."""
+"""A run's model, and which modules and configs are this package's norm layers."""
 
 from collections.abc import Iterable
+from typing import Any
 
+from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
 from ..layers.pipeline import PipelineNorm as OURS
+from .config_nodes import all_nodes
 
 
 def is_ours(module: nn.Module) -> bool:
     """Whether ``module`` is a norm layer of this package."""
     return isinstance(module, OURS)
+
+
+def unwrapped(runner: Any) -> Any:
+    """The model of a runner, without what distributes it over ranks."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
 
 
 def kinds(layers: Iterable[nn.Module]) -> str:
@@ -29,11 +38,7 @@ def evaluates_as_batchnorm(layer: nn.Module) -> bool:
 
 def asks_for_ours(config: object) -> bool:
     """Whether a ``type`` anywhere in ``config`` names one of our layers."""
-    if isinstance(config, dict):
-        return _is_our_type(config.get('type')) or any(
-            map(asks_for_ours, config.values())
-        )
-    return isinstance(config, list | tuple) and any(map(asks_for_ours, config))
+    return any(_is_our_type(node.get('type')) for node in all_nodes(config))
 
 
 def _is_our_type(kind: object) -> bool:

@@ -8,21 +8,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.files import check_new, write_checkpoint
 from ..files import write_whole
 from ..layers import convert_batchnorm, precise_statistics
 from ..layers.checks import check_choice, check_count
+from ..layers.precise import RUNNING, moving_norms
 from ..markdown import markdown_table
 from ..records import RecordError, check_record, read_json
-from .config_nodes import all_nodes
+from .config_nodes import all_nodes, read_config
 
 STATISTICS = 'running', 'precise', 'batch'
 PADDINGS = 'counted', 'left-out'
@@ -37,7 +35,7 @@ BATCHNORM: dict[str, Any] = {
     'condensation_threshold': None,
 }
 
-Averages = dict[str, tuple[Tensor, Tensor]]  # running mean and variance, by layer
+Averages = dict[str, Tensor]  # running means and variances, by their names in the model
 
 
 class Row(NamedTuple):
@@ -191,7 +189,9 @@ class _Detector:
 
     def __init__(self, cfg: Config, settings: Settings) -> None:
         self._cfg = cfg
-        self._settings = settings
+        self._batches = settings.batches
+        if 'left-out' in settings.paddings:
+            _leave_padding_out(cfg.model.get('data_preprocessor') or {})
         self._runner = Runner.from_cfg(cfg)
         path = str(settings.checkpoint)
         try:
@@ -202,104 +202,79 @@ class _Detector:
             if not value.isfinite().all():
                 raise ValueError(f'{path} has values in {name} that are not finite')
         self._model: Any = convert_batchnorm(self._runner.model, **BATCHNORM)
-        self._norms = _moving(self._model)
-        if not self._norms:
-            raise ValueError(
-                'the detector has no norm layer whose statistics move in training: none '
-                'with running statistics, or all are in evaluation (norm_eval, '
-                'frozen_stages)'
-            )
+        self._norms = moving_norms(self._model.train())
         found = {component_of(name) for name in self._norms}
         self.components = sorted(found, key=COMPONENTS.index)
-        self._running = self._averages()
+        self._averages: Averages = {
+            f'{name}.{average}': norm.get_buffer(average)
+            for name, norm in self._norms.items()
+            for average in RUNNING
+        }
+        self._running = _copy(self._averages)
         self._precise: dict[str, Averages] = {}
         self._batch_statistics = BatchStatisticsHook()
         self._runner.register_hook(self._batch_statistics)
-        self._preprocessors = {
-            padding: self._preprocessor(padding) for padding in settings.paddings
-        }
         if 'precise' in settings.statistics:
-            self._check_images()
+            there = len(self._train_loader().dataset)
+            wanted = settings.batches * settings.batch_size
+            if there < wanted:
+                raise ValueError(
+                    f'{settings.batches} batches of {settings.batch_size} are {wanted} '
+                    f'images, and the training data has {there}'
+                )
 
     def evaluate(self, row: Row) -> dict[str, float]:
         """The metrics with the statistics of a row."""
-        chosen = {
-            name: norm
-            for name, norm in self._norms.items()
-            if row.component in (ALL, component_of(name))
-        }
+
+        def is_of_row(name: str) -> bool:
+            return row.component in (ALL, component_of(name))
+
         self._put(self._running)
+        self._batch_statistics.layers = []
         if row.statistics == 'precise':
             precise = self._precise_averages(row.padding)
-            self._put({name: precise[name] for name in chosen})
-        self._batch_statistics.layers = (
-            list(chosen.values()) if row.statistics == 'batch' else []
-        )
-        self._model.data_preprocessor = self._preprocessors[row.padding]
+            self._put({name: precise[name] for name in precise if is_of_row(name)})
+        if row.statistics == 'batch':
+            layers = [norm for name, norm in self._norms.items() if is_of_row(name)]
+            self._batch_statistics.layers = layers
+        self._choose(row.padding)
         return {name: float(value) for name, value in self._runner.val().items()}
 
     def save_precise(self, path: str | os.PathLike, padding: str) -> None:
         """Write the weights with precise statistics."""
         self._put(self._precise_averages(padding))
-        weights = {
-            'meta': self._loaded.get('meta', {}),
-            'state_dict': self._model.state_dict(),
-        }
-        write_checkpoint(path, weights)
+        state, meta = self._model.state_dict(), self._loaded.get('meta', {})
+        write_checkpoint(path, {'meta': meta, 'state_dict': state})
 
     def _precise_averages(self, padding: str) -> Averages:
         """Those of batches whose layers all have statistics of the batch."""
         if padding not in self._precise:
             model = self._model
-            model.data_preprocessor = self._preprocessors[padding]
+            self._choose(padding)
             set_random_seed(0)
-            loader = Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
             precise_statistics(
                 model,
-                islice(
-                    loader, self._settings.batches
-                ),  # the last of all may be smaller
+                islice(self._train_loader(), self._batches),  # the last may be smaller
                 lambda data: model(**model.data_preprocessor(data, True), mode='loss'),
             )
-            self._precise[padding] = self._averages()
+            self._precise[padding] = _copy(self._averages)
             self._put(self._running)
         return self._precise[padding]
 
-    def _averages(self) -> Averages:
-        return {
-            name: (norm.running_mean.clone(), norm.running_var.clone())
-            for name, norm in self._norms.items()
-        }
-
     def _put(self, averages: Averages) -> None:
-        for name, (mean, var) in averages.items():
-            self._norms[name].running_mean.copy_(mean)
-            self._norms[name].running_var.copy_(var)
+        for name, value in averages.items():
+            self._averages[name].copy_(value)
 
-    def _preprocessor(self, padding: str) -> nn.Module:
-        """The config's, told what to do with padding."""
-        settings = dict(self._cfg.model.get('data_preprocessor') or {})
-        kind = str(settings.get('type')).rpartition('.')[2]
-        if kind not in SWITCHABLE:
-            if padding == 'counted':
-                return self._model.data_preprocessor
-            raise ValueError(
-                f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
-                f'preprocessor is {kind}: choose padding counted alone'
-            )
-        settings['type'] = SWITCHABLE[PADDINGS.index(padding)]
-        device = next(self._model.parameters()).device
-        return MODELS.build(settings).to(device)
+    def _choose(self, padding: str) -> None:
+        """Tell the data preprocessor, a ``PaddingAware`` if it is to leave padding out."""
+        self._model.data_preprocessor.announces_padding = padding == 'left-out'
 
-    def _check_images(self) -> None:
-        batches, batch_size = self._settings.batches, self._settings.batch_size
-        loader = Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
-        there, wanted = len(loader.dataset), batches * batch_size
-        if there < wanted:
-            raise ValueError(
-                f'{batches} batches of {batch_size} are {wanted} images, and the training '
-                f'data has {there}'
-            )
+    def _train_loader(self) -> Any:
+        return Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
+
+
+def _copy(averages: Averages) -> Averages:
+    return {name: value.clone() for name, value in averages.items()}
 
 
 class BatchStatisticsHook(Hook):
@@ -332,11 +307,11 @@ class _Results:
         self, path: str | os.PathLike, settings: Settings, cfg: Config
     ) -> None:
         self._path = Path(path)
-        content = {k: v for k, v in cfg.to_dict().items() if k != 'work_dir'}
-        config = json.dumps(content, default=str, sort_keys=True)
         self._record = {
-            'checkpoint': _digest(Path(settings.checkpoint).read_bytes()),
-            'config': _digest(config.encode()),
+            'checkpoint': hashlib.sha256(
+                Path(settings.checkpoint).read_bytes()
+            ).hexdigest(),
+            'config': {k: v for k, v in cfg.to_dict().items() if k != 'work_dir'},
             'batches': settings.batches,
             'batch_size': settings.batch_size,
         }
@@ -355,11 +330,8 @@ class _Results:
         self.metrics[row] = metrics
         results = [{**r._asdict(), 'metrics': m} for r, m in self.metrics.items()]
         content = {'settings': self._record, 'results': results}
-        write_whole(self._path, json.dumps(content, indent=1).encode() + b'\n')
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+        text = json.dumps(content, default=str, indent=1)
+        write_whole(self._path, text.encode() + b'\n')
 
 
 def _check(settings: Settings, save_precise: str | os.PathLike | None) -> None:
@@ -375,9 +347,7 @@ def _check(settings: Settings, save_precise: str | os.PathLike | None) -> None:
 
 def _read(settings: Settings, work_dir: str | os.PathLike) -> Config:
     """The config of a detector that is to be evaluated, and nothing else."""
-    register_all_modules()
-    cfg = Config.fromfile(settings.config)
-    cfg.merge_from_dict(dict(settings.options))
+    cfg = read_config(settings.config, settings.options)
     cfg.load_from = None
     cfg.resume = False
     cfg.custom_hooks = []  # they belong to training: an EMA would put back its own
@@ -391,14 +361,11 @@ def _read(settings: Settings, work_dir: str | os.PathLike) -> Config:
     return cfg
 
 
-def _moving(model: nn.Module) -> dict[str, Any]:
-    """The norm layers whose running statistics move in training, by name."""
-    model.train()
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        and module.training
-        and module.track_running_stats
-        and module.running_mean is not None
-    }
+def _leave_padding_out(preprocessor: dict) -> None:
+    kind = str(preprocessor.get('type')).rpartition('.')[2]
+    if kind not in SWITCHABLE:
+        raise ValueError(
+            f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
+            f'preprocessor is {kind}: choose padding counted alone'
+        )
+    preprocessor['type'] = 'PaddingAware'

@@ -4,7 +4,10 @@ In MMEngine's root registry: a class registered in MMDetection's own resolves on
 the scope ``mmdet``.
 """
 
+from typing import Any
+
 from mmengine.registry import MODELS
+from torch import nn
 
 from ..layers import FAMILY, CentralizedConv2d
 from . import (  # noqa: F401
@@ -16,8 +19,16 @@ from . import (  # noqa: F401
     guard,
     layout_hook,
     optim,
-    padding,
 )
+
+
+@MODELS.register_module(name='PaddingAware')
+def padding_aware(**settings: Any) -> nn.Module:
+    """Build a :class:`~ubn_mmdet.mm.padding_aware.PaddingAware`."""
+    from .padding_aware import PaddingAware  # MMDetection's models load slowly
+
+    return PaddingAware(**settings)
+
 
 for member in FAMILY:
     MODELS.register_module(name=member.__name__, module=member)

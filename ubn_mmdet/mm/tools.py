@@ -3,7 +3,8 @@
 import argparse
 import runpy
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def run_tool(package: str, name: str, description: str) -> None:
         return
     join_ranks_on_cpu()
     runpy.run_path(str(tool), run_name='__main__')
+
+
+@contextmanager
+def ended_by(*errors: type[Exception]) -> Iterator[None]:
+    """End the program with the message of one of these errors, should it come."""
+    try:
+        yield
+    except errors as error:
+        sys.exit(f'{Path(sys.argv[0]).stem}: {error}')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,8 @@ those of one process. Norm layers move their state for :data:`STEPS` steps.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
@@ -22,14 +23,14 @@ import torch
 from mmcv.cnn import is_norm
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
-from mmengine.config import Config
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..layers import UBN, hide_padding
 from ..layers.checks import check_count
 from ..ops.padding import padded_images
-from .rank_processes import RankError, RankProcesses
+from ..rank_processes import RankError, rank_processes
+from .config_nodes import read_config
 
 STEPS = 2
 LIMIT = 1e-6  # of a relative difference
@@ -37,6 +38,9 @@ STRIDE = 32  # image sizes are multiples of it, so that maps of all levels exist
 NOISE = 0.1  # on the parameters of norm layers, which may start silent
 
 Size = tuple[int, int]
+# What the last step was, by kind ('output', 'gradient' or 'buffer') and name: outputs in
+# the order of forward, gradients in that of backward.
+Trace = dict[tuple[str, str], Tensor]
 
 
 class Case(NamedTuple):
@@ -77,14 +81,6 @@ def cases(ranks: int) -> list[Case]:
     ]
 
 
-class Trace(NamedTuple):
-    """What the last step was, by name; outputs in the order of calls."""
-
-    outputs: dict[str, Tensor]
-    gradients: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-
-
 class Difference(NamedTuple):
     """What is not equal.
 
@@ -121,12 +117,12 @@ class Verdict(NamedTuple):
     """
 
     case: Case
-    compared: dict[str, int]
-    largest: float
-    differences: list[Difference]
-    norms: int
-    unreached: list[str]
-    exempt: list[str]
+    compared: dict[str, int] = {}
+    largest: float = 0.0
+    differences: tuple[Difference, ...] = ()
+    norms: int = 0
+    unreached: tuple[str, ...] = ()
+    exempt: tuple[str, ...] = ()
     failure: str | None = None
 
     @property
@@ -136,19 +132,26 @@ class Verdict(NamedTuple):
 
     def first(self) -> list[Difference]:
         """The first difference of each kind."""
-        found: dict[str, Difference] = {}
-        for difference in self.differences:
-            found.setdefault(difference.kind, difference)
-        return list(found.values())
+        return list({d.kind: d for d in reversed(self.differences)}.values())[::-1]
+
+    def __str__(self) -> str:
+        """The case and what came of it, and a line for each of the first differences."""
+        line = f'{self.case.name}, {" + ".join(map(str, self.case.images))} images: '
+        if self.failure:
+            return f'{line}FAILED\n{self.failure}'
+        compared = ', '.join(f'{n} {kind}s' for kind, n in self.compared.items())
+        line += 'equal' if self.is_equal else 'DIFFERS'
+        line += (
+            f'; {self.norms} norm layers in training, {compared}, largest difference '
+        )
+        firsts = (f'  first {difference}' for difference in self.first())
+        return '\n'.join([f'{line}{self.largest:.1g}', *firsts])
 
     def record(self) -> dict:
         """For json."""
-        return {
-            **self._asdict(),
-            'case': self.case._asdict(),
-            'differences': [difference._asdict() for difference in self.differences],
-            'is_equal': self.is_equal,
-        }
+        differences = [difference._asdict() for difference in self.differences]
+        found = {'case': self.case._asdict(), 'differences': differences}
+        return self._asdict() | found | {'is_equal': self.is_equal}
 
 
 def verify(
@@ -166,61 +169,64 @@ def verify(
         options: Settings of the config to override.
 
     Yields:
-        The verdict on each of :func:`cases`. After a failure none follows: the ranks
-        would wait for each other.
+        The verdict on each of :func:`cases`. After a failure none follows.
 
     Raises:
         TypeError, ValueError: If a number is not one of those.
         ValueError: For a detector that does not train on a CPU, or that has no norm layer
             in training.
-        RankError: If a rank cannot build the detector.
     """
-    check_count('ranks', ranks)
-    if ranks < 2:
-        raise ValueError(f'ranks must be at least 2, got {ranks}')
+    check_count('ranks', ranks, least=2)
     check_count('image_size', image_size)
     if image_size % STRIDE:
         raise ValueError(f'image_size must be a multiple of {STRIDE}, got {image_size}')
-    # The parent is the one process: its threads are as many as each rank has.
-    torch.set_num_threads(1)
-    work = str(config), dict(options or {}), image_size
-    detector = build(*work[:2])
+    torch.set_num_threads(1)  # as many as each rank has
+    detector = build(config, options)
     _check_detector(detector)
-    with TemporaryDirectory() as folder, RankProcesses(ranks, serve, work) as group:
-        start = {k: v.clone() for k, v in detector.state_dict().items()}
-        for case in cases(ranks):
-            files = [str(Path(folder, f'{rank}.pth')) for rank in range(ranks)]
-            group.send([(case, case.part(rank), f) for rank, f in enumerate(files)])
-            detector.load_state_dict(start)
-            joint = trace(detector, case.sizes(image_size), slice(None))
-            try:
-                group.receive()
-            except RankError as error:
-                yield Verdict(case, {}, 0, [], 0, [], [], str(error))
-                return
-            yield compare(case, detector, joint, [torch.load(f) for f in files])
+    every = cases(ranks)
+    with TemporaryDirectory() as name:
+        work = Path(name), config, options, every, image_size
+        # Before the ranks run: the first of them to fail is then seen to be the first.
+        write_traces(None, *work)
+        try:
+            with rank_processes(ranks, write_traces, *work) as processes:
+                for case in every:
+                    files = [_file(work[0], case, rank) for rank in range(ranks)]
+                    while not all(file.exists() for file in files):
+                        processes.join(1.0)
+                    joint = torch.load(_file(work[0], case, None))
+                    parts = [torch.load(file) for file in files]
+                    yield compare(case, detector, joint, parts)
+        except RankError as error:
+            yield Verdict(case, failure=str(error))
 
 
-def serve(
-    rank: int, config: str, options: dict, image_size: int
-) -> Callable[[tuple], None]:
-    """What a rank does with a task: take its part of a case, and write its trace."""
+def write_traces(
+    rank: int | None,
+    folder: Path,
+    config: str | os.PathLike,
+    options: Mapping[str, object] | None,
+    every: list[Case],
+    image_size: int,
+) -> None:
+    """Write what a rank, or for None one process, does in each case, as it comes."""
     detector = build(config, options)
     start = {k: v.clone() for k, v in detector.state_dict().items()}
-
-    def run(task: tuple[Case, slice, str]) -> None:
-        case, part, file = task
+    for case in every:
         detector.load_state_dict(start)
-        torch.save(tuple(trace(detector, case.sizes(image_size), part)), file)
+        part = slice(None) if rank is None else case.part(rank)
+        file = _file(folder, case, rank)
+        torch.save(trace(detector, case.sizes(image_size), part), f'{file}.tmp')
+        os.replace(f'{file}.tmp', file)
 
-    return run
+
+def _file(folder: Path, case: Case, rank: int | None) -> Path:
+    return folder / f'{case.name}-{rank}.pth'
 
 
-def build(config: str, options: dict) -> nn.Module:
+def build(config: str | os.PathLike, options: Mapping[str, object] | None) -> nn.Module:
     """The detector in float64 and training mode, equal in every process."""
-    register_all_modules()
-    cfg = Config.fromfile(config)
-    cfg.merge_from_dict(options)
+    cfg = read_config(config, options)
     torch.manual_seed(0)
     detector = MODELS.build(cfg.model).double().train()
     for module in detector.modules():
@@ -243,8 +249,8 @@ def trace(detector: nn.Module, sizes: list[Size], part: slice) -> Trace:
         part: The images that this process has.
     """
     for step in range(STEPS):
-        outputs: dict[str, Tensor] = {}
-        handles = _watch(detector, outputs)
+        found: Trace = {}
+        handles = _watch(detector, found)
         detector.zero_grad()
         images = _images(sizes, seed=step)[part]
         try:
@@ -252,78 +258,64 @@ def trace(detector: nn.Module, sizes: list[Size], part: slice) -> Trace:
         finally:
             for handle in handles:
                 handle.remove()
-    gradients = {
-        n: p.grad for n, p in detector.named_parameters() if p.grad is not None
-    }
-    buffers = {n: buffer.clone() for n, buffer in detector.named_buffers()}
-    return Trace(outputs, gradients, buffers)
+    for name, parameter in reversed(list(detector.named_parameters())):
+        if parameter.grad is not None:
+            found['gradient', name] = parameter.grad
+    for name, buffer in detector.named_buffers():
+        found['buffer', name] = buffer
+    return found
 
 
 def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> Verdict:
     """Compare the traces of the ranks with that of one process."""
-    parts = [Trace(*part) for part in ranks]
-    exempt = _compared_between_ranks(detector)
-    found = [
-        *_outputs(joint, parts),
-        *_gradients(joint, parts),
-        *_buffers(joint, parts, exempt),
-    ]
     layers = dict(detector.named_modules())
-    differences = [
-        Difference(kind, name, _layer_of(name, kind, layers), relative)
-        for kind, name, relative in found
-        if not relative <= LIMIT  # nan is one, too
-    ]
-    kinds = [kind for kind, _, _ in found]
-    norms = {
-        name for name, layer in layers.items() if is_norm(layer) and layer.training
-    }
+    exempt = _compared_between_ranks(layers)
+    # The gradient of a bias before a norm is 0, and rounding all that is computed of it:
+    # the largest of all says what is small.
+    gradients = [tensor for (kind, _), tensor in joint.items() if kind == 'gradient']
+    floor = {'gradient': 1e-6 * max(tensor.abs().max().item() for tensor in gradients)}
+    relative = {}
+    for (kind, name), expected in joint.items():
+        if name in exempt:
+            expected = ranks[0][kind, name]
+        found = [rank.get((kind, name)) for rank in ranks]
+        relative[kind, name] = max(
+            _relative(one, expected, floor.get(kind, 1e-6))
+            for one in _as_of_one_process(kind, found)
+        )
+    training = {n for n, layer in layers.items() if is_norm(layer) and layer.training}
+    reached = {name for name in training if ('output', name) in joint}
     return Verdict(
         case,
-        {kind: kinds.count(kind) for kind in ('output', 'gradient', 'buffer')},
-        max(relative for _, _, relative in found),
-        differences,
-        len(norms & joint.outputs.keys()),
-        sorted(norms - joint.outputs.keys()),
-        sorted(exempt),
+        dict(Counter(kind for kind, _ in relative)),
+        max(relative.values()),
+        tuple(
+            Difference(kind, name, _layer_of(name, kind, layers), value)
+            for (kind, name), value in relative.items()
+            if not value <= LIMIT  # nan is one, too
+        ),
+        len(reached),
+        tuple(sorted(training - reached)),
+        tuple(sorted(exempt)),
     )
 
 
-def _outputs(joint: Trace, parts: list[Trace]) -> Iterator[tuple[str, str, float]]:
-    """Those of the ranks one after the other are those of one process."""
-    for name, expected in joint.outputs.items():
-        found = [part.outputs[name] for part in parts if name in part.outputs]
-        if len(found) < len(parts):
-            yield 'output', name, float('inf')  # a rank has not called the layer
-        else:
-            yield 'output', name, _relative(torch.cat(found), expected, 1e-6)
+def _as_of_one_process(kind: str, found: list[Tensor | None]) -> list[Tensor | None]:
+    """What ought to be one process's: None where a rank lacks an output or a buffer.
 
-
-def _gradients(joint: Trace, parts: list[Trace]) -> Iterator[tuple[str, str, float]]:
-    """Those of the ranks add up to those of one process.
-
-    That of a bias before a norm is 0, and rounding all that is computed of it: the
-    largest of all gradients says what is small.
+    Outputs of the ranks one after the other, gradients added up, each rank's buffer.
     """
-    floor = 1e-6 * max(grad.abs().max().item() for grad in joint.gradients.values())
-    for name, expected in reversed(joint.gradients.items()):
-        found = [part.gradients.get(name, torch.zeros(())) for part in parts]
-        yield 'gradient', name, _relative(sum(found), expected, floor)
+    there = [tensor for tensor in found if tensor is not None]
+    if kind == 'gradient':
+        return [torch.stack(there).sum(0)] if there else [None]
+    if kind == 'output':
+        return [torch.cat(there) if len(there) == len(found) else None]
+    return found
 
 
-def _buffers(
-    joint: Trace, parts: list[Trace], exempt: Iterable[str]
-) -> Iterator[tuple[str, str, float]]:
-    """Every rank has those of one process, or, where exempt, of the first rank."""
-    for name, of_joint in joint.buffers.items():
-        expected = parts[0].buffers[name] if name in exempt else of_joint
-        found = [_relative(part.buffers[name], expected, 1e-6) for part in parts]
-        yield 'buffer', name, max(found)
-
-
-def _relative(found: Any, expected: Tensor, floor: float) -> float:
+def _relative(found: Tensor | None, expected: Tensor, floor: float) -> float:
     """The largest difference by the largest expected value, or by ``floor``."""
-    if found.shape != expected.shape:
+    if found is None or found.shape != expected.shape:
         return float('inf')
     if not expected.numel():
         return 0.0
@@ -332,14 +324,14 @@ def _relative(found: Any, expected: Tensor, floor: float) -> float:
     return (difference / expected.abs().max().clamp(min=floor)).item()
 
 
-def _compared_between_ranks(detector: nn.Module) -> set[str]:
+def _compared_between_ranks(layers: Mapping[str, nn.Module]) -> set[str]:
     """Buffers that one process has others of, by design.
 
     Whole maps are compared within a rank only, so one process has more pairs of images.
     """
     return {
         f'{name}.condensation'
-        for name, layer in detector.named_modules()
+        for name, layer in layers.items()
         if isinstance(layer, UBN) and layer.condensation is not None
         if layer.condensation_feature == 'flat'
     }
@@ -351,19 +343,20 @@ def _layer_of(name: str, kind: str, layers: Mapping[str, nn.Module]) -> str:
     return type(layers[owner]).__name__
 
 
-def _watch(detector: nn.Module, outputs: dict[str, Tensor]) -> list:
+def _watch(detector: nn.Module, found: Trace) -> list:
     """Note the output of each layer that has tensors of its own, and of each norm.
 
     A layer that is called again is ``name#2``, and so on.
     """
+    calls: Counter[str] = Counter()
 
     def note(name: str) -> Callable:
         def hook(module: nn.Module, args: tuple, output: object) -> None:
             if isinstance(output, Tensor):
-                calls = sum(key.partition('#')[0] == name for key in outputs)
-                key = f'{name}#{calls + 1}' if calls else name
+                calls[name] += 1
+                key = f'{name}#{calls[name]}' if calls[name] > 1 else name
                 # A copy: an activation may work in place.
-                outputs[key] = output.detach().clone()
+                found['output', key] = output.detach().clone()
 
         return hook
 
@@ -396,7 +389,7 @@ def _results(detector: Any, images: Tensor, sizes: list[Size]) -> list[Tensor]:
         features = detector.extract_feat(images)
         heads = (getattr(detector, name, None) for name in ('rpn_head', 'bbox_head'))
         dense = [head(features) for head in heads if isinstance(head, BaseDenseHead)]
-    return list(_tensors([features, dense]))
+    return [leaf for leaf in tree_leaves([features, dense]) if leaf is not None]
 
 
 def _loss(results: list[Tensor], part: slice, total: int) -> Tensor:
@@ -408,14 +401,6 @@ def _loss(results: list[Tensor], part: slice, total: int) -> Tensor:
         weights = torch.randn(shape, generator=generator, dtype=result.dtype)
         terms.append((weights[part] * result).sum())
     return torch.stack(terms).sum()
-
-
-def _tensors(tree: object) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, list | tuple):
-        for child in tree:
-            yield from _tensors(child)
 
 
 def _announces_padding(detector: Any) -> bool:

@@ -1,0 +1,165 @@
+"""Measures what the gates of norm layers go by, in one training step."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+from ..layers.stages.statistics import CONDENSATION_MOMENTUM
+from ..ops.passes import passes_for
+from ..ops.recompute import is_in_backward
+from ..ops.statistics import CONDENSATION_SAMPLES, CONDENSATIONS, SUMMARIES
+from ..ops.tensors import full_precision
+
+
+class StepMeasurement:
+    """Listens to layers from the moment it is made until it is read or closed.
+
+    A layer with a gate says itself what ``m`` is, and ``c`` follows from how ``m`` moves:
+    nothing is computed twice. (A batch with inf or nan, which leaves ``m`` alone, then
+    shows ``c = m``.) For others ``c`` of the input is measured.
+
+    Args:
+        layers: Of ``_BatchNorm``.
+        feature: ``'flat'`` or ``'pooled'``, for layers without a gate.
+        device: Where their tensors are.
+    """
+
+    def __init__(
+        self, layers: Sequence[Any], feature: str, device: torch.device
+    ) -> None:
+        self._layers = layers
+        # Sum of c, and number of calls; by layer.
+        self._calls = torch.zeros(2, len(layers), device=device)
+        self._before = [_statistics(layer) for layer in layers]
+        self._handles = []
+        for calls, layer in zip(self._calls.unbind(1), layers, strict=True):
+            if layer.training and has_gate(layer):
+                handle = layer.register_forward_hook(_derive(calls, layer))
+            else:
+                compared_by = layer.condensation_feature if has_gate(layer) else feature
+                measure = functools.partial(_measure, calls, compared_by)
+                handle = layer.register_forward_pre_hook(measure)
+            self._handles.append(handle)
+
+    def close(self) -> None:
+        """Listen no more."""
+        for handle in self._handles:
+            handle.remove()
+
+    def read(self) -> Tensor:
+        """What the layers did, ``(5, layers)`` on the CPU, in one read of the device.
+
+        The rows, nan where there is no number: ``c``, the mean over the step's calls and
+        over ranks; calls on this rank, with a batch that is not empty; ``m`` of layers
+        with a gate; batches that have moved the running statistics by now; how far these
+        moved in the step (:func:`statistics_shift`). A collective operation.
+        """
+        self.close()
+        calls = self._calls[1].clone()
+        all_reduce(self._calls)
+        total, count = self._calls
+        rows = [
+            (
+                getattr(layer, 'condensation', None),
+                layer.num_batches_tracked,
+                _shift(before, layer),
+            )
+            for before, layer in zip(self._before, self._layers, strict=True)
+        ]
+        nan = total.new_full((), torch.nan)
+        average, updates, shift = (
+            torch.stack([nan if value is None else value.float() for value in row])
+            for row in zip(*rows, strict=True)
+        )
+        return torch.stack([total / count, calls, average, updates, shift]).to(
+            'cpu', copy=True
+        )
+
+
+def has_gate(layer: nn.Module) -> bool:
+    """Whether a layer follows the condensation of its batches."""
+    return getattr(layer, 'condensation', None) is not None
+
+
+def statistics_shift(
+    before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor], eps: float
+) -> Tensor:
+    """How far running statistics moved, ``()``: a distance in standard deviations.
+
+    The root mean square, over channels, of the Fisher-Rao distance between the normal
+    distributions before and after, to first order:
+    ``d^2 = (mean change)^2 / (var + eps) + (change of log(var + eps))^2 / 2``. A move of
+    the mean by one standard deviation, with the variance as it was, is 1; half of ``d^2``
+    is the Kullback-Leibler divergence of small moves.
+
+    Args:
+        before: Running mean and variance, ``(C,)`` each.
+        after: The same after the step.
+        eps: The layer's.
+    """
+    (mean, var), (new_mean, new_var) = before, after
+    of_mean = (new_mean - mean).square() / (var + eps)
+    of_var = ((new_var + eps) / (var + eps)).log().square() / 2
+    return (of_mean + of_var).mean().sqrt()
+
+
+@torch.no_grad()
+def measure_condensation(x: Tensor, feature: str) -> Tensor:
+    """The mean pairwise cosine of a batch as the layer defines it, ``()``.
+
+    Args:
+        x: ``(N, C)`` or ``(N, C, ...)``, not empty.
+        feature: ``'flat'`` or ``'pooled'``.
+    """
+    maps = x.detach()[:CONDENSATION_SAMPLES]
+    if maps.dim() != 4:
+        maps = maps.reshape(*maps.shape[:2], -1, 1)
+    with full_precision(x.device.type):
+        summary = SUMMARIES[feature](maps, *passes_for(maps).moments())
+        return CONDENSATIONS[feature](*summary)
+
+
+def _shift(before: tuple[Tensor, Tensor] | None, layer: Any) -> Tensor | None:
+    after = _statistics(layer)
+    if before is None or after is None:
+        return None
+    return statistics_shift(before, after, layer.eps)
+
+
+def _statistics(layer: Any) -> tuple[Tensor, Tensor] | None:
+    """Copies of running mean and variance, if there are any."""
+    if layer.running_mean is None:
+        return None
+    return layer.running_mean.clone(), layer.running_var.clone()
+
+
+def _derive(calls: Tensor, layer: Any) -> Callable:
+    """A forward hook that finds ``c`` from ``m <- 0.9 m + 0.1 c``."""
+    before = layer.condensation.clone()
+
+    def derive(layer: Any, args: tuple, output: Tensor) -> None:
+        if is_in_backward():
+            return
+        after = layer.condensation
+        if args[0].numel():
+            _count(calls, torch.lerp(before, after, 1 / CONDENSATION_MOMENTUM))
+        before.copy_(after)
+
+    return derive
+
+
+def _measure(calls: Tensor, feature: str, layer: nn.Module, args: tuple) -> None:
+    """A forward pre-hook, once bound, that computes ``c`` of the input."""
+    x = args[0]
+    if not is_in_backward() and x.numel():
+        _count(calls, measure_condensation(x, feature))
+
+
+def _count(calls: Tensor, c: Tensor) -> None:
+    total, number = calls
+    total.add_(c)
+    number.add_(1)
