@@ -2,6 +2,7 @@
 
 ``folder/comparison.json``                    whose folder this is
 ``folder/plan/``                              the runs as they were planned
+``folder/preflight/``                         what was found before the first of them
 ``folder/code/<commit>/``                     the code
 ``folder/<detector>/<norm>/seed<k>/``         a run: log, checkpoint, predictions
 ``folder/submitit/``                          what went to a cluster
@@ -162,6 +163,9 @@ class Workspace:
         if process.returncode:
             raise ComparisonError(errors.decode().strip())
         plan = json.loads((place / 'plan.json').read_text())
+        checked = plan.get('preflight', {})  # the code of other commits may have none
+        for found in checked.values():
+            self._say(found['summary'])
         self.data = plan['folder']
         self.setting_hash = plan['setting_hash']
         detector = self.folder / comparison.detector_name()
@@ -169,7 +173,8 @@ class Workspace:
             Planned(
                 run=run,
                 config_hash=entry['config_hash'],
-                settings=entry['settings'],
+                settings=entry['settings']
+                | {'preflight': checked.get(run.norm.name, {}).get('id')},
                 folder=detector / run.norm.name / f'seed{run.seed}',
             )
             for run, entry in zip(comparison.runs(), plan['runs'], strict=True)

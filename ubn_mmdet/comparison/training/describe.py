@@ -24,7 +24,9 @@ from .configs import (
     resolve,
     shared_config,
 )
+from .preflight import check_norms
 from .run import check_code
+from .task import read_folder
 
 
 def main(spec_file: str) -> None:
@@ -37,9 +39,10 @@ def main(spec_file: str) -> None:
     # place: of two runs at once, one would read half of it.
     _ = Config().pretty_text
     try:
-        plan = make_plan(
-            Comparison.read(spec['comparison']), spec['data'], spec['work_dir']
-        )
+        comparison = Comparison.read(spec['comparison'])
+        plan = make_plan(comparison, spec['data'], spec['work_dir'])
+        place = Path(spec['work_dir'], 'preflight')
+        plan['preflight'] = check_norms(comparison, read_folder(plan['folder']), place)
     except (CocoFolderError, SpecError, ValueError) as error:
         sys.exit(str(error))
     write_whole(Path(spec_file).with_name('plan.json'), json.dumps(plan).encode())
