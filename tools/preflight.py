@@ -63,11 +63,9 @@ def main() -> None:
     out = args.out or Path(f'work_dirs/preflight/{manifest["id"]}.json')
     write_whole(out, json.dumps(manifest, indent=1).encode() + b'\n')
     levels = [finding['level'] for finding in manifest['findings']]
-    counts = ', '.join(
-        f'{levels.count(level)} {level}s' for level in ('refusal', 'warning')
-    )
-    print(f'{counts}; {out}')
-    if 'refusal' in levels:
+    counts = ', '.join(f'{levels.count(n)} {n}s' for n in ('refusal', 'warning'))
+    print(f'{manifest["verdict"]}: {counts}; {out}')
+    if manifest['verdict'] == 'refusal':
         sys.exit(1)
 
 

@@ -64,7 +64,7 @@ def weights(path):
 def test_twins_pass(options):
     found = [side(norm, options) for norm in ('bn-merged', 'ubn-from-bn')]
     manifest = preflight(*found, world=8)
-    assert manifest['verdict'] == 'note', manifest['findings']
+    assert manifest['verdict'] == 'pass', manifest['findings']
 
 
 PAPER = 'ubn', {}  # the authors' start
@@ -308,6 +308,11 @@ def test_without_data_there_is_no_forecast(tmp_path):
     assert 'the gates of ubn are not forecast: ' in finding.what
 
 
+def test_held_statistics_have_no_gate_to_forecast():
+    [finding] = forecast_gates(side('ubn', HELD), 8)
+    assert finding.what == 'ubn holds all statistics, so gates play no part'
+
+
 def test_manifest_says_what_was_looked_at():
     twins = side('bn'), side('ubn-from-bn')
     manifest = preflight(*twins)
@@ -326,7 +331,7 @@ def test_command_line(tmp_path):
     tool = ROOT / 'tools/preflight.py'
     output = run(tool, CONFIG, twin, '--out', 'manifest.json', cwd=tmp_path)
     assert 'warning  neck: ' in output and '0 refusals, 5 warnings' in output
-    assert json.loads((tmp_path / 'manifest.json').read_text())['verdict'] == 'warning'
+    assert json.loads((tmp_path / 'manifest.json').read_text())['verdict'] == 'warnings'
     options = 'auto_scale_lr.base_batch_size=16', 'auto_scale_lr.enable=False'
     output = run(tool, CONFIG, twin, '--cfg-options', *options, cwd=tmp_path, ok=False)
     assert 'refusal  auto_scale_lr: A has 8 images a step' in output

@@ -7,7 +7,7 @@ from importlib import import_module
 from ...layers.checks import check_count
 from ...version import __version__
 from .checks import CHECKS
-from .finding import LEVELS, NOTE
+from .finding import LEVELS, NOTE, VERDICTS
 from .gates import forecast_gates
 from .side import Side
 
@@ -24,7 +24,7 @@ def preflight(a: Side, b: Side, world: int = 1, images: int = 0) -> dict:
         images: Training images to forecast the gates from; 0 for no forecast.
 
     Returns:
-        What json is to keep: ``verdict`` (the highest level of the findings), ``findings``
+        What json is to keep: ``verdict`` (one of ``VERDICTS``), ``findings``
         (:class:`~.finding.Finding`, as dicts), what they are of, and ``id``, a hash of all
         that.
 
@@ -41,7 +41,7 @@ def preflight(a: Side, b: Side, world: int = 1, images: int = 0) -> dict:
     packages = 'torch', 'mmengine', 'mmcv', *dict.fromkeys((a.scope, b.scope))
     versions = {name: import_module(name).__version__ for name in packages}
     manifest = {
-        'verdict': max(levels, key=LEVELS.index, default=NOTE),
+        'verdict': VERDICTS[max(levels, key=LEVELS.index, default=NOTE)],
         'configs': [side.description for side in (a, b)],
         'world': world,
         'images': images,

@@ -85,7 +85,7 @@ def schedule(a: Side, b: Side, world: int) -> Findings:
         schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
         warms_up = any(s.type in _WARM_UPS and not s.get('begin') for s in schedulers)
         if not warms_up and any(name.endswith('spatial_weight') for name in side.rates):
-            what = f'{side.name} has no warm-up, and its kernels start small'
+            what = f'{side.name} has no warm-up, and the first steps move kernels far'
             yield Finding(WARNING, 'param_scheduler', what)
 
 

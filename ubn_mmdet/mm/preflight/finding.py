@@ -3,6 +3,9 @@
 from typing import NamedTuple
 
 LEVELS = NOTE, WARNING, REFUSAL = 'note', 'warning', 'refusal'
+VERDICTS = dict(
+    zip(LEVELS, ('pass', 'warnings', 'refusal'), strict=True)
+)  # by the highest
 
 
 class Finding(NamedTuple):

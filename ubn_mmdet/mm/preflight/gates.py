@@ -34,6 +34,10 @@ def forecast_gates(side: Side, images: int) -> Iterator[Finding]:
         side: Its train loader's data are needed.
         images: How many to measure, in batches of the loader's size.
     """
+    if not side.live:
+        what = f'{side.name} holds all statistics, so gates play no part'
+        yield Finding(NOTE, 'gates', what)
+        return
     settings = deepcopy(side.cfg.train_dataloader)
     settings.update(num_workers=0, persistent_workers=False)
     settings.pop('prefetch_factor', None)

@@ -70,6 +70,8 @@ class Rate(NamedTuple):
 class Side:
     """A config and its model, built on the CPU, at the start of training.
 
+    To make one sets the random state, and the toolbox's default scope.
+
     Args:
         name: For messages.
         cfg: The config; it stays as it is.
@@ -209,6 +211,10 @@ class Side:
 
     @property
     def description(self) -> dict:
-        """For a record: name, and hash of the config."""
+        """For a record: name, file and hash of the config."""
         content = json.dumps(self.content(), sort_keys=True).encode()
-        return {'name': self.name, 'hash': hashlib.sha256(content).hexdigest()[:16]}
+        return {
+            'name': self.name,
+            'file': Path(self.cfg.filename or '').name,
+            'hash': hashlib.sha256(content).hexdigest()[:16],
+        }
