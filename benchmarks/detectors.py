@@ -1,6 +1,6 @@
 """What UBN costs in a detector's training: time and memory.
 
-The same detector with each norm takes turns, with random weights, images and boxes.
+The same detector with each norm, interleaved, with random weights, images and boxes.
 
     python -m benchmarks.detectors
 """

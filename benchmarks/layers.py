@@ -1,6 +1,6 @@
 """What a norm layer costs: the time of a training step, memory, launches.
 
-The layers take turns. Weights and inputs are random.
+Layers are timed interleaved. Weights and inputs are random.
 
     python -m benchmarks.layers
 """

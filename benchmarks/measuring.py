@@ -1,4 +1,4 @@
-"""Times what runs in turns, and counts what else a step costs.
+"""Times interleaved runs, and counts what else a step costs.
 
 Absolute times change with the load of a machine. Ratios of neighbouring turns hold.
 """

@@ -1,6 +1,6 @@
 """What it costs to merge UBN's statistics over ranks, by gloo on CPUs, by NCCL on GPUs.
 
-Merged and local statistics take turns in a layer's training step.
+Merged and local statistics are timed interleaved in a layer's training step.
 
     OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m benchmarks.ranks
 """

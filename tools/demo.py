@@ -1,6 +1,6 @@
 """Train a detector with UBN and with BatchNorm on a small data set, and show both.
 
-Interrupted, the same command goes on. Runs use the code of the last commit.
+After an interruption, the same command resumes. Runs use the code of the last commit.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Reads results files of tools/compare_norms.py, and writes into a folder report.md,
 report.json, report.html, and figures/ for print. From the runs' predictions, where they
-are at hand, it computes intervals over images, and keeps them beside the results file
+are available, it computes intervals over images, and keeps them beside the results file
 (RESULTS.images.json) for when they are not.
 """
 

@@ -61,7 +61,7 @@ def main() -> None:
         )
     if last.unreached:
         print(
-            f'{len(last.unreached)} norm layers are behind detections and were not '
+            f'{len(last.unreached)} norm layers follow detections and were not '
             f'reached: {", ".join(last.unreached)}'
         )
     if not all(verdict.is_equal for verdict in verdicts):

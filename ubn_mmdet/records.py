@@ -1,6 +1,6 @@
 """Records: what a folder or a file was made with, kept beside the results.
 
-A run that finds the record of the same settings goes on where it stopped. One that finds
+A run that finds the record of the same settings resumes. One that finds
 other settings is refused, with an error that names them.
 """
 

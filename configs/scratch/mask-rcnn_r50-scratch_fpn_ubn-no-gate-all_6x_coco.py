@@ -1,5 +1,5 @@
 _base_ = ['../_base_/mask-rcnn_r50-scratch_6x.py', '../_base_/norms/ubn-no-gate.py']
-# _delete_: the base's GN leaves its num_groups behind otherwise. RPNHead takes no norm.
+# _delete_: the base's GN leaves its num_groups behind otherwise. RPNHead accepts no norm.
 norm_cfg = dict(_delete_=True, **_base_.norm)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg),

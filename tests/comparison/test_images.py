@@ -233,7 +233,7 @@ def test_what_is_kept_of_a_run_that_was_repeated_does_not_count(two_norms):
     shutil.rmtree(two_norms / 'UBN-1')
     found, note, _ = images_in(two_norms)
     assert ('UBN', 1) not in found
-    assert note == 'The predictions of 3 of 4 runs are at hand.'
+    assert note == 'The predictions of 3 of 4 runs are available.'
 
 
 def test_what_an_earlier_version_has_kept_is_passed_over(two_norms):

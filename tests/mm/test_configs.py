@@ -427,7 +427,7 @@ def test_one_step_reaches_every_parameter(name: str) -> None:
     torch.manual_seed(0)
     register_all_modules()
     cfg = copy.deepcopy(load(name))
-    cfg.model.backbone.init_cfg = None  # checkpoints are not at hand
+    cfg.model.backbone.init_cfg = None  # checkpoints are not available
     if cfg.model.type != 'RetinaNet':
         cfg.model.train_cfg.rcnn.sampler.num = 16  # instead of 512, to save time
     model = MODELS.build(cfg.model)

@@ -63,7 +63,7 @@ def test_training_and_testing_by_command_line(place, config, tool):
     ('detector', 'preset'),
     [
         # Without a kernel and with one, starting small and as BatchNorm. Both detectors
-        # are trained with UBN at its authors' start above.
+        # are trained with UBN with the paper's initialisation above.
         ('retinanet', 'bn'),
         ('mask-rcnn', 'bn-small'),
         ('retinanet', 'ubn-from-bn'),

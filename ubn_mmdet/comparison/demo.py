@@ -66,7 +66,7 @@ def run_demo(
 ) -> str:
     """Train, evaluate and write ``FILES``; the table with what it is of.
 
-    What an interruption left is gone on with; what is finished is only reported again.
+    Interrupted runs are resumed; finished runs are only reported again.
 
     Args:
         comparison: From :func:`plan_demo`.

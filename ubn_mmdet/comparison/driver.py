@@ -66,6 +66,8 @@ class Driver:
             plan = make_plan(self.comparison, data, str(self._folder))
         except ValueError as error:
             raise ComparisonError(str(error)) from None
+        for note in plan['notes']:
+            self._say(note)
         self._data, self._setting_hash = plan['folder'], plan['setting_hash']
         detector = self._folder / self.comparison.detector_name()
         self._planned = [

@@ -1,6 +1,6 @@
 """What the predictions of runs say besides AP: how it varies over images, and the errors.
 
-Few seeds say little about how much a score depends on the images at hand. So the
+Few seeds say little about how much a score depends on the available images. So the
 predictions of every run are scored again on the same 300 random halves of the validation
 images: a paired half-sample bootstrap. It counts each image twice or not at all, weights of
 mean 1 and variance 1 as the ordinary bootstrap's, so that a spread over halves is that over
@@ -81,7 +81,7 @@ def score(
             continue
         if predictions and shape not in predictions[0]:
             continue
-        # With a box at hand the area of a mask would be taken from the box.
+        # If a box is given, the area of a mask would be taken from the box.
         keys = 'image_id', 'category_id', 'score', shape
         try:
             loaded = truth.load_res([{k: p[k] for k in keys} for p in predictions])
@@ -155,7 +155,7 @@ def images_of(
             write_whole(path, json.dumps(kept).encode())
         found[run.norm, run.seed] = kept[name]
     if not problem and len(found) < len(runs):
-        problem = f'The predictions of {len(found)} of {len(runs)} runs are at hand.'
+        problem = f'The predictions of {len(found)} of {len(runs)} runs are available.'
     return found, problem
 
 
@@ -169,7 +169,7 @@ def _score(run: Result, annotations: Path | None) -> dict:
     truth = annotations or _evaluated_on(path.with_name('run.json'))
     if truth is None or not truth.is_file():
         raise ImagesError(
-            'the annotations of the validation images are not at hand '
+            'the annotations of the validation images are not available '
             '(`--annotations` names them).'
         )
     found = score(json.loads(truth.read_bytes()), predictions)

@@ -113,7 +113,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def verdict(found: Difference | None, p: float | None) -> str:
-    """What is said of a primary contrast.
+    """The verdict on a primary contrast.
 
     Args:
         found: The difference. Where it has an interval over images, that has to agree.

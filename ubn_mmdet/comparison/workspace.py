@@ -1,6 +1,7 @@
 """The folder of a comparison: whose it is, with which code, and what is where in it.
 
 ``folder/comparison.json``                    whose folder this is
+``folder/preflight/``                         what was found before the first run
 ``folder/code/<commit>/``                     the code
 ``folder/<detector>/<norm>/seed<k>/``         a run: log, checkpoint, predictions
 ``folder/submitit/``                          what went to a cluster

@@ -39,7 +39,7 @@ _DIAMETER = (0.16, 0.46)
 # A shape is placed only if it and all shapes below it keep this fraction visible.
 _MIN_VISIBLE = 0.4
 _PLACEMENT_TRIES = 20
-# Of a class's hue, in turns; the four typical hues are a quarter turn apart.
+# Of a class's hue, in [0, 1); the four typical hues are a quarter turn apart.
 _HUE_DEVIATION = 0.08
 
 
@@ -255,7 +255,7 @@ def _waves(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _colour(rng: np.random.Generator, hue: float) -> np.ndarray:
-    """A more or less saturated colour of a hue, in turns: ``(3,)``, 0..255."""
+    """A more or less saturated colour of a hue in [0, 1): ``(3,)``, 0..255."""
     saturation, value = rng.uniform(0.5, 0.95), rng.uniform(0.5, 0.95)
     return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value))
 

@@ -34,7 +34,7 @@ class MBN(PipelineNorm, _BatchNorm):
         decay: Of their weights, in (0, 1]; 1 for equal ones.
         **common: ``eps``, ``momentum``, ``affine``, ``sync``, ``sync_group_size``,
             ``device`` and ``dtype``, as in :class:`PipelineNorm`. ``momentum`` has no
-            effect but for None: evaluation then goes by the average over all batches.
+            effect unless it is None: evaluation then goes by the average over all batches.
             ``track_running_stats=False`` is refused.
 
     Parameters are ``weight`` and ``bias``, ``(C,)`` each. Buffers are BatchNorm's, and

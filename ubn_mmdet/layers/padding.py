@@ -1,4 +1,4 @@
-"""Convolutions that do not see the padding of a batch (docs/padding.md)."""
+"""Convolutions that do not see the padding of a batch (docs/compatibility.md)."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ def hide_padding(model: nn.Module) -> None:
 
     That is what they find beyond the border of an image that is not padded. Norm layers
     of this package write zeros there anyway; pooling, and convolutions with a bias and no
-    norm after them, do not. Nothing changes but within
+    norm after them, do not. Nothing changes except within
     :func:`~ubn_mmdet.padded_images`. Twice is once.
 
     Args:

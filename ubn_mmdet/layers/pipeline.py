@@ -475,7 +475,7 @@ def coefficients(
     centred: Tensor | None,
     batch: Batch | None,
 ) -> Coefficients:
-    """What the result is made with: the stages, but for what they remember.
+    """What the result is made with: the stages, without their memory.
 
     Args:
         layer: The layer that has the parameters.

@@ -200,7 +200,8 @@ class CondensationHook(Hook):
             f'times. {FILE} in the work folder has the course of each layer. If statistics '
             f'are to move on, lower condensation_threshold ({layer.condensation_threshold}'
             '), or set it to None, which takes the gate away, as the preset ubn-no-gate '
-            'does; in a comparison, train that as well.',
+            'does; in a comparison, train that as well. If they are to settle first, set '
+            'condensation_min_updates.',
             logger='current',
             level=logging.WARNING,
         )

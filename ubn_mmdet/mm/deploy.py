@@ -26,7 +26,7 @@ def fold_detector(model: nn.Module, size: tuple[int, int] = SIZE) -> FoldReport:
     """Fold the norm layers of a detector into convolutions, in place.
 
     See :func:`ubn_mmdet.deploy.fold`. The detector is run on one image of noise, with all
-    its thresholds of scores at 0, so that heads behind detections are reached.
+    its thresholds of scores at 0, so that heads that follow detections are reached.
 
     Args:
         model: A detector of MMDetection, in evaluation mode.

@@ -24,8 +24,8 @@ class FeatureScaleError(RuntimeError):
 class FeatureScaleHook(Hook):
     """Stops a run whose features are much larger than at the size of its pre-training.
 
-    With statistics held, nothing behind a depthwise kernel makes up for maps that have less
-    of a border than those it was trained on. Before the first step of a run that is not
+    With constant statistics, nothing after a depthwise kernel corrects the scale of maps
+    that have less border than those in training. Before the first step of a run that is not
     resumed, the hook takes the step's images as they are and shrunk to the size of
     pre-training, and compares the standard deviations of the backbone's levels, in
     evaluation mode. The mean over ranks counts.

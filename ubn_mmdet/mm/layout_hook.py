@@ -35,10 +35,8 @@ class CheckpointLayoutHook(Hook):
         """Compare."""
         if runner.iter:
             return
-        model = unwrapped(runner)
-        for name, module in model.named_modules():
-            for init_cfg in _pretrained(module):
-                check_layout(name, module, init_cfg)
+        for name, module, init_cfg in pretrained_modules(unwrapped(runner)):
+            check_layout(name, module, init_cfg)
 
 
 class Difference(NamedTuple):
@@ -47,6 +45,15 @@ class Difference(NamedTuple):
     layer: str
     lacks: list[str]
     adds: list[str]
+
+    def __str__(self) -> str:
+        """Such as ``'bn1, where it lacks condensation'``."""
+        parts = [
+            f'{verb} {", ".join(keys)}'
+            for verb, keys in (('lacks', self.lacks), ('adds', self.adds))
+            if keys
+        ]
+        return f'{self.layer}, where it {" and ".join(parts)}'
 
 
 def norm_differences(
@@ -80,36 +87,37 @@ def check_layout(name: str, module: nn.Module, init_cfg: Mapping[str, Any]) -> N
     Raises:
         CheckpointLayoutError: If they differ.
     """
-    path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix') or ''
-    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    state = checkpoint.get('state_dict', checkpoint)
-    state = {
-        k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
-    }
-    differences = norm_differences(module, state)
+    differences = norm_differences(module, pretrained_state(init_cfg))
     if not differences:
         return
-    first = differences[0]
-    parts = [
-        f'{verb} {", ".join(keys)}'
-        for verb, keys in (('lacks', first.lacks), ('adds', first.adds))
-        if keys
-    ]
     place = f'model.{name}' if name else 'model'
     raise CheckpointLayoutError(
-        f'{path} has not been trained with the norm of this config: it has other tensors '
-        f'for {len(differences)} norm layer(s) of {place}, as for {first.layer}, where it '
-        f'{" and ".join(parts)}. The weights must come from a pre-training with the same '
+        f'{init_cfg["checkpoint"]} has not been trained with the norm of this config: it '
+        f'has other tensors for {len(differences)} norm layer(s) of {place}, as for '
+        f'{differences[0]}. The weights must come from a pre-training with the same '
         f'norm_cfg; {place}.init_cfg.checkpoint names them'
     )
 
 
+def pretrained_modules(
+    model: nn.Module,
+) -> Iterator[tuple[str, nn.Module, Mapping[str, Any]]]:
+    """The modules that load weights: name, module and ``init_cfg`` of each."""
+    for name, module in model.named_modules():
+        init_cfg = getattr(module, 'init_cfg', None)
+        for each in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+            if each and each.get('type') == 'Pretrained':
+                yield name, module, each
+
+
+def pretrained_state(init_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What an ``init_cfg`` of type ``Pretrained`` loads, by the module's own names."""
+    prefix = init_cfg.get('prefix') or ''
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    path = init_cfg['checkpoint']
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    state = checkpoint.get('state_dict', checkpoint)
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 _UNCOUNTED = {'num_batches_tracked'}
-
-
-def _pretrained(module: nn.Module) -> Iterator[Mapping[str, Any]]:
-    init_cfg = getattr(module, 'init_cfg', None)
-    for each in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
-        if each and each.get('type') == 'Pretrained':
-            yield each

@@ -27,7 +27,7 @@ PADDINGS = 'counted', 'left-out'
 ALL = 'all'
 COMPONENTS = 'data_preprocessor', 'backbone', 'neck', 'heads'
 SWITCHABLE = 'DetDataPreprocessor', 'PaddingAware'  # same settings, same weights
-# UBN that is BatchNorm, but for padding, which it can leave out.
+# UBN that computes BatchNorm and can leave padding out.
 BATCHNORM: dict[str, Any] = {
     'centering': False,
     'scaling': None,

@@ -1,4 +1,4 @@
-"""Detectors that do not see the padding of their batches (docs/padding.md)."""
+"""Detectors that do not see the padding of their batches (docs/compatibility.md)."""
 
 import functools
 import logging
@@ -75,7 +75,7 @@ def _forward(
             print_log(
                 'PaddingAware: the detector has no norm layer of ubn_mmdet that would '
                 'leave padding out. BatchNorm is UBN with all stages off '
-                '(docs/padding.md).',
+                '(docs/compatibility.md).',
                 logger='current',
                 level=logging.WARNING,
             )

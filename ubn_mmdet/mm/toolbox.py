@@ -81,7 +81,7 @@ ADVICE = {
     ),
     r'torchvision::': (
         'torchvision was built for another PyTorch: install the two of one build; '
-        'docs/reproduce.md says what helps where there is none'
+        'configs/protocol/README.md says what helps where there is none'
     ),
     r'undefined symbol|\.so.*cannot open': (
         'its compiled part was built for another PyTorch: install it again with '

@@ -3,7 +3,7 @@
 Images lie in the upper left corner of a batch, and whoever made the batch announces their
 sizes (:func:`padded_images`). A layer finds the valid part of its own maps by their
 stride (:func:`valid_part`), and reduces and writes that part alone
-(:class:`PaddedPasses`). docs/padding.md says what follows from that.
+(:class:`PaddedPasses`). docs/compatibility.md says what follows from that.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def padded_images(
     padded: Sequence[int],
     apart: Collection[nn.Module] = (),
 ) -> Iterator[None]:
-    """Norm layers called within it leave padded pixels out (docs/padding.md).
+    """Norm layers called within it leave padded pixels out (docs/compatibility.md).
 
     A map of as many samples as there are images, and of a size that a stride makes of
     ``padded``, is taken for a map of the images. Others count as wholly valid.

@@ -1,5 +1,5 @@
-# UBN at its authors' start with the gate the other way round: batches of dissimilar samples
-# go into the statistics, batches of similar ones do not.
+# UBN with the paper's initialisation and a reversed gate: batches of dissimilar samples go
+# into the statistics, batches of similar ones do not.
 norm = dict(
     type='UBN',
     initial_weight=0,

@@ -1,4 +1,4 @@
-# UBN at its authors' start, without centering.
+# UBN with the paper's initialisation, without centering.
 norm = dict(
     type='UBN',
     centering=False,

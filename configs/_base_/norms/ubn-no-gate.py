@@ -1,4 +1,4 @@
-# UBN at its authors' start whose statistics take every batch.
+# UBN with the paper's initialisation whose statistics take every batch.
 norm = dict(
     type='UBN',
     initial_weight=0,

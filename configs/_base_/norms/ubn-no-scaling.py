@@ -1,4 +1,4 @@
-# UBN at its authors' start, without the scaling gate.
+# UBN with the paper's initialisation, without the scaling gate.
 norm = dict(
     type='UBN',
     scaling=None,

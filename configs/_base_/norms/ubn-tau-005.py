@@ -1,4 +1,4 @@
-# UBN at its authors' start, whose gate closes later: at a condensation of 0.05.
+# UBN with the paper's initialisation, whose gate closes later: at a condensation of 0.05.
 norm = dict(
     type='UBN',
     initial_weight=0,

@@ -1,4 +1,4 @@
-# UBN at its authors' start, whose gate closes sooner: at a condensation of 0.3.
+# UBN with the paper's initialisation, whose gate closes sooner: at a condensation of 0.3.
 norm = dict(
     type='UBN',
     initial_weight=0,

@@ -10,9 +10,9 @@ from .numbers import MAIN, TABLES
 DASH = '–'  # what is not known
 HOW_TO_READ = f"""\
 - **Primary contrasts** are the differences that a comparison was made for, named in its
-  file before it was run. Only of them it is said that a norm is **{HIGHER}** or
+  file before it was run. Only these can be reported as **{HIGHER}** or
   **{LOWER}**: if p, corrected by Holm's method for how many contrasts there are, is below
-  0.05, and the interval over images, where there is one, leaves out 0. All else has
+  0.05, and the interval over images, where there is one, excludes 0. All else has
   **{NO_DIFFERENCE}**, which is not the same as equal. A verdict needs {FEWEST_SEEDS}
   seeds of both norms.
 - Everything else is **exploratory**, and has no verdict. q is the rate of false discoveries

@@ -110,7 +110,7 @@ def write_figures(
 
 
 def html_page(markdown: str, drawn: Mapping[str, Figure]) -> str:
-    """One page that needs no network: tables sort, figures answer to the pointer.
+    """One page that needs no network: tables sort, figures are interactive.
 
     Args:
         markdown: What it says.

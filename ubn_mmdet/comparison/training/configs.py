@@ -51,7 +51,7 @@ def open_data(
 
 
 def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
-    """The config of one run, complete but for where its files go.
+    """The config of one run, except for where its files go.
 
     Raises:
         SpecError: If the detector's config or the preset does not fit.
@@ -86,7 +86,7 @@ def common_config(comparison: Comparison, folder: Folder) -> Config:
 
 
 def shared_config(comparison: Comparison, folder: Folder) -> Config:
-    """:func:`common_config` without what is each run's own, but for the norm."""
+    """:func:`common_config` without what differs between runs, except for the norm."""
     cfg = common_config(comparison, folder)
     cfg.randomness = None
     for node in nodes_of(cfg.model, 'Pretrained'):

@@ -17,12 +17,14 @@ from .configs import (
     resolve,
     shared_config,
 )
+from .preflight import check_norms
 
 
 def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
-    """``{'folder', 'setting_hash', 'runs': [{'config_hash', 'settings'}]}``.
+    """``{'folder', 'setting_hash', 'runs': [{'config_hash', 'settings'}], 'notes'}``.
 
-    Runs are in the order of ``Comparison.runs``.
+    Runs are in the order of ``Comparison.runs``. Notes are lines for the user. What a
+    preflight has found is below ``work_dir``.
 
     Raises:
         ValueError: If the data, the detector's config or a preset does not fit.
@@ -42,6 +44,8 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
     def hash_of(cfg: Config) -> str:
         return config_hash(cfg, folder, data_is, comparison.processes)
 
+    checked = check_norms(comparison, folder, Path(work_dir) / 'preflight')
+
     def settings(run: Run) -> dict:
         """What a result says of them."""
         return {
@@ -59,6 +63,7 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
             'train_images': folder.num_images['train'],
             'val_images': folder.num_images['val'],
             'seed': run.seed,
+            'preflight': checked.get(run.norm.name, {}).get('id'),
         }
 
     return {
@@ -71,4 +76,5 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
             }
             for run in comparison.runs()
         ],
+        'notes': [found['summary'] for found in checked.values()],
     }

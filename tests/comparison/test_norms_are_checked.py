@@ -1,0 +1,60 @@
+"""Before its first run a comparison checks each norm against the baseline."""
+
+import json
+
+import pytest
+from helpers.commands import ROOT
+from helpers.comparisons import FIELDS, few_shapes
+from mmdet.utils import register_all_modules
+
+from ubn_mmdet.comparison.spec import Comparison, SpecError
+from ubn_mmdet.comparison.training.configs import open_data
+from ubn_mmdet.comparison.training.preflight import check_norms
+
+MOMENTUM = {'model.backbone.norm_cfg.momentum': 0.03}
+OF_DETECTORS = sorted(
+    path.name
+    for path in (ROOT / 'comparisons').glob('*.py')
+    if not path.stem.endswith('pretraining')
+)
+
+
+@pytest.fixture
+def check(tmp_path):
+    def check(**changes):
+        register_all_modules()
+        folder = open_data(Comparison.read(FIELDS), few_shapes(tmp_path / 'shapes'), '')
+        comparison = Comparison.read(FIELDS | changes)
+        return check_norms(comparison, folder, tmp_path / 'preflight')
+
+    return check
+
+
+def test_each_norm_has_a_manifest(check, tmp_path):
+    norms = [{'name': 'UBN-0.03', 'preset': 'ubn', 'options': MOMENTUM}, 'UBN', 'BN']
+    checked = check(groups=[{'norms': norms, 'seeds': [1, 2]}])
+    assert [*checked] == ['UBN-0.03', 'UBN']
+    for name, found in checked.items():
+        path = tmp_path / f'preflight/{name}.json'
+        manifest = json.loads(path.read_text())
+        assert manifest['id'] == found['id']
+        assert [config['name'] for config in manifest['configs']] == ['BN', name]
+        assert str(path) in found['summary']
+    # The small start of UBN; a run's own look at the loss counts.
+    start = 'Preflight of UBN beside BN: backbone, neck'
+    assert checked['UBN']['summary'].startswith(start)
+    assert 'custom_hooks' not in checked['UBN']['summary']
+
+
+def test_a_comparison_that_is_refused_is_not_planned(check):
+    options = {'auto_scale_lr': {'enable': False, 'base_batch_size': 16}}
+    with pytest.raises(SpecError, match='preflight of UBN refuses it .* auto_scale_lr'):
+        check(options=options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', OF_DETECTORS)
+def test_what_ships_is_not_refused(check, name):
+    shipped = Comparison.open(ROOT / 'comparisons' / name)
+    checked = check(**shipped.to_dict() | {'classes': None, 'train_images': None})
+    assert [*checked] == [norm for norm in shipped.norm_names() if norm != 'BN']

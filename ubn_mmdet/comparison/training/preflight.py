@@ -1,0 +1,62 @@
+"""The preflight of a comparison: each norm against the baseline, before the first run."""
+
+import json
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ...files import write_whole
+from ...mm.preflight import Side, preflight
+from ..spec import Comparison, SpecError
+from .configs import resolve
+from .task import Folder
+
+
+def check_norms(
+    comparison: Comparison, folder: Folder, place: Path
+) -> dict[str, dict[str, str]]:
+    """Check the configs of the norms' first runs.
+
+    Args:
+        comparison: What to check.
+        folder: Its data.
+        place: Where to leave a manifest for each norm.
+
+    Returns:
+        For each norm but the baseline ``{'id', 'summary'}``: of the manifest, and a line.
+
+    Raises:
+        SpecError: For a refusal.
+    """
+    names = comparison.norm_names()
+    baseline = next((contrast.baseline for contrast in comparison.primary), 'BN')
+    if baseline not in names:
+        baseline = names[0]
+    runs = {run.norm.name: run for run in comparison.runs()}
+
+    def side(name: str) -> Side:
+        return Side(name, _looked_after(resolve(comparison, runs[name], folder)))
+
+    checked: dict[str, dict[str, str]] = {}
+    others = [name for name in names if name != baseline]
+    of_baseline = side(baseline)
+    for name in others:
+        manifest = preflight(of_baseline, side(name), comparison.processes)
+        path = place / f'{name}.json'
+        write_whole(path, json.dumps(manifest, indent=1).encode())
+        found = manifest['findings']
+        if refusals := [f for f in found if f['level'] == 'refusal']:
+            first = '{where}: {what}'.format(**refusals[0])
+            raise SpecError(f'the preflight of {name} refuses it ({path}): {first}')
+        warnings = dict.fromkeys(f['where'] for f in found if f['level'] == 'warning')
+        summary = ', '.join(warnings) or 'nothing to warn of'
+        summary = f'Preflight of {name} beside {baseline}: {summary} ({path})'
+        checked[name] = {'id': manifest['id'], 'summary': summary}
+    return checked
+
+
+def _looked_after(cfg: Config) -> Config:
+    """The config with what a run of a comparison has anyway (hooks.WatchHook)."""
+    hooks = [*(cfg.get('custom_hooks') or []), {'type': 'CheckInvalidLossHook'}]
+    cfg.custom_hooks = hooks
+    return cfg

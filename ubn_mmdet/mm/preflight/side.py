@@ -1,0 +1,220 @@
+"""One of two configs that are compared, and what it builds."""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cached_property
+from math import isclose
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmcv.cnn import is_norm
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint, set_random_seed
+from torch import nn
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+
+from ...layers.stages.affine import AUTHORS_GATE
+from ..config_nodes import all_nodes
+from ..layout_hook import pretrained_modules
+from ..members import is_ours
+from .scales import output_scales
+
+TRAITS = 'eps', 'momentum', 'images in live statistics', 'learns'
+
+
+@contextmanager
+def _quiet_toolbox() -> Iterator[None]:
+    """Without a line for every tensor."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class Rate(NamedTuple):
+    """How a parameter learns."""
+
+    lr: float
+    decay: float
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f'lr {self.lr:.3g}, decay {self.decay:.3g}'
+
+    @property
+    def shrinkage(self) -> float:
+        """The share that decay takes off in a step of SGD."""
+        return self.lr * self.decay
+
+    def is_like(self, other: 'Rate') -> bool:
+        """Whether it is the other, or that of the authors' form of the same parameter.
+
+        UBNOptimWrapperConstructor multiplies the rate of that form and divides its decay.
+        """
+        ratio = self.lr / other.lr if other.lr else 1.0
+        is_same = any(isclose(ratio, AUTHORS_GATE**power) for power in (-2, 0, 2))
+        return is_same and isclose(self.shrinkage, other.shrinkage)
+
+
+class Side:
+    """A config and its model, built on the CPU, at the start of training.
+
+    To make one sets the random state, and the toolbox's default scope.
+
+    Args:
+        name: For messages.
+        cfg: The config; it stays as it is.
+
+    Attributes:
+        absent: Files of weights that are not on this machine. What they would have filled
+            is at random here.
+        model: In training mode.
+    """
+
+    def __init__(self, name: str, cfg: Config) -> None:
+        self.name = name
+        self.cfg = cfg
+        self.scope = cfg.get('default_scope') or 'mmdet'
+        self.load_from = cfg.get('load_from')
+        self.absent: list[str] = []
+        settings = deepcopy(cfg.model)
+        if 'data_preprocessor' in cfg:  # as the runner does
+            settings.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
+        for node in all_nodes(settings):
+            weights = node.get('init_cfg')
+            if isinstance(weights, dict) and weights.get('type') == 'Pretrained':
+                if self._is_absent(weights['checkpoint']):
+                    node.init_cfg = None
+        if self.load_from and self._is_absent(self.load_from):
+            self.load_from = None
+        init_default_scope(self.scope)
+        set_random_seed(0)
+        self.model = MODELS.build(settings)
+        with _quiet_toolbox():
+            self.model.init_weights()
+            if self.load_from:
+                load_checkpoint(self.model, self.load_from, 'cpu')
+        self.model.train()
+
+    def _is_absent(self, path: str) -> bool:
+        if not Path(path).is_file():
+            self.absent.append(path)
+        return path in self.absent
+
+    @cached_property
+    def norms(self) -> dict[str, Any]:
+        """The norm layers, by name."""
+        return {name: m for name, m in self.model.named_modules() if is_norm(m)}
+
+    @property
+    def live(self) -> dict[str, Any]:
+        """Those that train on statistics of their batches."""
+        return {
+            name: layer
+            for name, layer in self.norms.items()
+            if layer.training and isinstance(layer, _BatchNorm)
+        }
+
+    @cached_property
+    def rates(self) -> dict[str, Rate]:
+        """Of each parameter that learns, as the optimizer has it."""
+        keys = 'optimizer', 'constructor', 'paramwise_cfg'
+        settings = {k: v for k, v in self.cfg.optim_wrapper.items() if k in keys}
+        # Mixed precision is another wrapper's matter, which wants a GPU.
+        settings['type'] = 'OptimWrapper'
+        with _quiet_toolbox():
+            wrapper = build_optim_wrapper(self.model, settings)
+        rates = {
+            id(parameter): Rate(group['lr'], group.get('weight_decay', 0.0))
+            for group in wrapper.optimizer.param_groups
+            for parameter in group['params']
+        }
+        named = self.model.named_parameters()
+        return {n: rates[id(p)] for n, p in named if p.requires_grad and id(p) in rates}
+
+    @property
+    def kernel_shrinkage(self) -> float:
+        """The usual one of a convolution's kernel."""
+        modules = self.model.named_modules()
+        return self._shrinkage(
+            'weight', [n for n, m in modules if isinstance(m, nn.Conv2d)]
+        )
+
+    @property
+    def bias_shrinkage(self) -> float:
+        """The usual one of a norm layer's bias."""
+        return self._shrinkage('bias', self.norms)
+
+    def _shrinkage(self, tensor: str, layers: Iterable[str]) -> float:
+        names = (f'{layer}.{tensor}' for layer in layers)
+        found = Counter(self.rates[n].shrinkage for n in names if n in self.rates)
+        return found.most_common(1)[0][0] if found else 0.0
+
+    def traits(self, world: int) -> dict[str, dict[str, Any]]:
+        """Each of :data:`TRAITS` of every layer that is a kind of BatchNorm, by name."""
+        found = {}
+        for name, layer in self.norms.items():
+            if isinstance(layer, _BatchNorm):
+                images = self.batch_size * self.merges(layer, world)
+                learns = any(
+                    parameter.requires_grad for parameter in layer.parameters()
+                )
+                values = layer.eps, layer.momentum, images * layer.training, learns
+                found[name] = dict(zip(TRAITS, values, strict=True))
+        return found
+
+    @cached_property
+    def scales(self) -> dict[str, list[float]]:
+        """:func:`~.scales.output_scales` of the model."""
+        return output_scales(self.model)
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a step of one process."""
+        return self.cfg.train_dataloader.batch_size
+
+    @property
+    def hooks(self) -> set[str]:
+        """The names of the config's own hooks."""
+        hooks = self.cfg.get('custom_hooks') or []
+        return {str(hook['type']).rpartition('.')[2] for hook in hooks}
+
+    @property
+    def holds_statistics(self) -> bool:
+        """Whether it trains with the statistics of a pre-training."""
+        is_given = self.absent or self.load_from or any(pretrained_modules(self.model))
+        return bool(is_given and self.norms and not self.live)
+
+    def merges(self, layer: Any, world: int) -> int:
+        """How many processes' batches are normalised together."""
+        if is_ours(layer):
+            return min(layer.sync_group_size or world, world) if layer.sync else 1
+        is_merged = isinstance(layer, SyncBatchNorm) or self.cfg.get('sync_bn')
+        return world if is_merged else 1
+
+    def content(self) -> dict:
+        """The config as json has it."""
+        content = self.cfg.to_dict()
+        content.pop('work_dir', None)
+        return json.loads(json.dumps(content, default=str))
+
+    @property
+    def description(self) -> dict:
+        """For a record: name, file and hash of the config."""
+        content = json.dumps(self.content(), sort_keys=True).encode()
+        return {
+            'name': self.name,
+            'file': Path(self.cfg.filename or '').name,
+            'hash': hashlib.sha256(content).hexdigest()[:16],
+        }
