@@ -1,6 +1,6 @@
 # The paper's protocol at full size, on 8 GPUs with 2 images each; the folder's train/ and
 # val/ are links to train2017/ and val2017/. Each seed has a pre-training of its own
-# (docs/reproduce.md).
+# (configs/protocol/README.md).
 data = 'data/coco_folder'
 detector = 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py'
 image_size = (1333, 800)

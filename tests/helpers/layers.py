@@ -106,10 +106,10 @@ def compare(
         layer.zero_grad()
         y.backward(gradient)
         parameters = [state[name] for name, _ in layer.named_parameters()]
-        of_x, *of_parameters = torch.autograd.grad(
+        grad_x, *of_parameters = torch.autograd.grad(
             expected, [theirs, *parameters], gradient
         )
-        torch.testing.assert_close(ours.grad, of_x, **tolerance)
+        torch.testing.assert_close(ours.grad, grad_x, **tolerance)
         for parameter, want in zip(layer.parameters(), of_parameters, strict=True):
             torch.testing.assert_close(parameter.grad, want, **tolerance)
         for name, buffer in layer.named_buffers():

@@ -87,12 +87,12 @@ def assert_equals_one_process(
         loss = sum((y * g).sum() for y, g in zip(ys, upstream, strict=True))
         inputs = [*leaves, *(state[name] for name in names)]
         gradients = torch.autograd.grad(loss, inputs, materialize_grads=True)
-        of_xs, of_parameters = gradients[: len(xs)], gradients[len(xs) :]
+        grad_xs, of_parameters = gradients[: len(xs)], gradients[len(xs) :]
         sums = [a + b for a, b in zip(sums, of_parameters, strict=True)]
 
-    for result, y, of_x in zip(results, ys, of_xs, strict=True):
+    for result, y, grad_x in zip(results, ys, grad_xs, strict=True):
         torch.testing.assert_close(result['y'].double(), y, **tolerance)
-        torch.testing.assert_close(result['x'].double(), of_x, **tolerance)
+        torch.testing.assert_close(result['x'].double(), grad_x, **tolerance)
         for name, buffer in result['buffers'].items():
             want = state[name].to(buffer.dtype)
             torch.testing.assert_close(buffer, want, **tolerance)

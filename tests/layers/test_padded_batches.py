@@ -122,10 +122,10 @@ def test_all_is_as_on_the_images_before_padding(kind, training, monkeypatch):
         y.backward(stack(upstream, fill=7.0))  # what is there has no effect
         loss = sum((a * b).sum() for a, b in zip(expected, upstream, strict=True))
         names = [name for name, _ in layer.named_parameters()]
-        (*of_xs,) = torch.autograd.grad(loss, xs + [state[name] for name in names])
-        torch.testing.assert_close(parts(batch.grad, xs), of_xs[: len(xs)], **CLOSE)
+        (*grad_xs,) = torch.autograd.grad(loss, xs + [state[name] for name in names])
+        torch.testing.assert_close(parts(batch.grad, xs), grad_xs[: len(xs)], **CLOSE)
         got = [parameter.grad for parameter in layer.parameters()]
-        torch.testing.assert_close(got, of_xs[len(xs) :], **CLOSE)
+        torch.testing.assert_close(got, grad_xs[len(xs) :], **CLOSE)
         for name, buffer in layer.named_buffers():
             torch.testing.assert_close(buffer, state[name], **CLOSE)
 
@@ -342,13 +342,13 @@ def test_ranks_that_are_padded_differently_equal_one_process(name, two_ranks):
     loss = sum((a * b).sum() for a, b in zip(expected, flat_upstream, strict=True))
     names = [name for name, _ in layer.named_parameters()]
     grads = torch.autograd.grad(loss, flat + [state[name] for name in names])
-    ys, of_xs = [], []
+    ys, grad_xs = [], []
     for result, share in zip(results, xs, strict=True):
         ys += parts(result[0], share)
-        of_xs += parts(result[1], share)
+        grad_xs += parts(result[1], share)
         for name, buffer in result[3].items():
             torch.testing.assert_close(buffer, state[name], **CLOSE)
     torch.testing.assert_close(ys, expected, **CLOSE)
-    torch.testing.assert_close(of_xs, list(grads[: len(flat)]), **CLOSE)
+    torch.testing.assert_close(grad_xs, list(grads[: len(flat)]), **CLOSE)
     summed = [a + b for a, b in zip(results[0][2], results[1][2], strict=True)]
     torch.testing.assert_close(summed, list(grads[len(flat) :]), **CLOSE)

@@ -31,9 +31,9 @@ class FeatureScaleHook(Hook):
     evaluation mode. The mean over ranks counts.
 
     Args:
-        limit: How many times larger the features of a level may be, above 1. Of the two
-            sizes in docs/results.md, BatchNorm's last level grew 1.3-fold at most; where
-            it was 3.8 or more, training diverged.
+        limit: How many times larger the features of a level may be, above 1. In small
+            experiments BatchNorm's last level grew 1.3-fold at most; where a level grew
+            3.8-fold or more, training diverged.
         size: Of the shorter side in pre-training, in pixels. Images that are no larger
             are compared with themselves.
 
