@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ubn_mmdet.comparison.groups import ResultsError, read_groups, slug, titles
+from ubn_mmdet.comparison.images import images_of
 from ubn_mmdet.comparison.report import tables
+from ubn_mmdet.comparison.report.numbers import numbers_of_all
 from ubn_mmdet.comparison.report.tables import CAPTIONS
-from ubn_mmdet.comparison.report.write import FOREST, collect, draw_all, write_figures
+from ubn_mmdet.comparison.report.write import FOREST, draw_all, write_figures
 from ubn_mmdet.files import write_whole
 
 HEAD = """\
@@ -51,7 +53,7 @@ def write_results_page(
         raise ResultsError(f'there is no results file in {folder}')
     groups = read_groups(files)
     named = dict(zip(titles(groups), groups, strict=True))
-    numbers = {t: collect(group, baseline, say=say) for t, group in named.items()}
+    numbers = numbers_of_all(named, baseline, lambda group: images_of(group, say=say))
     decided = {t: of for t, of in numbers.items() if of['primary']}
     drawn = draw_all(named, numbers, baseline)
     first = slug(next(iter(decided), ''))

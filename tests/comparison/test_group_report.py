@@ -9,7 +9,7 @@ from PIL import Image
 
 from ubn_mmdet.comparison.groups import read_groups
 from ubn_mmdet.comparison.report import figures
-from ubn_mmdet.comparison.report.numbers import numbers_of
+from ubn_mmdet.comparison.report.numbers import numbers_of_all
 from ubn_mmdet.comparison.report.tables import group_markdown
 from ubn_mmdet.markdown import markdown_table
 
@@ -18,7 +18,7 @@ from ubn_mmdet.markdown import markdown_table
 def numbers(tmp_path):
     def make(*lines, baseline='BN', images=None, note='They are gone.'):
         (group,) = read_groups([write_results(tmp_path / 'r.jsonl', list(lines))])
-        found = numbers_of(group, baseline, images, note)
+        found = numbers_of_all({'': group}, baseline, lambda _: (images, note))['']
         return json.loads(json.dumps(found))  # as report.json has it
 
     return make
@@ -42,6 +42,26 @@ def table_after(markdown, start):
             break
         rows.append([cell.strip() for cell in line.strip('|').split('|')])
     return [rows[0], *rows[2:]]
+
+
+def test_contrasts_of_one_report_are_corrected_together(tmp_path):
+    """They may belong to one design."""
+    fives = runs_of('BN', *FIVE), runs_of('UBN', *(ap + 0.05 for ap in FIVE))
+    groups = {}
+    for name in ('nuclei', 'bccd'):
+        lines = [
+            {**line, 'comparison': name, 'primary': PRIMARY}
+            for of in fives
+            for line in of
+        ]
+        path = write_results(tmp_path / f'{name}.jsonl', lines)
+        [groups[name]] = read_groups([path])
+    alone = numbers_of_all({'': groups['bccd']}, 'BN', lambda _: ({}, ''))
+    both = numbers_of_all(groups, 'BN', lambda _: ({}, ''))
+    [alone], *both = (of['primary'] for of in (alone[''], *both.values()))
+    for [contrast] in both:
+        assert contrast['holm'] == pytest.approx(2 * alone['holm'])
+        assert contrast['detectable'] > alone['detectable']
 
 
 def test_spreads_and_comparisons(numbers):

@@ -16,10 +16,10 @@ CONFIDENCE = 0.95
 POWER = 0.8
 FEWEST_SEEDS = 5  # for a verdict
 SIGNIFICANT = 1 - CONFIDENCE
-HIGHER, LOWER, NO_DIFFERENCE, TOO_FEW = (
-    *('higher', 'lower'),
-    *('no significant difference', 'too few seeds for a verdict'),
-)
+HIGHER = 'higher'
+LOWER = 'lower'
+NO_DIFFERENCE = 'no significant difference'
+TOO_FEW = 'too few seeds for a verdict'
 _SAME = 1e-9  # what rounding makes of nothing
 Interval = tuple[float, float]
 

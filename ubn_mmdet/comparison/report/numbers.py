@@ -28,10 +28,44 @@ CURVES = {**dict.fromkeys(MAIN, 'epoch'), 'loss': 'iteration'}
 Images = Mapping[tuple[str, int], Mapping[str, Mapping]]
 
 
+def numbers_of_all(
+    groups: Mapping[str, ResultGroup],
+    baseline: str,
+    read: Callable[[ResultGroup], tuple[Images, str]],
+) -> dict[str, dict]:
+    """The numbers of each group, by its title.
+
+    The primary contrasts of all groups are corrected for their number together: several
+    comparisons may belong to one design.
+
+    Args:
+        groups: By title.
+        baseline: The norm to compare with.
+        read: Gives the images of a group, and what of them is missing (``images_of``).
+    """
+    tests = sum(len(group.primary()) for group in groups.values())
+    numbers = {
+        title: numbers_of(group, baseline, *read(group), tests=tests)
+        for title, group in groups.items()
+    }
+    contrasts = [c for of_group in numbers.values() for c in of_group['primary']]
+    # One that has no p yet counts all the same.
+    ps = holm([1.0 if c['p'] is None else c['p'] for c in contrasts])
+    for contrast, p in zip(contrasts, ps, strict=True):
+        found = contrast.pop('found')
+        contrast['holm'] = None if contrast['p'] is None else p
+        contrast['verdict'] = verdict(found, p)
+    return numbers
+
+
 def numbers_of(
-    group: ResultGroup, baseline: str, images: Images | None = None, note: str = ''
+    group: ResultGroup,
+    baseline: str,
+    images: Images | None = None,
+    note: str = '',
+    tests: int = 1,
 ) -> dict:
-    """Everything that a report says of a group; json can hold it.
+    """Everything that a report says of a group but for its verdicts.
 
     A run that diverged counts as one that found nothing: each of its metrics is 0.
 
@@ -40,6 +74,7 @@ def numbers_of(
         baseline: The norm to compare with; need not be there.
         images: What ``images_of`` gives.
         note: What it says is missing.
+        tests: How many primary contrasts are corrected together.
     """
     norms = sorted(group.norms, key=lambda norm: norm != baseline)
     of_norm = {norm: group.of(norm) for norm in norms}
@@ -74,7 +109,7 @@ def numbers_of(
         'settings': group.settings,
         'baseline': baseline if of_norm.get(baseline) else None,
         'metrics': metrics,
-        'primary': _primary(group, difference),
+        'primary': _primary(group, difference, tests),
         'against': against,
         'norms': {
             norm: {
@@ -144,27 +179,23 @@ def _add_false_discovery_rates(
 
 
 def _primary(
-    group: ResultGroup, difference: Callable[..., Difference | None]
+    group: ResultGroup, difference: Callable[..., Difference | None], tests: int
 ) -> list[dict]:
-    """The contrasts that were named beforehand, corrected for their number, decided."""
-    named = group.primary()
-    found = [
-        difference(c['norm'], c['metric'], c['baseline'], len(named)) for c in named
-    ]
-    # One that has no p yet counts all the same.
-    ps = [1.0 if f is None or f.p is None else f.p for f in found]
-    return [
-        {
-            **contrast,
-            **(_as_dict(of) or {}),
-            'holm': None if of is None or of.p is None else p,
-            'diverged': [
-                len(group.diverged(contrast[side])) for side in ('baseline', 'norm')
-            ],
-            'verdict': verdict(of, p),
-        }
-        for contrast, of, p in zip(named, found, holm(ps), strict=True)
-    ]
+    """The contrasts that were named beforehand, and what was found of each."""
+    contrasts = []
+    for contrast in group.primary():
+        norm, base = contrast['norm'], contrast['baseline']
+        found = difference(norm, contrast['metric'], base, tests)
+        contrasts.append(
+            {
+                **contrast,
+                'p': None,
+                **(_as_dict(found) or {}),
+                'diverged': [len(group.diverged(side)) for side in (base, norm)],
+                'found': found,
+            }
+        )
+    return contrasts
 
 
 def _first(group: ResultGroup, norm: str) -> dict:

@@ -15,7 +15,7 @@ from ...files import write_whole
 from ..groups import ResultGroup, read_groups, slug, titles
 from ..images import images_of
 from . import figures
-from .numbers import numbers_of
+from .numbers import numbers_of_all
 from .tables import CAPTIONS, HOW_TO_READ, group_markdown
 
 TITLE = 'Comparison of norms'
@@ -48,10 +48,9 @@ def write_report(
     out = Path(out)
     groups = read_groups(results, work_dir)
     named = dict(zip(titles(groups), groups, strict=True))
-    numbers = {
-        title: collect(group, baseline, annotations, say)
-        for title, group in named.items()
-    }
+    numbers = numbers_of_all(
+        named, baseline, lambda group: images_of(group, annotations, say)
+    )
     write_whole(out / 'report.json', json.dumps(numbers, indent=1).encode() + b'\n')
     drawn = draw_all(named, numbers, baseline)
     pictures = write_figures(drawn, out, 'figures/', ['png', 'pdf'])
@@ -71,16 +70,6 @@ def write_report(
         say(f'the HTML page needs {error.name}: pip install markdown-it-py')
     else:
         write_whole(out / 'report.html', page.encode())
-
-
-def collect(
-    group: ResultGroup,
-    baseline: str,
-    annotations: Path | None = None,
-    say: Callable[[str], None] = print,
-) -> dict:
-    """All numbers of a group (``numbers_of``), with what its predictions say."""
-    return numbers_of(group, baseline, *images_of(group, annotations, say))
 
 
 def draw_all(
