@@ -46,6 +46,11 @@ def test_each_norm_has_a_manifest(check, tmp_path):
     assert 'custom_hooks' not in checked['UBN']['summary']
 
 
+def test_norms_without_batchnorm_beside_them_are_checked_too(check):
+    checked = check(groups=[{'norms': ['BNET'], 'seeds': [1]}])
+    assert checked['BNET']['summary'].startswith('Preflight of BNET beside BN: ')
+
+
 def test_a_comparison_that_is_refused_is_not_planned(check):
     options = {'auto_scale_lr': {'enable': False, 'base_batch_size': 16}}
     with pytest.raises(SpecError, match='preflight of UBN refuses it .* auto_scale_lr'):

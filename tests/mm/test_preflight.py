@@ -80,11 +80,11 @@ FAULTS = {
     'gradients clipped once': (
         *(checks.config_keys, 1, TWIN),
         ('bn', {'optim_wrapper.clip_grad': {'max_norm': 35}}),
-        "warning optim_wrapper.clip_grad: bn has {'max_norm': 35} instead of absent",
+        'warning optim_wrapper.clip_grad.max_norm: bn has 35 instead of absent',
     ),
     'warmed up once': (
         *(checks.config_keys, 1, TWIN, ('bn', {'param_scheduler': []})),
-        'warning param_scheduler: bn has [] instead of',
+        'warning param_scheduler.0.type: bn has absent instead of',
     ),
     'another momentum': (
         *(checks.norm_layers, 1, TWIN),

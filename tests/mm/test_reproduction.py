@@ -130,7 +130,8 @@ def test_pre_training_detection_and_results(place):
         'image_size': (96, 64),
         'epochs': 3,  # as many as two decays need
         'batch_size': 2,
-        'options': {'auto_scale_lr.enable': False},
+        # The full rate, in earnest.
+        'options': {'auto_scale_lr.base_batch_size': 2},
         'groups': [
             {
                 'norms': [

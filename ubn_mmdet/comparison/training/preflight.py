@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from ...files import write_whole
 from ...mm.preflight import Side, preflight
-from ..spec import Comparison, SpecError
+from ..spec import Comparison, Norm, Run, SpecError
 from .configs import resolve
 from .task import Folder
 
@@ -30,9 +30,9 @@ def check_norms(
     """
     names = comparison.norm_names()
     baseline = next((contrast.baseline for contrast in comparison.primary), 'BN')
-    if baseline not in names:
-        baseline = names[0]
     runs = {run.norm.name: run for run in comparison.runs()}
+    # Where BatchNorm's runs are another comparison's, it is beside them all the same.
+    runs.setdefault(baseline, Run(Norm.read(baseline), runs[names[0]].seed))
 
     def side(name: str) -> Side:
         return Side(name, _looked_after(resolve(comparison, runs[name], folder)))

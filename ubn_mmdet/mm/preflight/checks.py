@@ -79,7 +79,9 @@ def schedule(a: Side, b: Side, world: int) -> Findings:
         base = scaling.get('base_batch_size', images)
         if images != base and not scaling.get('enable'):
             what = f'{side.name} has {images} images a step, and a learning rate for {base}'
-            advice = 'auto_scale_lr.enable=True scales it'
+            advice = (
+                f'enable=True scales it, base_batch_size={images} says it is for these'
+            )
             yield Finding(REFUSAL, 'auto_scale_lr', f'{what}: {advice}')
         schedulers = side.cfg.get('param_scheduler') or []
         schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
