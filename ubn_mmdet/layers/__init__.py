@@ -26,7 +26,6 @@ FAMILY = (
 __all__ = [
     'BGN',
     'BNET',
-    'FAMILY',
     'IEBN',
     'L2BN',
     'MABN',
