@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ubn_mmdet import choose_passes, gpu_check
-from ubn_mmdet.gpu_check import checks, members, run_checks
+from ubn_mmdet.gpu_check import Machine, check_numbers, checks, run_checks
 from ubn_mmdet.ops import fused
 
-CPU = torch.device('cpu')
+CPU = Machine(torch.device('cpu'), ('fused',), ((2, 4, 6, 5),), (32, 32), 2)
 
 
 def only(monkeypatch, *words):
@@ -19,34 +19,32 @@ def only(monkeypatch, *words):
         for name, check in checks(CPU)
         if any(word in name for word in words)
     ]
-    monkeypatch.setattr(gpu_check, 'checks', lambda device: iter(chosen))
+    monkeypatch.setattr(gpu_check, 'checks', lambda machine: iter(chosen))
 
 
 def test_what_needs_no_gpu_passes(tmp_path, monkeypatch):
-    only(monkeypatch, 'numbers', 'layer')
+    only(monkeypatch, 'numbers', 'AMP', 'checkpointing', 'layer')
     lines = []
     result = run_checks(CPU, tmp_path / 'check.json', 60, lines.append)
     assert not result['failed']
-    assert len(lines) == len(result['checks']) == len(gpu_check.FAMILY) + 5
+    assert len(lines) == len(result['checks']) == len(gpu_check.FAMILY) + 6
     assert json.loads((tmp_path / 'check.json').read_text()) == result
     table = (tmp_path / 'check.md').read_text()
     assert table.startswith('CPU, PyTorch') and '| numbers: UBN, fused |' in table
 
 
 @pytest.mark.slow
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)  # takes a minute
     out = tmp_path / 'check.json'
     assert gpu_check.main(['--device', 'cpu', '--out', str(out)]) == 0
-    assert not json.loads(out.read_text())['failed']
-
-
-@pytest.mark.slow
-def test_a_compiled_step_is_compared():
-    assert gpu_check.check_compile(CPU)['difference'] > 0
+    assert 'two ranks' in json.loads(out.read_text())['checks']
 
 
 def test_every_member_is_compared():
-    names = {name.split(',')[0] for name in members()}
+    names = {
+        name.split(',')[0].removeprefix('numbers: ') for name, _ in check_numbers(CPU)
+    }
     assert names == {member.__name__ for member in gpu_check.FAMILY}
 
 
@@ -75,7 +73,7 @@ def test_an_error_of_any_kind_leaves_the_other_checks(tmp_path, monkeypatch):
     monkeypatch.setattr(
         gpu_check,
         'checks',
-        lambda device: iter([('a', fail), ('b', lambda: {'c': 1.0})]),
+        lambda machine: iter([('a', fail), ('b', lambda: {'c': 1.0})]),
     )
     result = run_checks(CPU, tmp_path / 'check.json', 60, lambda line: None)
     assert result['failed'] == {'a': 'RuntimeError: device-side assert'}
@@ -83,9 +81,9 @@ def test_an_error_of_any_kind_leaves_the_other_checks(tmp_path, monkeypatch):
 
 
 def test_what_there_was_no_time_for_counts_as_failed(tmp_path, monkeypatch):
-    only(monkeypatch, 'numbers: UBN, fused')
+    only(monkeypatch, 'AMP')
     result = run_checks(CPU, tmp_path / 'check.json', -1, lambda line: None)
-    assert 'time was over' in result['failed']['numbers: UBN, fused']
+    assert 'time was over' in result['failed']['AMP with a scaler that overflows once']
 
 
 def test_without_a_gpu_it_says_so(capsys):
