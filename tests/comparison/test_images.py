@@ -243,7 +243,7 @@ def test_what_an_earlier_version_has_kept_is_passed_over(two_norms):
 
 def test_the_runs_folder_says_where_the_annotations_are(two_norms):
     _, note, _ = images_in(two_norms, annotations=False)
-    assert note.startswith('BN, seed 0: the annotations') and 'not at hand' in note
+    assert note.startswith('BN, seed 0: the annotations') and 'not available' in note
     specification = {'directory': str(two_norms), 'folder': {'root': '.'}}
     for name in ('BN-0', 'BN-1', 'UBN-0', 'UBN-1'):
         (two_norms / name / 'run.json').write_text(json.dumps(specification))

@@ -63,3 +63,11 @@ def test_what_ships_is_not_refused(check, name):
     shipped = Comparison.open(ROOT / 'comparisons' / name)
     checked = check(**shipped.to_dict() | {'classes': None, 'train_images': None})
     assert [*checked] == [norm for norm in shipped.norm_names() if norm != 'BN']
+
+
+def test_weights_that_cannot_be_read_are_named(check, tmp_path):
+    (tmp_path / 'broken.pth').write_bytes(b'weights')
+    start = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'broken.pth')}
+    broken = {'name': 'UBN', 'options': {'model.backbone.init_cfg': start}}
+    with pytest.raises(SpecError, match='weights of UBN cannot be read'):
+        check(groups=[{'norms': ['BN', broken], 'seeds': [1]}])

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 
 from mmengine.config import Config
 
@@ -35,10 +36,16 @@ def check_norms(
     runs.setdefault(baseline, Run(Norm.read(baseline), runs[names[0]].seed))
 
     def side(name: str) -> Side:
-        return Side(name, _looked_after(resolve(comparison, runs[name], folder)))
+        cfg = _looked_after(resolve(comparison, runs[name], folder))
+        try:
+            return Side(name, cfg)
+        except UnpicklingError as error:
+            raise SpecError(f'weights of {name} cannot be read: {error}') from error
 
     checked: dict[str, dict[str, str]] = {}
     others = [name for name in names if name != baseline]
+    if not others:
+        return checked
     of_baseline = side(baseline)
     for name in others:
         manifest = preflight(of_baseline, side(name), comparison.processes)
