@@ -67,7 +67,6 @@ def test_what_ships_is_not_refused(check, name):
 
 def test_weights_that_cannot_be_read_are_named(check, tmp_path):
     (tmp_path / 'broken.pth').write_bytes(b'weights')
-    start = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'broken.pth')}
-    broken = {'name': 'UBN', 'options': {'model.backbone.init_cfg': start}}
+    broken = {'name': 'UBN', 'backbone': str(tmp_path / 'broken.pth')}
     with pytest.raises(SpecError, match='weights of UBN cannot be read'):
         check(groups=[{'norms': ['BN', broken], 'seeds': [1]}])
