@@ -1,7 +1,7 @@
 """Train a detector with several norms and seeds, everything else equal.
 
-Every finished run is one json line in the results file. Interrupted, also in the middle of
-a run, the same command goes on. Runs use the code of a commit, from a copy of its own.
+Each finished run adds one JSON line to the results file. After an interruption, the same
+command resumes, also in the middle of a run. Runs use a copy of the code of one commit.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def parse_args() -> argparse.Namespace:
         'comparison', type=Path, help='a file like comparisons/nuclei.py'
     )
     parser.add_argument(
-        '--data', help='a COCO-format folder, in place of the one that the file names'
+        '--data',
+        help='the COCO-format folder (default: the one that the comparison names)',
     )
     parser.add_argument(
         '--work-dir', type=Path, help=f'where runs go (default: {WORK_DIRS}/NAME)'
@@ -50,42 +51,42 @@ def parse_args() -> argparse.Namespace:
         help='the results file (default: WORK_DIR/results.jsonl)',
     )
     parser.add_argument(
-        '--only', nargs='+', default=[], metavar='NORM', help='run these norms alone'
+        '--only', nargs='+', default=[], metavar='NORM', help='run only these norms'
     )
     parser.add_argument(
-        '--seeds', nargs='+', type=int, default=[], help='run these seeds alone'
+        '--seeds', nargs='+', type=int, default=[], help='run only these seeds'
     )
     parser.add_argument(
         '--jobs',
         type=int,
-        help='runs side by side, which share the threads (default: one for each GPU, '
-        'one on the CPU); on a cluster, jobs at once',
+        help='how many runs in parallel; they share the threads (default: one for each '
+        'GPU, one on the CPU). On a cluster: how many jobs at once',
     )
     parser.add_argument(
         '--gpus',
         nargs='+',
         type=int,
-        help='indices of the GPUs to use (default: all there are)',
+        help='indices of the GPUs to use (default: all)',
     )
     parser.add_argument(
         '--cluster',
         choices=CLUSTERS,
-        help='submit each run as a job, through submitit; what is submitted goes on when '
-        'this command ends, which later collects it (local: jobs on this machine)',
+        help='submit each run as a job, through submitit. Jobs continue when this command '
+        'ends; a later call collects their results (local: jobs on this machine)',
     )
-    parser.add_argument('--partition', help='of the slurm cluster')
+    parser.add_argument('--partition', help='partition of the Slurm cluster')
     parser.add_argument(
         '--cluster-options',
         nargs='+',
         action=DictAction,
         default={},
-        help="parameters of submitit's executor, as timeout_min=600 cpus_per_task=8 "
+        help="parameters of submitit's executor, such as timeout_min=600 cpus_per_task=8 "
         'slurm_account=me',
     )
     parser.add_argument(
         '--commit',
         metavar='REV',
-        help='the code to run (default: that of the runs in WORK_DIR; HEAD for a new one)',
+        help='the commit whose code runs (default: that of WORK_DIR; HEAD if it is new)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -173,7 +174,7 @@ def main() -> None:
     except (ToolboxError, SpecError, CodeError, ComparisonError, ResultsError) as error:
         sys.exit(f'compare_norms: {error}')
     except KeyboardInterrupt:
-        print('\nInterrupted: the same command goes on from here.', file=sys.stderr)
+        print('\nInterrupted: the same command resumes.', file=sys.stderr)
         sys.exit(130)
     failed = sum(line['status'] == FAILED for line in lines)
     print(f'{len(lines)} runs in {driver.results_file}')

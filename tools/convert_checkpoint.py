@@ -1,11 +1,11 @@
 """Convert a checkpoint between the layouts of BatchNorm, its family, and UBN's authors.
 
---to deploy folds the norm layers of a detector into its convolutions, for inference, and
-writes a config that loads the result beside it. docs/deploy.md shows how to use the two.
+--to deploy folds the norm layers of a detector into its convolutions, for inference. It
+also writes a config that loads the result. docs/deploy.md shows how to use the two.
 
-The state dict is converted, "meta" is kept, and the rest (optimizer, schedule), which
-would not fit any more, is left out. BatchNorm checkpoints load into models of the family
-as they are; --to ubn writes the keys out.
+The tool converts the state dict, keeps "meta", and drops the rest (optimizer, schedule),
+which would no longer fit. A BatchNorm checkpoint needs no conversion to load into a model
+of the family; --to ubn adds the keys of UBN to it.
 """
 
 import argparse
@@ -29,15 +29,17 @@ MEMBERS: dict[str, Callable[..., PipelineNorm]] = {
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('source', type=Path, help='the checkpoint to read')
     parser.add_argument('target', type=Path, help='the file to write; must not exist')
     parser.add_argument(
         '--to',
         choices=('bn', 'deploy', *MEMBERS),
         required=True,
-        help='bn works where it is exact; deploy folds what it can, exactly, and names '
-        'the rest; all others take BatchNorm layers',
+        help='bn: if that is exact; deploy: fold what can be folded exactly, and name the '
+        'rest; all others: from BatchNorm layers',
     )
     parser.add_argument(
         '--config', type=Path, help="with --to deploy: the source's config"
@@ -60,13 +62,13 @@ def parse_args() -> argparse.Namespace:
         help="the source is a torchvision-style ResNet; make it a detector's backbone",
     )
     parser.add_argument(
-        '--kernel-size', type=int, default=3, help='of UBN and BNET (3)'
+        '--kernel-size', type=int, default=3, help='kernel size of UBN and BNET (3)'
     )
     parser.add_argument(
         '--trust',
         action='store_true',
-        help='unpickle arbitrary objects: for training checkpoints from a source that '
-        'you trust, which may run code',
+        help='unpickle any object, which can run code: only for checkpoints from a source '
+        'that you trust. Training checkpoints need it',
     )
     args = parser.parse_args()
     if (args.to == 'deploy') != (args.config is not None):

@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
         help='images are resized to fit into a square of this side (default: one that '
         "fits the folder's images)",
     )
-    parser.add_argument('--epochs', type=int, help='(default: 6)')
+    parser.add_argument('--epochs', type=int, help='epochs to train (default: 6)')
     parser.add_argument(
         '--config',
         help='the detector, a config below configs/ or a path (default: Mask R-CNN R18)',
@@ -62,8 +62,8 @@ def parse_args() -> argparse.Namespace:
         '--jobs',
         type=int,
         choices=[1, 2],
-        help='2: both runs side by side (default, on more than one core); 1: one after '
-        'the other',
+        help='2: both runs in parallel (default on more than one core); 1: one after the '
+        'other',
     )
     parser.add_argument(
         '--work-dir',
@@ -98,7 +98,7 @@ def main() -> None:
     except ERRORS as error:
         sys.exit(f'demo: {error}')
     except KeyboardInterrupt:
-        print('\nInterrupted: the same command goes on from here.', file=sys.stderr)
+        print('\nInterrupted: the same command resumes.', file=sys.stderr)
         sys.exit(130)
     print(f'\n{text}\nIn {work_dir}: {", ".join(FILES)}')
 

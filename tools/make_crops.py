@@ -19,14 +19,14 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add('source', help='the COCO-format folder')
     add('folder', help='where to write the crops')
-    add('--size', type=int, default=64, help='side in pixels')
+    add('--size', type=int, default=64, help='side in pixels (%(default)s)')
     add(
         '--min-size',
         type=int,
         default=16,
-        help='the least shorter side of a box, in pixels',
+        help='skip objects whose box has a shorter side, in pixels (%(default)s)',
     )
-    add('--max-per-class', type=int, help='keep so many crops of a class in each split')
+    add('--max-per-class', type=int, help='crops of a class in each split (all)')
     args = vars(parser.parse_args(argv))
     with ended_by(CocoFolderError, RecordError, ValueError):
         make_crops(CocoFolder.open(args.pop('source')), **args)

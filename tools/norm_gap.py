@@ -1,13 +1,13 @@
 """Evaluate a trained detector with running, precise and batch statistics.
 
-Running statistics are averages over the last steps of training, about ten where momentum is
-0.1. With few images a step they are rough, and so is what a detector scores with them.
-Precise ones are averages over --batches of training images, all seen by the final weights.
-Batch statistics are those of each batch of validation images, as in training.
+Running statistics are averages over the last steps of training: about ten if momentum is
+0.1. With few images a step they are noisy, and so is the AP with them. Precise statistics
+are averages over --batches batches of training images with the final weights. Batch
+statistics are those of each batch of validation images, as in training.
 
 The table has AP with each of them, for all norm layers and by component (backbone, neck,
-heads), with and without the padding of batches. Nothing is trained: what differs is only
-the averages.
+heads), with and without the padding of batches. Nothing is trained: only the statistics
+differ.
 """
 
 import argparse
@@ -24,36 +24,41 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('config', help='of the detector; a run of a comparison has one')
-    add('checkpoint', help='its weights')
-    add('--batches', type=int, default=40, help='to average over (%(default)s)')
+    add('config', help="the detector's config; each run of a comparison has one")
+    add('checkpoint', help="the detector's weights")
+    add(
+        '--batches',
+        type=int,
+        default=40,
+        help='batches that precise statistics are averaged over (%(default)s)',
+    )
     add(
         '--batch-size',
         type=int,
         default=8,
-        help='images of each (%(default)s)',
+        help='images in a batch (%(default)s)',
     )
     add(
         '--statistics',
         nargs='+',
         default=['running', 'precise', 'batch'],
-        help='those to evaluate with (%(default)s)',
+        help='which to evaluate with (running precise batch)',
     )
     add(
         '--padding',
         nargs='+',
         default=['counted', 'left-out'],
-        help='what to do with it (%(default)s)',
+        help='count the padding of batches or leave it out (counted left-out)',
     )
     add(
         '--out',
         type=Path,
-        help='for results, and to go on from: CHECKPOINT.norm_gap.json',
+        help='where results go, and resume from (CHECKPOINT.norm_gap.json)',
     )
     add(
         '--save-precise',
         type=Path,
-        help='write the weights with precise statistics there',
+        help='a file to write the weights with precise statistics to',
     )
     add_cfg_options(parser)
     return parser.parse_args()

@@ -1,12 +1,12 @@
-"""Check two configs that are to be compared, before a run is spent on them.
+"""Check two configs before they are trained and compared.
 
-Builds both on the CPU. Lists what differs beside the norm; rate and decay of every tensor
-of a norm; how large features and logits are at the start; layers that start with an output
-of 0; weights of another norm; a learning rate for another batch; missing precautions. With
---images, forecasts from training images which gates will close.
+Builds both on the CPU. Reports what differs besides the norm, learning rate and weight
+decay of every tensor of a norm, how large features and logits are at the start, layers that
+start with an output of 0, weights of another norm, a learning rate that does not fit the
+batch size, and missing hooks. With --images it forecasts which gates will close.
 
-A refusal is of a run whose result would be worth nothing: the exit status is 1 then, and if
-a config cannot be built. A warning is of a difference that may be meant, and leaves it 0.
+A refusal means that the result would be worth nothing. A warning names a difference that
+may be intended. The exit status is 1 after a refusal, or if a config cannot be built.
 """
 
 import argparse
@@ -25,20 +25,25 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('configs', nargs=2, metavar='CONFIG', help='the baseline first')
     parser.add_argument(
-        '--world', type=int, default=1, help='processes of a training (%(default)s)'
+        'configs', nargs=2, metavar='CONFIG', help='two configs, the baseline first'
+    )
+    parser.add_argument(
+        '--world',
+        type=int,
+        default=1,
+        help='processes that a training has (%(default)s)',
     )
     parser.add_argument(
         '--images',
         type=int,
         default=0,
-        help='training images to forecast gates from; a few hundred will do (none)',
+        help='how many training images to forecast gates from, such as 512 (none)',
     )
     parser.add_argument(
         '--out',
         type=Path,
-        help='the manifest, a json file (work_dirs/preflight/<its id>.json)',
+        help='the JSON file to write (work_dirs/preflight/<id>.json)',
     )
     add_cfg_options(parser)
     return parser.parse_args()

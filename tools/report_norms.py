@@ -1,9 +1,9 @@
 """Report a comparison of norms: tables, figures, and one page that needs no network.
 
-Reads results files of tools/compare_norms.py, and writes into a folder report.md,
-report.json, report.html, and figures/ for print. From the runs' predictions, where they
-are available, it computes intervals over images, and keeps them beside the results file
-(RESULTS.images.json) for when they are not.
+Reads results files of tools/compare_norms.py. Writes report.html, report.md, report.json
+and figures/ (PNG and PDF) into a folder. If the runs' predictions are available, it
+computes intervals over images from them, and keeps these beside the results file
+(RESULTS.images.json), so that the predictions can be deleted.
 """
 
 import argparse
@@ -16,7 +16,9 @@ from ubn_mmdet.comparison.report.write import write_report
 
 def parse_args() -> argparse.Namespace:
     """The command line; --help tells."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('results', nargs='+', type=Path, help='results files, .jsonl')
     parser.add_argument(
         '--out', type=Path, required=True, help='the folder to write to'
@@ -29,8 +31,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--annotations',
         type=Path,
-        help='the COCO instances file of the validation images, if the results do not '
-        'lead to it',
+        help='the COCO annotations of the validation images, if the results do not lead '
+        'to them',
     )
     parser.add_argument(
         '--work-dir',

@@ -1,9 +1,9 @@
 """Compare a detector on several ranks with one process that has all their images.
 
-Ranks are processes of this machine's CPU, so no GPU is needed, nor are data or weights.
-Each case has other batches: even, uneven, padded and with an empty rank. Norm layers that
-merge their statistics right give every rank the outputs, gradients and buffers of one
-process. Names the first of each that differs, and by how much; the exit status is 1 then.
+Ranks are processes on this machine's CPU. No GPU, no data and no weights are needed. The
+batches are even, uneven, padded and with an empty rank. If norm layers merge their
+statistics correctly, every rank has the outputs, gradients and buffers of one process. The
+tool names the first of each that differs, and by how much, and then exits with 1.
 """
 
 import argparse
@@ -23,10 +23,10 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('config', help='of the detector, with any norm')
-    add('--ranks', type=int, default=3, help='how many (%(default)s)')
-    add('--image-size', type=int, default=64, help='pixels a side (%(default)s)')
-    add('--out', type=Path, help='write all that differs there, as json')
+    add('config', help="the detector's config, with any norm")
+    add('--ranks', type=int, default=3, help='number of ranks (%(default)s)')
+    add('--image-size', type=int, default=64, help='side in pixels (%(default)s)')
+    add('--out', type=Path, help='a JSON file to write all differences to')
     add_cfg_options(parser)
     return parser.parse_args()
 

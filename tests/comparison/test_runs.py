@@ -114,7 +114,7 @@ def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_pa
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and 'goes on from here' in output, output
+    assert process.returncode == 130 and 'the same command resumes' in output, output
     assert not results.read(tmp_path / 'cut/results.jsonl')
     assert 'Going on' in complete(cut)
     [ours] = results.read(tmp_path / 'cut/results.jsonl')
