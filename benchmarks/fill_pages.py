@@ -1,12 +1,13 @@
 """Fill the tables of the pages in docs/ from what the benchmarks wrote.
 
-The results are in docs/performance/ and docs/sweep.jsonl. What lies between
-``<!-- table: FILE, TITLE -->`` and ``<!-- end -->`` in a page is exchanged for the table of
-that title that the results in FILE give; all else is written by hand.
+The results are in docs/performance/ and docs/sweep.jsonl. What is between
+``<!-- table: FILE, TITLE -->`` and ``<!-- end -->`` in a page is replaced by the table of
+that title from the results in FILE. Everything else is written by hand.
 
     python -m benchmarks.fill_pages
 """
 
+import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,11 @@ def fill_tables(page: str, tables: Mapping[str, str]) -> str:
 
 def main() -> None:
     """Fill all of ``PAGES``."""
+    argparse.ArgumentParser(
+        prog='python -m benchmarks.fill_pages',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     tables = page_tables(ROOT / 'docs')
     for name in PAGES:
         page = ROOT / 'docs' / name

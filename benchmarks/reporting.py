@@ -123,22 +123,24 @@ def in_megabytes(cases: Mapping[str, Mapping[str, int]]) -> dict[str, dict]:
 def parse_args(description: str | None, name: str, turns: int) -> argparse.Namespace:
     """The command line of a benchmark; ``turns`` is the default."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f'python -m benchmarks.{name}',
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         '--out',
         type=Path,
         default=Path(f'work_dirs/benchmarks/{name}.jsonl'),
-        help='json lines; the same command goes on with them (%(default)s)',
+        help='the file for results, which the same command resumes (%(default)s)',
     )
     parser.add_argument(
-        '--turns', type=int, default=turns, help='measurements of each (%(default)s)'
+        '--turns', type=int, default=turns, help='rounds to measure (%(default)s)'
     )
     parser.add_argument(
         '--device',
         type=torch.device,
         default=torch.device('cuda' if torch.cuda.is_available() else 'cpu'),
-        help='(%(default)s)',
+        help='where to measure (%(default)s)',
     )
     return parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""MMDetection's own detectors with UBN in place of BatchNorm, compared.
+"""Compare MMDetection's own detectors with UBN and with BatchNorm.
 
 Takes one config of each folder that the installed MMDetection has, puts UBN in place of
 every BatchNorm and SyncBN, loads the same random weights, and compares a training step and
 the predictions of both for random images, on the CPU. Nothing is downloaded. Each detector
-that is done is a line of --out; to do one again, delete its line.
+that is done adds a line to --out. To repeat one, delete its line.
 
     python -m benchmarks.sweep
 """
@@ -82,11 +82,15 @@ def compare_alone(
 def main() -> None:
     """Sweep; ends with 1 if a detector differs."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='python -m benchmarks.sweep',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--out', type=Path, default=OUT, help='(%(default)s)')
     parser.add_argument(
-        '--only', nargs='+', metavar='FOLDER', help='these folders of configs alone'
+        '--out', type=Path, default=OUT, help='the file for results (%(default)s)'
+    )
+    parser.add_argument(
+        '--only', nargs='+', metavar='FOLDER', help='only these folders of configs'
     )
     args = parser.parse_args()
     try:
