@@ -19,7 +19,9 @@ from .numbers import numbers_of_all
 from .tables import CAPTIONS, HOW_TO_READ, group_markdown
 
 TITLE = 'Comparison of norms'
-FOREST = 'Difference of each norm from the baseline, with its 95% intervals.'
+FOREST = (
+    'Difference of each norm from the baseline, with 95% intervals where they exist.'
+)
 
 
 def write_report(
