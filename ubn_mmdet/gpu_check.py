@@ -605,10 +605,20 @@ def main(arguments: list[str] | None = None) -> int:
         prog='python -m ubn_mmdet.gpu_check',
         description=(__doc__ or '').split('\n\n')[0],
     )
-    parser.add_argument('--device', default='cuda', help='cuda, cuda:1, or cpu')
-    parser.add_argument('--out', type=Path, default=Path('gpu_check.json'))
     parser.add_argument(
-        '--seconds', type=float, default=480, help='begin no check after'
+        '--device', default='cuda', help='cuda, cuda:1 or cpu (%(default)s)'
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('gpu_check.json'),
+        help='the JSON file to write, with a table beside it as .md (%(default)s)',
+    )
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        default=480,
+        help='start no check after so many seconds (%(default)g)',
     )
     options = parser.parse_args(arguments)
     if torch.device(options.device).type == 'cuda' and not torch.cuda.is_available():
