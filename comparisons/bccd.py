@@ -1,4 +1,4 @@
-# The second main experiment (docs/protocol.md): three classes of blood cells, boxes alone.
+# The second main experiment (docs/protocol.md): three classes of blood cells, only boxes.
 data = 'data/bccd'
 detector = 'demo/faster-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
 image_size = 192

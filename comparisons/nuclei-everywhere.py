@@ -1,5 +1,5 @@
 # As nuclei.py, with the norm in backbone, neck and heads (docs/protocol.md, E1b). With the
-# norm in the backbone alone, a small start also makes small what the neck gets.
+# norm only in the backbone, a small initialisation also makes the neck's input small.
 _base_ = 'nuclei.py'
 _norm = dict(type='BN', requires_grad=True)  # the comparison replaces each
 options = {

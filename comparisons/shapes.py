@@ -1,5 +1,5 @@
-# The demo's comparison with seeds for a verdict, and the kernel alone: it needs no data but
-# what tools/make_shapes.py draws.
+# The demo's comparison with enough seeds for a verdict, and the kernel without UBN's other
+# stages. It needs only the images that tools/make_shapes.py draws.
 _base_ = 'demo.py'
 groups = [
     dict(norms=['BN', 'UBN'], seeds=range(5)),

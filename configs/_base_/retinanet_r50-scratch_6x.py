@@ -1,7 +1,7 @@
 # RetinaNet for norms in all its parts, trained from scratch.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './coco.py']
 # RetinaHead calls one norm layer once per pyramid level, which mixes the statistics of
-# the levels; RetinaSepBNHead shares the convolutions alone.
+# the levels; RetinaSepBNHead shares only the convolutions.
 model = dict(
     backbone=dict(
         frozen_stages=-1, norm_eval=False, zero_init_residual=False, init_cfg=None

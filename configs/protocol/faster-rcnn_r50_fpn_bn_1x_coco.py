@@ -1,6 +1,6 @@
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/protocol.py']
 # norm_eval=True and frozen_stages=1 are mmdet's own, and the authors'. Like theirs, this
-# schedule clips no gradients: a limit that acted on one norm alone would be a difference.
+# schedule clips no gradients: a limit that acted on only one norm would be a difference.
 model = dict(
     backbone=dict(
         init_cfg=dict(

@@ -1,4 +1,4 @@
-# Of UBN's stages centering alone; it starts as BatchNorm.
+# UBN with centering as its only stage; it starts as BatchNorm.
 norm = dict(
     type='UBN',
     scaling=None,

@@ -1,4 +1,4 @@
-# Of UBN's stages the gate on statistics alone; it starts as BatchNorm.
+# UBN with the gate on statistics as its only stage; it starts as BatchNorm.
 norm = dict(
     type='UBN',
     centering=False,

@@ -1,4 +1,4 @@
-# Of UBN's stages the scaling gate alone; it starts as BatchNorm.
+# UBN with the scaling gate as its only stage; it starts as BatchNorm.
 norm = dict(
     type='UBN',
     centering=False,
