@@ -41,7 +41,7 @@ def test_each_norm_has_a_manifest(check, tmp_path):
         assert [config['name'] for config in manifest['configs']] == ['BN', name]
         assert str(path) in found['summary']
     # The small start of UBN; a run's own look at the loss counts.
-    start = 'Preflight of UBN beside BN: backbone, neck'
+    start = 'Preflight of UBN beside BN: warnings about backbone, neck'
     assert checked['UBN']['summary'].startswith(start)
     assert 'custom_hooks' not in checked['UBN']['summary']
 

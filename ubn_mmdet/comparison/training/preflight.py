@@ -56,7 +56,7 @@ def check_norms(
             first = '{where}: {what}'.format(**refusals[0])
             raise SpecError(f'the preflight of {name} refuses it ({path}): {first}')
         warnings = dict.fromkeys(f['where'] for f in found if f['level'] == 'warning')
-        summary = ', '.join(warnings) or 'nothing to warn of'
+        summary = f'warnings about {", ".join(warnings)}' if warnings else 'no warnings'
         summary = f'Preflight of {name} beside {baseline}: {summary} ({path})'
         checked[name] = {'id': manifest['id'], 'summary': summary}
     return checked
