@@ -51,6 +51,13 @@ def test_norms_without_batchnorm_beside_them_are_checked_too(check):
     assert checked['BNET']['summary'].startswith('Preflight of BNET beside BN: ')
 
 
+def test_norms_are_checked_with_the_same_seed(check, tmp_path):
+    groups = [{'norms': ['BN', 'UBN'], 'seeds': [1]}, {'norms': ['BN'], 'seeds': [2]}]
+    check(groups=groups)
+    manifest = json.loads((tmp_path / 'preflight/UBN.json').read_text())
+    assert 'randomness.seed' not in [found['where'] for found in manifest['findings']]
+
+
 def test_a_comparison_that_is_refused_is_not_planned(check):
     options = {'auto_scale_lr': {'enable': False, 'base_batch_size': 16}}
     with pytest.raises(SpecError, match='preflight of UBN refuses it .* auto_scale_lr'):

@@ -31,7 +31,9 @@ def check_norms(
     """
     names = comparison.norm_names()
     baseline = next((contrast.baseline for contrast in comparison.primary), 'BN')
-    runs = {run.norm.name: run for run in comparison.runs()}
+    runs: dict[str, Run] = {}
+    for run in comparison.runs():
+        runs.setdefault(run.norm.name, run)
     # Where BatchNorm's runs are another comparison's, it is beside them all the same.
     runs.setdefault(baseline, Run(Norm.read(baseline), runs[names[0]].seed))
 
