@@ -82,6 +82,10 @@ def test_differences_are_named_where_they_are():
         'a {} instead of absent',
         'a.b absent instead of None',
     ]
+    assert list(differences({'a': []}, {'a': {}})) == ['a [] instead of {}']
+    assert list(differences({'a': 'x' * 99}, {'a': 1})) == [
+        f"a '{'x' * 56}... instead of 1"
+    ]
     assert list(differences({'a': 1}, {'a': True})) == ['a 1 instead of True']
     assert not list(differences({'a': float('nan')}, {'a': float('nan')}))
 

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from .files import write_whole
@@ -101,15 +100,17 @@ def differences(found: object, wanted: object) -> Iterator[str]:
     for name in before | after:
         a, b = before.get(name, 'absent'), after.get(name, 'absent')
         if a != b:
-            yield f'{name} {shorten(a, 60)} instead of {shorten(b, 60)}'
+            yield f'{name} {_short(a)} instead of {_short(b)}'
 
 
 def _leaves(value: object, name: str = '') -> Iterator[tuple[str, str]]:
     """Dotted names, and values as text: nan is equal to itself, True is not 1."""
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict | list) or not value:
         yield name, repr(value)
         return
-    for key, item in value.items():
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         yield from _leaves(item, f'{name}.{key}' if name else str(key))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f'{text[:57]}...'

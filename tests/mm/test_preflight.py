@@ -84,7 +84,7 @@ FAULTS = {
     ),
     'warmed up once': (
         *(checks.config_keys, 1, TWIN, ('bn', {'param_scheduler': []})),
-        'warning param_scheduler.0.type: bn has absent instead of',
+        'warning param_scheduler: bn has [] instead of absent',
     ),
     'another momentum': (
         *(checks.norm_layers, 1, TWIN),
