@@ -244,6 +244,17 @@ def test_start_of_another_size_is_found(factor, places):
     assert [text.split(':')[0] for text in found][: len(places)] == places
 
 
+def test_a_model_that_cannot_run_here_is_checked_in_all_else(monkeypatch):
+    def forward(self, x):
+        raise RuntimeError('no kernel for the CPU')
+
+    monkeypatch.setattr(type(side('bn').model.backbone), 'forward', forward)
+    manifest = preflight(side('bn'), side('ubn-from-bn'))
+    [found] = [f for f in manifest['findings'] if f['level'] == 'warning']
+    assert found['where'] == 'scales'
+    assert found['what'].endswith('not measured: RuntimeError: no kernel for the CPU')
+
+
 @pytest.fixture
 def trained(tmp_path):
     """The weights of a classifier with a norm."""

@@ -175,8 +175,14 @@ def start_scales(a: Side, b: Side, world: int) -> Findings:
         what = 'features are not measured, for their weights are not on this machine'
         yield Finding(NOTE, 'scales', what)
         return
-    for where in [name for name in a.scales if name in b.scales]:
-        pairs = [*zip(a.scales[where], b.scales[where], strict=False)]
+    try:
+        of_a, of_b = a.scales, b.scales
+    except Exception as error:  # whatever a model raises that wants a GPU
+        what = f'features are not measured: {type(error).__name__}: {error}'
+        yield Finding(WARNING, 'scales', what)
+        return
+    for where in [name for name in of_a if name in of_b]:
+        pairs = [*zip(of_a[where], of_b[where], strict=False)]
         is_far = any(max(pair) > SCALE_LIMIT * min(pair) for pair in pairs)
         level = WARNING if is_far else NOTE
         if not all(isfinite(scale) for pair in pairs for scale in pair):
