@@ -52,6 +52,16 @@ def test_of_a_gated_norm_the_batches_count_whose_gate_is_open():
     assert torch.equal(shut.running_mean, before)
 
 
+def test_a_gate_that_may_close_stays_shut():
+    settings = {'condensation_threshold': 0, 'condensation_opens': 'dissimilar'}
+    shut = trained(UBN, condensation_min_updates=2, **settings)
+    assert shut.num_batches_tracked == 2 and not shut.gate_is_open
+    before = shut.running_mean.clone()
+    precise_statistics(shut, BATCHES)
+    assert torch.equal(shut.running_mean, before)
+    assert shut.condensation_min_updates == 2
+
+
 @pytest.mark.parametrize('norm', [nn.BatchNorm2d, *FAMILY])
 def test_nothing_else_changes(norm):
     for training in (True, False):

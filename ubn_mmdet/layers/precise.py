@@ -45,6 +45,9 @@ def precise_statistics(
         try:
             for norm in norms:
                 norm.momentum = None
+                if hasattr(norm, 'condensation_min_updates'):
+                    left = norm.condensation_min_updates - int(norm.num_batches_tracked)
+                    norm.condensation_min_updates = max(0, left)
                 norm.num_batches_tracked.zero_()  # the first batch replaces what there is
             count = 0
             for batch in batches:
@@ -53,8 +56,9 @@ def precise_statistics(
             if not count:
                 raise ValueError('there is no batch to take statistics of')
         finally:
-            for norm, (momentum, buffers) in memory.items():
-                norm.momentum = momentum
+            for norm, (settings, buffers) in memory.items():
+                for name, setting in settings.items():
+                    setattr(norm, name, setting)
                 for name, value in buffers.items():
                     norm.get_buffer(name).copy_(value)
 
@@ -90,7 +94,11 @@ def kept_modes(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _memory(norm: Any) -> tuple[float | None, dict[str, torch.Tensor]]:
-    """What is to be put back: ``momentum`` and all buffers but the running statistics."""
+def _memory(norm: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What is to be put back: settings, and all buffers but the running statistics."""
+    names = 'momentum', 'condensation_min_updates'
     buffers = norm.named_buffers(recurse=False)
-    return norm.momentum, {k: v.clone() for k, v in buffers if k not in RUNNING}
+    return (
+        {name: getattr(norm, name) for name in names if hasattr(norm, name)},
+        {k: v.clone() for k, v in buffers if k not in RUNNING},
+    )

@@ -142,8 +142,20 @@ class UBN(PipelineNorm, _BatchNorm):
 
     @condensation_threshold.setter
     def condensation_threshold(self, threshold: float | None) -> None:
+        self._change_gate(threshold, self.condensation_min_updates)
+
+    @property
+    def condensation_min_updates(self) -> int:
+        """How often the running statistics have to be moved before the gate may close."""
+        return self.stages.statistics.min_updates
+
+    @condensation_min_updates.setter
+    def condensation_min_updates(self, min_updates: int) -> None:
+        self._change_gate(self.condensation_threshold, min_updates)
+
+    def _change_gate(self, threshold: float | None, min_updates: int) -> None:
         gate = self.stages.statistics
-        gate = GatedStatistics(threshold, gate.feature, gate.opens, gate.min_updates)
+        gate = GatedStatistics(threshold, gate.feature, gate.opens, min_updates)
         self.stages = replace(self.stages, statistics=gate)
         self._calls = Calls()  # a call without a gate left no state of one
 
@@ -171,5 +183,5 @@ class UBN(PipelineNorm, _BatchNorm):
             f'condensation_threshold={self.condensation_threshold}, '
             f'condensation_feature={self.condensation_feature!r}, '
             f'condensation_opens={self.stages.statistics.opens!r}, '
-            f'condensation_min_updates={self.stages.statistics.min_updates}'
+            f'condensation_min_updates={self.condensation_min_updates}'
         )
