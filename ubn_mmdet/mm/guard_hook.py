@@ -66,10 +66,9 @@ class UBNGuardHook(Hook):
             _warn(
                 f'{len(apart)} {kinds(apart)} layer(s) do not merge their statistics over '
                 f'all {ranks} ranks (sync=False, or sync_group_size): ranks have running '
-                'statistics of their own, and gates that close at different steps. Those '
-                'of rank 0 are saved, and after a resume all ranks have them. Set '
-                'sync=True, or broadcast_buffers=True in model_wrapper_cfg, by which all '
-                'ranks have those of rank 0 throughout.'
+                'statistics of their own. Those of rank 0 are saved, and after a resume '
+                'all ranks have them. Set sync=True, or broadcast_buffers=True in '
+                'model_wrapper_cfg, by which all ranks have those of rank 0 throughout.'
             )
         for name, layer in layers.items():
             self._handles.append(layer.register_forward_pre_hook(self._counter(name)))
