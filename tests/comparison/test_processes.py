@@ -138,6 +138,13 @@ def test_an_interruption_before_the_record_leaves_no_foreign_folder(tmp_path):
         claim(folder, 'one')
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (file := tmp_path / 'file').touch()
+    for folder in file, file / 'work':
+        with pytest.raises(ComparisonError, match='file.* --work-dir'):
+            claim(folder, 'one')
+
+
 def test_a_second_driver_is_kept_out(tmp_path):
     with lock(tmp_path), pytest.raises(ComparisonError, match='another process works'):
         claim(tmp_path, 'one')

@@ -55,9 +55,12 @@ def lock(folder: Path) -> Iterator[int]:
         The descriptor of the lock. A process that inherits it holds the lock as well.
 
     Raises:
-        ComparisonError: If another process has it.
+        ComparisonError: If another process has it, or there can be no such folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ComparisonError(f'{error}: name a folder with --work-dir') from None
     with open(folder / LOCK, 'w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
