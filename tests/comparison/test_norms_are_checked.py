@@ -11,7 +11,8 @@ from ubn_mmdet.comparison.spec import Comparison, SpecError
 from ubn_mmdet.comparison.training.configs import open_data
 from ubn_mmdet.comparison.training.preflight import check_norms
 
-MOMENTUM = {'model.backbone.norm_cfg.momentum': 0.03}
+NORM = 'model.backbone.norm_cfg'
+MOMENTUM = {f'{NORM}.momentum': 0.03}
 OF_DETECTORS = sorted(
     path.name
     for path in (ROOT / 'comparisons').glob('*.py')
@@ -62,6 +63,12 @@ def test_a_comparison_that_is_refused_is_not_planned(check):
     options = {'auto_scale_lr': {'enable': False, 'base_batch_size': 16}}
     with pytest.raises(SpecError, match='preflight of UBN refuses it .* auto_scale_lr'):
         check(options=options)
+
+
+def test_a_norm_that_cannot_be_built_is_named(check):
+    wrong = {'name': 'Wrong', 'preset': 'ubn', 'options': {f'{NORM}.taps': 3}}
+    with pytest.raises(SpecError, match='Wrong cannot be built: TypeError: .*taps'):
+        check(groups=[{'norms': ['BN', wrong], 'seeds': [1]}])
 
 
 @pytest.mark.slow

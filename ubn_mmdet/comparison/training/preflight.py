@@ -27,7 +27,7 @@ def check_norms(
         For each norm but the baseline ``{'id', 'summary'}``: of the manifest, and a line.
 
     Raises:
-        SpecError: For a refusal.
+        SpecError: For a refusal, and for a norm whose model cannot be built.
     """
     names = comparison.norm_names()
     baseline = next((contrast.baseline for contrast in comparison.primary), 'BN')
@@ -43,6 +43,9 @@ def check_norms(
             return Side(name, cfg)
         except UnpicklingError as error:
             raise SpecError(f'weights of {name} cannot be read: {error}') from error
+        except Exception as error:  # whatever the classes of a model raise
+            what = f'{type(error).__name__}: {error}'
+            raise SpecError(f'{name} cannot be built: {what}') from error
 
     checked: dict[str, dict[str, str]] = {}
     others = [name for name in names if name != baseline]
