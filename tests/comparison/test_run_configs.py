@@ -86,11 +86,11 @@ def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
         return made['setting_hash'], made['runs'][0]['config_hash']
 
     one, two = tmp_path / 'one.pth', tmp_path / 'two.pth'
-    one.write_bytes(b'weights')
-    two.write_bytes(b'weights')
+    torch.save({'state_dict': {}}, one)
+    shutil.copy(one, two)
     first = plan(one)
     assert plan(two) == first
-    two.write_bytes(b'others')
+    torch.save({'state_dict': {'fc.bias': torch.zeros(1)}}, two)
     setting, run = plan(two)
     assert setting == first[0] and run != first[1]
     with pytest.raises(SpecError, match=r'no pre-trained weights .*three\.pth'):
@@ -199,6 +199,7 @@ def test_a_detectors_own_weights_are_loaded_and_are_in_the_hash(shapes, tmp_path
     comparison = Comparison.read(FIELDS | {'detector': detector})
     with pytest.raises(SpecError, match=r'no pre-trained weights .*weights\.pth'):
         make_plan(comparison, shapes, tmp_path)
+    assert not (tmp_path / 'preflight').exists()  # it takes longer
     values = {
         'backbone.conv1.weight': torch.full((64, 3, 7, 7), 0.5),
         'backbone.bn1.weight': torch.full((64,), 0.25),

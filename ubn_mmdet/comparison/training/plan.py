@@ -44,6 +44,9 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
     def hash_of(cfg: Config) -> str:
         return config_hash(cfg, folder, data_is, comparison.processes)
 
+    # Before the preflight, which takes longer: weights that are missing are named here.
+    setting_hash = hash_of(shared_config(comparison, folder))
+    hashes = [hash_of(resolve(comparison, run, folder)) for run in comparison.runs()]
     checked = check_norms(comparison, folder, Path(work_dir) / 'preflight')
 
     def settings(run: Run) -> dict:
@@ -68,13 +71,10 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
 
     return {
         'folder': asdict(folder) | {'root': str(folder.root)},
-        'setting_hash': hash_of(shared_config(comparison, folder)),
+        'setting_hash': setting_hash,
         'runs': [
-            {
-                'config_hash': hash_of(resolve(comparison, run, folder)),
-                'settings': settings(run),
-            }
-            for run in comparison.runs()
+            {'config_hash': its_hash, 'settings': settings(run)}
+            for run, its_hash in zip(comparison.runs(), hashes, strict=True)
         ],
         'notes': [found['summary'] for found in checked.values()],
     }
