@@ -102,3 +102,17 @@ def test_what_json_does_not_know_is_compared_as_text(tmp_path):
         claim(tmp_path, path=tmp_path)
     with pytest.raises(RecordError, match='with path'):
         claim(tmp_path, path=tmp_path / 'other')
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    calls = []
+    for name in ('fsync', 'replace'):
+        original = getattr(os, name)
+
+        def noted(*arguments, name=name, original=original):
+            calls.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(os, name, noted)
+    files.write_whole(tmp_path / 'file', b'content')
+    assert calls == ['fsync', 'replace', 'fsync']
