@@ -120,7 +120,12 @@ def clean_copy(commit: str, folder: str | os.PathLike) -> Path:
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(temporary, filter='data')
     (temporary / NOTE).write_text(commit)
-    os.replace(temporary, target)
+    try:
+        os.replace(temporary, target)
+    except OSError:  # another command has made it meanwhile
+        if not target.is_dir():
+            raise
+        shutil.rmtree(temporary)
     return target
 
 
