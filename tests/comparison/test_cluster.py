@@ -109,7 +109,12 @@ def work(tmp_path, monkeypatch):
             }
             for run in comparison.runs()
         ]
-        return {'folder': {'root': '.'}, 'setting_hash': 'setting', 'runs': runs}
+        return {
+            'folder': {'root': '.'},
+            'setting_hash': 'setting',
+            'runs': runs,
+            'notes': [],
+        }
 
     monkeypatch.setattr(plan, 'make_plan', make_plan)
     return tmp_path / 'work'

