@@ -125,9 +125,16 @@ def forest(numbers: Numbers, colour: Mapping[str, str]) -> Figure | None:
     labels = [f'{title}: {norm}' if several else norm for title, norm in rows]
     all_axes[0].set_yticks(range(len(rows)), labels)
     all_axes[0].set_ylim(len(rows) - 0.4, -0.6)
-    for style, label in {'k-': '95% over seeds', 'k:': '95% over images'}.items():
+    compared = [numbers[t]['against'][norm].get(m) for t, norm in rows for m in shown]
+    intervals = {
+        'interval': ('k-', '95% over seeds'),
+        'over_images': ('k:', '95% over images'),
+    }
+    drawn = [i for i in intervals if any(found and found[i] for found in compared)]
+    for style, label in map(intervals.__getitem__, drawn):
         all_axes[0].plot([], [], style, label=label)
-    _legend(figure, all_axes[0])
+    if drawn:
+        _legend(figure, all_axes[0])
     return figure
 
 
