@@ -11,6 +11,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import BNET
+from ..layers.stages.affine import spatial_kernel
 
 
 @MODELS.register_module()
@@ -29,8 +30,7 @@ class DepthwiseBN(nn.BatchNorm2d):
     def __init__(self, num_features: int, **settings: object) -> None:
         super().__init__(num_features, **settings)  # type: ignore[arg-type]
         start: Any = BNET(num_features, initial_weight=0, initial_spatial='kaiming')
-        kernel = start.spatial_weight.detach().clone()
-        kernel[:, 1, 1] = start.weight.detach()
+        kernel = spatial_kernel(start.weight, start.spatial_weight).detach()
         self.depthwise_kernel = nn.Parameter(kernel.unsqueeze(1))
 
     def forward(self, x: Tensor) -> Tensor:

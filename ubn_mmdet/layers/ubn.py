@@ -171,9 +171,8 @@ class UBN(PipelineNorm, _BatchNorm):
         It may as long as its batch does not move ``condensation`` across the threshold.
         None for a layer that has no gate.
         """
-        if self.condensation is None or self.condensation_threshold is None:
-            return None
-        return self.stages.statistics.is_open(self)
+        gate = self.stages.statistics
+        return gate.is_open(self) if gate.is_on(self) else None
 
     def extra_repr(self) -> str:
         """BatchNorm's, and the stages."""

@@ -15,6 +15,8 @@ from ..layers.checks import check_count, check_number
 from ..layers.precise import kept_modes
 from .members import unwrapped
 
+LIMIT = 3.0  # how many times larger features may be before they are suspect
+
 
 class FeatureScaleError(RuntimeError):
     """Features are much larger than where the backbone was pre-trained."""
@@ -43,7 +45,7 @@ class FeatureScaleHook(Hook):
         ValueError: For an argument out of range.
     """
 
-    def __init__(self, limit: float = 3.0, size: int = 224) -> None:
+    def __init__(self, limit: float = LIMIT, size: int = 224) -> None:
         check_number(
             'limit', limit, lambda v: 1 < v < math.inf, 'a finite number above 1'
         )

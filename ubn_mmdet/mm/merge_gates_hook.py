@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import FlexibleRunner, Runner
 
+from .condensation import has_gate
 from .guard_hook import unmerged
+from .members import unwrapped
 
 
 @HOOKS.register_module()
@@ -28,10 +29,7 @@ class MergeGatesHook(Hook):
 
     def before_train(self, runner: Runner | FlexibleRunner) -> None:
         """Find the layers."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._layers: list[Any] = [
-            m for m in model.modules() if getattr(m, 'condensation', None) is not None
-        ]
+        self._layers = [m for m in unwrapped(runner).modules() if has_gate(m)]
 
     def after_train_iter(
         self, runner: Runner | FlexibleRunner, *args: Any, **kwargs: Any

@@ -98,12 +98,7 @@ class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
             paramwise_cfg or {}
         )
         self._lr_mult = paramwise_cfg.pop('init_bn_lr_mult', LR_MULT)
-        check_number(
-            'init_bn_lr_mult',
-            self._lr_mult,
-            lambda v: 0 <= v < math.inf,
-            'a finite number >= 0',
-        )
+        _check_multiplier('init_bn_lr_mult', self._lr_mult)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def adjust(
@@ -156,12 +151,7 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
         # The toolbox looks at single parameters only if there is an entry.
         paramwise_cfg = {'custom_keys': {}} | (paramwise_cfg or {})
         self._kernel_decay_mult = paramwise_cfg.pop('norm_kernel_decay_mult', 1.0)
-        check_number(
-            'norm_kernel_decay_mult',
-            self._kernel_decay_mult,
-            lambda v: 0 <= v < math.inf,
-            'a finite number >= 0',
-        )
+        _check_multiplier('norm_kernel_decay_mult', self._kernel_decay_mult)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def adjust(
@@ -189,3 +179,7 @@ def _has_authors_start(module: nn.Module) -> bool:
         and module.scaling is not None
         and module.initial_spatial == 'kaiming'
     )
+
+
+def _check_multiplier(name: str, value: object) -> None:
+    check_number(name, value, lambda v: 0 <= v < math.inf, 'a finite number >= 0')

@@ -167,7 +167,7 @@ class GatedStatistics(BatchStatistics):
         self, layer: Layer, x: Tensor, mean: Tensor, var: Tensor
     ) -> Summary | None:
         """What the condensation follows from."""
-        if not self._is_on(layer):
+        if not self.is_on(layer):
             return None
         return SUMMARIES[self.feature](x, mean, var)
 
@@ -178,7 +178,7 @@ class GatedStatistics(BatchStatistics):
             Whether the gate is open, ``()`` bool; the running mean and variance,
             ``(C,)`` each. Nothing if there is no gate.
         """
-        if not self._is_on(layer):
+        if not self.is_on(layer):
             return super().advance(layer, batch)
         assert batch.summary is not None  # the gate has asked for one
         mean, var = to_store(layer, batch)
@@ -215,7 +215,8 @@ class GatedStatistics(BatchStatistics):
         var = torch.where(is_open, batch.var, running_var)
         return inverse_std(layer, mean, var)
 
-    def _is_on(self, layer: Layer) -> bool:
+    def is_on(self, layer: Layer) -> bool:
+        """Whether the layer has a gate."""
         return layer.condensation is not None and self.threshold is not None
 
 

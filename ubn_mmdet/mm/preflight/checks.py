@@ -6,11 +6,11 @@ from math import isclose, isfinite
 from typing import Any
 
 from ...records import differences
+from ..feature_scale import LIMIT
 from ..layout_hook import norm_differences, pretrained_modules, pretrained_state
 from .finding import NOTE, REFUSAL, WARNING, Finding
 from .side import TRAITS, Side
 
-SCALE_LIMIT = 3.0  # as FeatureScaleHook's
 NODE = 8  # processes whose statistics published comparisons merge at most
 _OF_NORMS = 'norm', 'norm_cfg', 'custom_imports'  # keys that say which norm it is
 _WARM_UPS = 'LinearLR', 'ConstantLR'
@@ -183,7 +183,7 @@ def start_scales(a: Side, b: Side, world: int) -> Findings:
         return
     for where in [name for name in of_a if name in of_b]:
         pairs = [*zip(of_a[where], of_b[where], strict=False)]
-        is_far = any(max(pair) > SCALE_LIMIT * min(pair) for pair in pairs)
+        is_far = any(max(pair) > LIMIT * min(pair) for pair in pairs)
         level = WARNING if is_far else NOTE
         if not all(isfinite(scale) for pair in pairs for scale in pair):
             level = REFUSAL

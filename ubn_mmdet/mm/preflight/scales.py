@@ -1,6 +1,5 @@
 """How large features and logits are at the start."""
 
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.utils._pytree import tree_leaves
 
 SIZE = 128  # of the generated images, in pixels
 IMAGES = 2
@@ -40,7 +40,11 @@ def output_scales(model: nn.Module) -> dict[str, list[float]]:
     if hasattr(model, 'bbox_head'):  # a one-stage detector calls its forward past hooks
         outputs.setdefault('bbox_head', result)
     return {
-        name: [float(tensor.std()) for tensor in _tensors(output) if tensor.numel() > 1]
+        name: [
+            float(leaf.std())
+            for leaf in tree_leaves(output)
+            if isinstance(leaf, Tensor) and leaf.numel() > 1
+        ]
         for name, output in outputs.items()
     }
 
@@ -52,11 +56,3 @@ def _samples(model: Any) -> list | None:
     from ..deploy import example  # imports the toolbox for detection
 
     return [example(model, (SIZE, SIZE))[1] for _ in range(IMAGES)]
-
-
-def _tensors(tree: object) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, list | tuple):
-        for child in tree:
-            yield from _tensors(child)
