@@ -1,7 +1,7 @@
-"""What `make docs` adds to the pages of docs/: the READMEs, the tutorial, and the API.
+"""What `make docs` adds to the pages of docs/: the READMEs and the tutorial.
 
-mkdocs.yml names this file as its hooks. Nothing is copied: the pages outside of docs/ keep
-their place, and links between all of them work on the site as they do in the repository.
+mkdocs.yml names this file as its hooks. Pages outside of docs/ keep their place, and links
+between all pages work on the site as they do in the repository.
 """
 
 import json
@@ -26,44 +26,6 @@ MOUNTED = {
     TUTORIAL: 'tutorial.md',
 }
 SOURCES = {page: source for source, page in MOUNTED.items()}
-API = {
-    'Norm layers': (
-        'The constructors share the arguments of `PipelineNorm`.',
-        [
-            *('ubn_mmdet.UBN', 'ubn_mmdet.layers.pipeline.PipelineNorm'),
-            *('ubn_mmdet.RBN', 'ubn_mmdet.IEBN', 'ubn_mmdet.BNET', 'ubn_mmdet.BGN'),
-            *('ubn_mmdet.InitBN', 'ubn_mmdet.JSNorm', 'ubn_mmdet.L2BN'),
-            *('ubn_mmdet.BatchRenorm', 'ubn_mmdet.MABN', 'ubn_mmdet.MBN'),
-            *('ubn_mmdet.PowerNorm', 'ubn_mmdet.CentralizedConv2d'),
-        ],
-    ),
-    'In any PyTorch model': (
-        '',
-        [
-            *('ubn_mmdet.convert_batchnorm', 'ubn_mmdet.precise_statistics'),
-            *('ubn_mmdet.second_forward', 'ubn_mmdet.padded_images'),
-            *('ubn_mmdet.hide_padding', 'ubn_mmdet.choose_passes'),
-            *('ubn_mmdet.reference_passes', 'ubn_mmdet.deploy.fold'),
-        ],
-    ),
-    'In the toolbox': (
-        'Configs name these by `type` or `constructor`.',
-        [
-            'ubn_mmdet.mm.padding_aware.PaddingAware',
-            'ubn_mmdet.mm.preprocessor.InputBN',
-            'ubn_mmdet.mm.condensation_hook.CondensationHook',
-            'ubn_mmdet.mm.double_forward_hook.DoubleForwardHook',
-            'ubn_mmdet.mm.feature_scale.FeatureScaleHook',
-            'ubn_mmdet.mm.layout_hook.CheckpointLayoutHook',
-            'ubn_mmdet.mm.buffers_hook.BroadcastBuffersHook',
-            'ubn_mmdet.mm.merge_gates_hook.MergeGatesHook',
-            'ubn_mmdet.mm.optim.UBNOptimWrapperConstructor',
-            'ubn_mmdet.mm.optim.InitBNOptimWrapperConstructor',
-            'ubn_mmdet.mm.deploy.fold_detector',
-            *('ubn_mmdet.mm.guard.install', 'ubn_mmdet.mm.guard.uninstall'),
-        ],
-    ),
-}
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
@@ -73,7 +35,6 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
         if source == TUTORIAL:
             text = notebook_text(text)
         files.append(File.generated(config, page, content=text))
-    files.append(File.generated(config, 'api.md', content=api_text()))
     return files
 
 
@@ -94,15 +55,6 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def on_page_content(html: str, **_: Any) -> str:
     """Docstrings name things as Sphinx does, ``:class:`UBN```; show the name alone."""
     return re.sub(r':(?:class|func|meth|mod):(?=<code>)', '', html)
-
-
-def api_text() -> str:
-    """The page that mkdocstrings fills from the docstrings."""
-    lines = ['# API', '']
-    for title, (remark, names) in API.items():
-        lines += [f'## {title}', '', remark, '']
-        lines += [f'::: {name}\n' for name in names]
-    return '\n'.join(lines)
 
 
 def notebook_text(source: str) -> str:
