@@ -7,7 +7,6 @@ The same detector with each norm, interleaved, with random weights, images and b
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,24 +14,22 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from ubn_mmdet import convert_batchnorm
-
-from .layers import BN, BN_3X3, UBN_1, UBN_3, with_depthwise
-from .measuring import Step, saved_bytes, time_in_turns
-from .reporting import (
-    ROOT,
-    Results,
-    Rows,
-    in_megabytes,
-    parse_args,
-    ratio_table,
-    run_and_print,
-    value_table,
+from ubn_mmdet.measuring import (
+    BN,
+    BN_3X3,
+    UBN_1,
+    UBN_3,
+    Step,
+    batchnorm_3x3,
+    saved_bytes,
+    time_in_turns,
 )
+
+from . import reporting
 
 LABELS = 4  # of objects; every detector here has so many classes
 RATIOS = (UBN_1, BN), (UBN_3, BN), (UBN_3, BN_3X3)
@@ -52,7 +49,7 @@ class Case(NamedTuple):
 
     def read(self) -> Config:
         """Its config."""
-        return Config.fromfile(ROOT / 'configs' / self.config)
+        return Config.fromfile(reporting.ROOT / 'configs' / self.config)
 
 
 R50 = Case(
@@ -68,16 +65,9 @@ RETINANET = Case(
 )
 
 
-def log_warnings_alone(name: str) -> None:
-    """The toolbox would tell how it initialises every parameter."""
-    if not MMLogger.check_instance_created(name):
-        MMLogger.get_instance(name, log_level='WARNING')
-
-
 def detectors(case: Case, device: torch.device) -> dict[str, Any]:
     """The detector of a case in training, with BatchNorm and with what replaces it."""
     register_all_modules()
-    log_warnings_alone('benchmark')
     cfg = case.read()
     cfg.model.backbone.init_cfg = None  # weights would change no time
     # Not the twin that merges statistics over ranks, which is a UBN with its stages off.
@@ -89,7 +79,7 @@ def detectors(case: Case, device: torch.device) -> dict[str, Any]:
     depthwise = deepcopy(model)
     for name, layer in list(depthwise.named_modules()):
         if isinstance(layer, nn.BatchNorm2d):
-            depthwise.set_submodule(name, with_depthwise(layer, layer.num_features))
+            depthwise.set_submodule(name, batchnorm_3x3(layer.num_features))
     found = {
         BN: model,
         UBN_1: convert_batchnorm(deepcopy(model), kernel_size=1),
@@ -101,14 +91,14 @@ def detectors(case: Case, device: torch.device) -> dict[str, Any]:
 
 def feature_steps(case: Case, device: torch.device) -> dict[str, Step]:
     """Forward and backward of backbone and neck of each of :func:`detectors`."""
-    images = _images(case, device)
+    images = torch.randn(case.images, 3, *case.size, device=device)
 
     def feature_step(detector: Any) -> Step:
         with torch.no_grad():
             upstream = [torch.randn_like(x) for x in detector.extract_feat(images)]
 
         def step() -> None:
-            detector.zero_grad(set_to_none=True)
+            detector.zero_grad()
             torch.autograd.backward(detector.extract_feat(images), upstream)
 
         return step
@@ -132,40 +122,36 @@ def whole_steps(case: Case, device: torch.device) -> dict[str, Step]:
 
 def feature_memory(case: Case, device: torch.device) -> dict[str, int]:
     """Bytes that backbone and neck of each of :func:`detectors` keep for backward."""
-    images = _images(case, device)
+    images = torch.randn(case.images, 3, *case.size, device=device)
     return {
         name: saved_bytes(nn.Sequential(detector.backbone, detector.neck), images)
         for name, detector in detectors(case, device).items()
     }
 
 
-def _images(case: Case, device: torch.device) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(case.images, 3, *case.size, generator=generator).to(device)
-
-
-def measure(results: Results, turns: int, device: torch.device) -> None:
+def measure(results: reporting.Results, turns: int, device: torch.device) -> None:
     """Seconds of each turn, and bytes that backbone and neck keep for backward."""
 
-    def time(steps: Callable, case: Case) -> dict:
-        return time_in_turns(steps(case, device), turns, device)
+    def time(steps: Callable, case: Case) -> dict[str, list[float]]:
+        return time_in_turns(steps(case, device), turns)
 
     for case in (R50, R18):
         name = f'{case}: backbone and neck'
-        results.measure('seconds', name, partial(time, feature_steps, case))
-        results.measure('saved bytes', str(case), partial(feature_memory, case, device))
+        results.measure('seconds', name, time, feature_steps, case)
+        results.measure('saved bytes', str(case), feature_memory, case, device)
     name = f'{RETINANET}: whole step'
-    results.measure('seconds', name, partial(time, whole_steps, RETINANET))
+    results.measure('seconds', name, time, whole_steps, RETINANET)
 
 
-def tables(rows: Rows) -> dict[str, str]:
+def tables(rows: reporting.Rows) -> dict[str, str]:
     """The results as Markdown tables."""
-    saved = in_megabytes(rows['saved bytes'])
+    title, saved = 'backbone and neck keep for backward, MB', rows['saved bytes']
     return {
-        'step': ratio_table(rows['seconds'], RATIOS, BN),
-        'memory': value_table('backbone and neck keep for backward, MB', saved, '.0f'),
+        'step': reporting.ratio_table(rows['seconds'], RATIOS, BN),
+        'memory': reporting.value_table(title, saved, unit=1e6),
     }
 
 
 if __name__ == '__main__':
-    run_and_print(parse_args(__doc__, 'detectors', turns=15), measure, tables)
+    args = reporting.parse_args('detectors', __doc__, turns=15)
+    reporting.run(args, measure, tables)

@@ -7,37 +7,33 @@ that title from the results in FILE. Everything else is written by hand.
     python -m benchmarks.fill_pages
 """
 
-import argparse
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 from ubn_mmdet.files import write_whole
 
-from . import detectors, inference, layers, ranks
+from . import sweep
 from .reporting import ROOT, describe, read_results
-from .sweep import verdict
 
 PAGES = 'performance.md', 'distributed.md', 'deploy.md', 'compatibility.md'
-BENCHMARKS = {
-    'layers': layers.tables,
-    'detectors': detectors.tables,
-    'inference': inference.tables,
-    'ranks': ranks.tables,
-}
 PLACE = re.compile(r'(<!-- table: (.+?) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
 def page_tables(docs: Path) -> dict[str, str]:
     """The tables that the results below ``docs`` give, by ``'FILE, TITLE'``."""
-    named: dict[str, str] = {}
-    for path in sorted((docs / 'performance').glob('*.jsonl')):
-        record, rows = read_results(path)
-        titled = {'machine': describe(record), **BENCHMARKS[path.stem](rows)}
-        named |= {f'{path.stem}, {title}': table for title, table in titled.items()}
     record, rows = read_results(docs / 'sweep.jsonl')
-    titled = verdict.tables(record, rows['detectors'])
-    return named | {f'sweep, {title}': table for title, table in titled.items()}
+    found = {'sweep': sweep.tables(record, rows['detectors'])}
+    for path in (docs / 'performance').glob('*.jsonl'):
+        record, rows = read_results(path)
+        benchmark = import_module(f'benchmarks.{path.stem}')
+        found[path.stem] = {'machine': describe(record), **benchmark.tables(rows)}
+    return {
+        f'{file}, {title}': table
+        for file, titled in found.items()
+        for title, table in titled.items()
+    }
 
 
 def fill_tables(page: str, tables: Mapping[str, str]) -> str:
@@ -50,26 +46,14 @@ def fill_tables(page: str, tables: Mapping[str, str]) -> str:
     def fill(place: re.Match) -> str:
         opening, name, end = place.groups()
         if name not in tables:
-            raise KeyError(
-                f'no table {name!r}; there are {", ".join(map(repr, tables))}'
-            )
+            raise KeyError(f'no table {name!r}; there are {", ".join(tables)}')
         return f'{opening}\n{tables[name]}\n\n{end}'
 
     return PLACE.sub(fill, page)
 
 
-def main() -> None:
-    """Fill all of ``PAGES``."""
-    argparse.ArgumentParser(
-        prog='python -m benchmarks.fill_pages',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
-    tables = page_tables(ROOT / 'docs')
+if __name__ == '__main__':
+    made = page_tables(ROOT / 'docs')
     for name in PAGES:
         page = ROOT / 'docs' / name
-        write_whole(page, fill_tables(page.read_text(), tables).encode())
-
-
-if __name__ == '__main__':
-    main()
+        write_whole(page, fill_tables(page.read_text(), made).encode())

@@ -7,7 +7,6 @@ One image of noise, random weights. What is done with the last boxes and masks i
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +14,10 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
+from ubn_mmdet.measuring import Step, time_in_turns
 from ubn_mmdet.mm.deploy import example, fold_detector
 
-from .measuring import Step, time_in_turns
-from .reporting import ROOT, Results, Rows, parse_args, ratio_table, run_and_print
+from . import reporting
 
 DETECTORS = {
     'Mask R-CNN R18': 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py',
@@ -44,19 +43,14 @@ def forward(
     config: str, norm_cfg: Mapping[str, Any], device: torch.device, folds: bool
 ) -> Step:
     """The forward pass of a detector whose backbone has that norm."""
-    cfg = Config.fromfile(ROOT / 'configs' / config)
+    cfg = Config.fromfile(reporting.ROOT / 'configs' / config)
     cfg.model.backbone.norm_cfg = dict(norm_cfg)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).to(device).eval()
     image, sample = example(model, SIZE)
     if folds:
         fold_detector(model)
-
-    @torch.no_grad()
-    def step() -> None:
-        model(image, [sample], mode='tensor')
-
-    return step
+    return torch.no_grad()(lambda: model(image, [sample], mode='tensor'))
 
 
 def time_inference(
@@ -69,21 +63,20 @@ def time_inference(
         steps[name] = forward(config, norm_cfg, device, folds=False)
         if name != 'UBN':  # with centering and scaling it stays as it is
             steps[name + FOLDED] = forward(config, norm_cfg, device, folds=True)
-    return time_in_turns(steps, turns, device)
+    return time_in_turns(steps, turns)
 
 
-def measure(results: Results, turns: int, device: torch.device) -> None:
+def measure(results: reporting.Results, turns: int, device: torch.device) -> None:
     """Seconds of each of ``DETECTORS``."""
     for name, config in DETECTORS.items():
         case = f'{name}, one image of {SIZE[0]}x{SIZE[1]}'
-        run = partial(time_inference, config, turns, device)
-        results.measure('seconds', case, run)
+        results.measure('seconds', case, time_inference, config, turns, device)
 
 
-def tables(rows: Rows) -> dict[str, str]:
+def tables(rows: reporting.Rows) -> dict[str, str]:
     """The results as a Markdown table."""
-    return {'ratios': ratio_table(rows['seconds'], RATIOS, 'BN')}
+    return {'ratios': reporting.ratio_table(rows['seconds'], RATIOS, 'BN')}
 
 
 if __name__ == '__main__':
-    run_and_print(parse_args(__doc__, 'inference', turns=31), measure, tables)
+    reporting.run(reporting.parse_args('inference', __doc__), measure, tables)

@@ -4,34 +4,30 @@ Results are json lines: what they were measured on, then one line for each case.
 """
 
 import argparse
+import logging
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import quantile_test
 
 from ubn_mmdet.files import append_line, read_lines
 from ubn_mmdet.machine import describe_machine
 from ubn_mmdet.markdown import markdown_table
 
-from .measuring import Times, ratio
-
 ROOT = Path(__file__).resolve().parents[1]
+Times = Mapping[str, Sequence[float]]
 Rows = Mapping[str, Mapping[str, Any]]  # by section and case
-
-
-class ResultsError(ValueError):
-    """The file holds other results; the message says which."""
 
 
 class Results:
     """A file that grows line by line. What it holds is not measured again.
 
     Attributes:
-        record: What the results were measured on, the first line.
         rows: The results, by section and case.
     """
 
@@ -39,25 +35,26 @@ class Results:
         """Open a file, or begin one.
 
         Raises:
-            ResultsError: If the file was measured on something else.
+            ValueError: If the file was measured on something else; the message says what.
         """
-        self._path, self.record = path, record
-        self.rows: dict[str, dict[str, Any]] = {}
+        self._path = path
         if not path.exists():
             append_line(path, record)
         found, self.rows = read_results(path)
         if found != record:
-            raise ResultsError(
+            raise ValueError(
                 f'{path} holds results of {found}; now there is {dict(record)}. '
                 'Name another file.'
             )
 
-    def measure(self, section: str, case: str, run: Callable[[], Any]) -> Any:
-        """The result of a case. If there is none, it is what ``run`` returns."""
+    def measure(
+        self, section: str, case: str, run: Callable[..., Any], *args: object
+    ) -> Any:
+        """The result of a case. If there is none, it is what ``run(*args)`` returns."""
         cases = self.rows.setdefault(section, {})
         if case not in cases:
             print(f'{section}: {case}', flush=True)
-            cases[case] = run()
+            cases[case] = run(*args)
             line = {'section': section, 'case': case, 'value': cases[case]}
             append_line(self._path, line)
         return cases[case]
@@ -67,11 +64,11 @@ def read_results(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]
     """The record of a file, and its results by section and case.
 
     Raises:
-        ResultsError: If the file has no record.
+        ValueError: If the file has no record.
     """
     lines = read_lines(path)
     if not lines:
-        raise ResultsError(f'{path} holds no results')
+        raise ValueError(f'{path} holds no results')
     rows: dict[str, dict[str, Any]] = {}
     for line in lines[1:]:
         rows.setdefault(line['section'], {})[line['case']] = line['value']
@@ -84,43 +81,48 @@ def describe(record: Mapping[str, Any]) -> str:
     return f'Measured on: {listed}.'
 
 
+def ratio(times: Times, over: str, under: str) -> tuple[float, float, float]:
+    """How long one takes over another: the median of the ratios of neighbouring turns.
+
+    With it goes the median's 95% confidence interval. It is of order statistics, whatever
+    the distribution. Five turns and fewer give none; then it is from nan to nan.
+    """
+    ratios = [a / b for a, b in zip(times[over], times[under], strict=True)]
+    found = quantile_test(ratios, q=1, p=0.5).confidence_interval(0.95)
+    return statistics.median(ratios), float(found.low), float(found.high)
+
+
 def ratio_table(
     cases: Mapping[str, Times], ratios: tuple[tuple[str, str], ...], base: str
 ) -> str:
     """A row for each case: the ratios of steps, and the milliseconds of ``base``."""
     header = ['', *(f'{over} / {under}' for over, under in ratios), f'{base}, ms']
-    rows = (
-        [
-            case,
-            *(ratio(times, *pair) for pair in ratios),
-            f'{1e3 * statistics.median(times[base]):.2f}',
-        ]
-        for case, times in cases.items()
-    )
+    rows = []
+    for case, times in cases.items():
+        found = [ratio(times, *pair) for pair in ratios]
+        cells = [f'{middle:.2f} ({low:.2f}–{high:.2f})' for middle, low, high in found]
+        rows.append([case, *cells, f'{1e3 * statistics.median(times[base]):.2f}'])
     return markdown_table(header, rows)
 
 
 def value_table(
-    title: str, cases: Mapping[str, Mapping[str, float]], form: str = ''
+    title: str,
+    cases: Mapping[str, Mapping[str, float]],
+    form: str = '.0f',
+    unit: float = 1,
 ) -> str:
     """A row for each case, a column for each layer; ``form`` is how numbers look."""
     names = list(next(iter(cases.values())))
     rows = (
-        [case, *(format(values[name], form) for name in names)]
+        [case, *(format(values[name] / unit, form) for name in names)]
         for case, values in cases.items()
     )
     return markdown_table([title, *names], rows)
 
 
-def in_megabytes(cases: Mapping[str, Mapping[str, int]]) -> dict[str, dict]:
-    """Of bytes."""
-    return {
-        case: {name: size / 1e6 for name, size in sizes.items()}
-        for case, sizes in cases.items()
-    }
-
-
-def parse_args(description: str | None, name: str, turns: int) -> argparse.Namespace:
+def parse_args(
+    name: str, description: str | None, turns: int = 31
+) -> argparse.Namespace:
     """The command line of a benchmark; ``turns`` is the default."""
     parser = argparse.ArgumentParser(
         prog=f'python -m benchmarks.{name}',
@@ -145,24 +147,21 @@ def parse_args(description: str | None, name: str, turns: int) -> argparse.Names
     return parser.parse_args()
 
 
-def run_and_print(
+def run(
     args: argparse.Namespace,
     measure: Callable[[Results, int, torch.device], None],
     tables: Callable[[Rows], dict[str, str]],
 ) -> None:
     """Measure what ``args.out`` does not have yet, and print all as tables."""
-    # The machine, its versions, and the commit of this checkout.
-    command = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty']
-    commit = subprocess.run(
-        [*command, '--exclude=*', '--abbrev=12'],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout.strip()
+    if args.device.type == 'cuda':
+        torch.cuda.set_device(args.device.index or 0)
+    logging.disable(logging.INFO)  # the toolbox tells how it initialises each parameter
+    describe_commit = 'git describe --always --dirty --exclude=* --abbrev=12'.split()
+    commit = subprocess.check_output(describe_commit, cwd=ROOT, text=True).strip()
     record = describe_machine(args.device) | {'ubn_mmdet': commit}
     try:
         results = Results(args.out, record)
-    except ResultsError as error:
+    except ValueError as error:
         sys.exit(str(error))
     measure(results, args.turns, args.device)
     print('\n\n'.join([describe(record), *tables(results.rows).values()]))

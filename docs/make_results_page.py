@@ -8,7 +8,6 @@ from this folder on.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from ubn_mmdet.comparison.report.tables import CAPTIONS
 from ubn_mmdet.comparison.report.write import FOREST, draw_all, write_figures
 from ubn_mmdet.files import write_whole
 
+BASELINE = 'BN'  # that the other norms are compared with
 HEAD = """\
 # Results
 
@@ -31,31 +31,25 @@ with all norms, all curves, costs and settings, and says how to read it.
 """
 
 
-def write_results_page(
-    docs: str | os.PathLike,
-    baseline: str = 'BN',
-    say: Callable[[str], None] = print,
-) -> None:
-    """Write ``docs/results.md`` and its pictures in ``docs/results/``.
+def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
+    """Write ``results.md`` and its pictures in ``results/``, both in ``docs``.
 
     Args:
         docs: The folder of the documentation.
-        baseline: The norm that the others are compared with.
         say: Called with a line before each long step.
 
     Raises:
         ResultsError: If there is no results file, or one cannot be read.
     """
-    docs = Path(docs)
     folder = docs / 'results'
     files = sorted(folder.glob('*.jsonl'))
     if not files:
         raise ResultsError(f'there is no results file in {folder}')
     groups = read_groups(files)
     named = dict(zip(titles(groups), groups, strict=True))
-    numbers = numbers_of_all(named, baseline, lambda group: images_of(group, say=say))
+    numbers = numbers_of_all(named, BASELINE, lambda group: images_of(group, say=say))
     decided = {t: of for t, of in numbers.items() if of['primary']}
-    drawn = draw_all(named, numbers, baseline)
+    drawn = draw_all(named, numbers, BASELINE)
     first = slug(next(iter(decided), ''))
     shown = {'differences': FOREST} | {f'{first}-{c}': CAPTIONS[c] for c in CAPTIONS}
     captions = {name: caption for name, caption in shown.items() if name in drawn}
@@ -76,26 +70,15 @@ def write_results_page(
     write_whole(docs / 'results.md', '\n'.join(page).encode())
 
 
-def parse_args() -> argparse.Namespace:
-    """The command line; --help tells."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--docs', type=Path, default=Path('docs'), help='(%(default)s)')
-    parser.add_argument(
-        '--baseline',
-        default='BN',
-        help='the norm that the others are compared with (%(default)s)',
-    )
-    return parser.parse_args()
-
-
 def main() -> None:
     """Write the page; files that cannot be read end it with a message."""
-    args = parse_args()
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    docs = Path(__file__).parent
     try:
-        write_results_page(args.docs, args.baseline)
+        write_results_page(docs)
     except ResultsError as error:
         sys.exit(f'make_results_page: {error}')
-    print(f'{args.docs / "results.md"}, pictures in {args.docs / "results"}')
+    print(f'{docs / "results.md"}, pictures in {docs / "results"}')
 
 
 if __name__ == '__main__':

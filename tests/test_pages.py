@@ -81,7 +81,9 @@ def parse(value):
 
 
 def test_the_site_has_every_page_and_every_public_name():
-    named = set(re.findall(r'^::: ubn_mmdet\.(\w+)$', read('docs/api.md'), re.MULTILINE))
+    named = set(
+        re.findall(r'^::: ubn_mmdet\.(\w+)$', read('docs/api.md'), re.MULTILINE)
+    )
     assert named == set(ubn_mmdet.__all__) - {'__version__'}
     site = read('mkdocs.yml') + read('docs/site_hooks.py')
     pages = [page.removeprefix('docs/') for page in PAGES]

@@ -1,6 +1,7 @@
 """The benchmarks measure what they say, and go on where they were interrupted."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -17,33 +18,26 @@ from benchmarks.detectors import (
     feature_steps,
     whole_steps,
 )
-from benchmarks.layers import layer_steps, training_step
-from benchmarks.measuring import time_in_turns
-from benchmarks.reporting import Results, ResultsError
+from benchmarks.reporting import Results, ratio, ratio_table
 from ubn_mmdet import UBN
 from ubn_mmdet.deploy.evaluation import is_norm
+from ubn_mmdet.measuring import time_in_turns
 
 CPU = torch.device('cpu')
 NORMS = {'BatchNorm', 'UBN k=1', 'BatchNorm + depthwise 3x3', 'UBN k=3'}
 
 
-def test_a_training_step_leaves_the_gradients_of_one():
-    layer, x = nn.BatchNorm2d(3), torch.randn(2, 3, 4, 4)
-    step = training_step(layer, x)
-    step()
-    first = layer.bias.grad.clone()
-    step()
-    assert layer.bias.grad.equal(first) and x.grad is None
+def test_ratios_are_taken_turn_by_turn():
+    times = {'a': [2.0, 20.0, 6.0], 'b': [1.0, 10.0, 2.0]}
+    assert ratio(times, 'a', 'b')[0] == 2
 
 
-def test_layers_see_the_same_input(monkeypatch):
-    seen = []
-    monkeypatch.setattr(nn.BatchNorm2d, 'forward', lambda _, x: seen.append(x) or x * 1)
-    steps = layer_steps((2, 4, 5, 5), CPU)
-    for _ in range(2):
-        steps['BatchNorm']()
-    steps['BatchNorm + depthwise 3x3']()
-    assert all(x.equal(seen[0]) and x.std() > 0.5 for x in seen)
+def test_the_interval_of_a_median_is_of_order_statistics():
+    # Of ten values, 2nd to 9th: P(Binomial(10, 1/2) <= 1) = 0.011 on each side.
+    ten = {'a': [float(i) for i in range(1, 11)], 'b': [1.0] * 10}
+    assert ratio(ten, 'a', 'b') == (5.5, 2.0, 9.0)
+    assert '| 5.50 (2.00–9.00) |' in ratio_table({'ten': ten}, (('a', 'b'),), 'b')
+    assert math.isnan(ratio({'a': [1.0, 2.0], 'b': [1.0, 1.0]}, 'a', 'b')[1])
 
 
 def test_a_measured_case_is_not_measured_again(tmp_path):
@@ -54,10 +48,10 @@ def test_a_measured_case_is_not_measured_again(tmp_path):
     assert again.measure('section', 'case', lambda: pytest.fail('ran again')) == {
         'a': [1.0]
     }
-    with pytest.raises(ResultsError, match="'this'.*'that'.*another file"):
+    with pytest.raises(ValueError, match="'this'.*'that'.*another file"):
         Results(path, {'device': 'that'})
     path.write_text('')
-    with pytest.raises(ResultsError, match='holds no results'):
+    with pytest.raises(ValueError, match='holds no results'):
         Results(path, {'device': 'this'})
 
 
@@ -136,7 +130,7 @@ def test_steps_of_detectors(small):
     features, whole = feature_steps(small, CPU), whole_steps(one_stage, CPU)
     assert set(features) == set(whole) == NORMS
     for steps in (features, whole):
-        times = time_in_turns(steps, 1, CPU, shortest=0)
+        times = time_in_turns(steps, 1, shortest=0)
         assert min(seconds for [seconds] in times.values()) > 0
 
 

@@ -13,7 +13,7 @@ def test_tables_are_exchanged_and_nothing_else():
     filled = fill_tables(page, {'a, b': '| new |'})
     assert filled == 'above\n<!-- table: a, b -->\n\n| new |\n\n<!-- end -->\nbelow\n'
     assert fill_tables(filled, {'a, b': '| new |'}) == filled
-    with pytest.raises(KeyError, match="no table 'a, b'; there are 'c'"):
+    with pytest.raises(KeyError, match="no table 'a, b'; there are c"):
         fill_tables(page, {'c': ''})
 
 

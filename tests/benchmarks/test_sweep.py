@@ -11,11 +11,11 @@ from mmcv.ops import nms
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 
-from benchmarks.reporting import ResultsError, read_results
-from benchmarks.sweep import __main__ as run
-from benchmarks.sweep import compare, configs
-from benchmarks.sweep.double import double_precision
-from benchmarks.sweep.verdict import COMPARED, tables, verdict
+from benchmarks import sweep
+from benchmarks import sweep_compare as compare
+from benchmarks import sweep_detectors as detectors
+from benchmarks.reporting import read_results
+from benchmarks.sweep import COMPARED, tables, verdict
 from ubn_mmdet.mm.norm_configs import with_norm
 
 SHIPPED = Path(mmdet.__file__).parent / '.mim' / 'configs'
@@ -32,7 +32,7 @@ def mmdet_modules():
 
 
 def test_every_folder_with_configs_has_one_that_is_there():
-    chosen = configs.families(SHIPPED)
+    chosen = detectors.families(SHIPPED)
     assert {'faster_rcnn', 'retinanet', 'yolox'} <= set(chosen)
     assert '_base_' not in chosen
     assert all(path.is_file() for path in chosen.values())
@@ -40,19 +40,21 @@ def test_every_folder_with_configs_has_one_that_is_there():
 
 
 def test_nothing_is_downloaded_and_proposals_are_few():
-    model = configs.small_model(SHIPPED / 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    model = detectors.small_model(
+        SHIPPED / 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    )
     assert 'Pretrained' not in str(model)
     assert model.train_cfg.rcnn.sampler.num == 32
     assert model.test_cfg.rpn.nms_pre == 100
     assert model.test_cfg.rcnn.score_thr == 0
-    assert configs.num_classes(model) == 80
+    assert detectors.num_classes(model) == 80
 
 
 def test_a_folder_without_detectors_has_no_model(tmp_path):
     (tmp_path / 'data.py').write_text('dataset_type = "CocoDataset"\n')
-    assert configs.small_model(tmp_path / 'data.py') is None
-    with pytest.raises(compare.NotSwept, match='no model in the config'):
-        compare.compare(tmp_path / 'data.py', UBN)
+    assert detectors.small_model(tmp_path / 'data.py') is None
+    row = compare.compare(tmp_path / 'data.py', UBN)
+    assert row == {'skipped': 'no model in the config'}
 
 
 def test_written_and_silent_batchnorms_are_swapped_and_others_stay():
@@ -71,7 +73,7 @@ def test_written_and_silent_batchnorms_are_swapped_and_others_stay():
 
 def test_code_that_asks_for_float32_gets_float64_for_a_while():
     boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 5]])
-    with double_precision():
+    with detectors.double_precision():
         assert torch.zeros(2, dtype=torch.float32).dtype == torch.float64
         assert torch.zeros(2).float().dtype == torch.float64
         assert boxes.to(torch.float32).dtype == torch.float64
@@ -153,46 +155,52 @@ class TestRun:
     def asked(self, monkeypatch):
         """Folders whose comparison was asked for, in order."""
         asked = []
-        found = {'atss': EQUAL, 'yolox': {'skipped': 'no reason'}}
+        found = {
+            'atss': EQUAL,
+            'yolof': {**EQUAL, 'kept': 14},
+            'yolox': {'skipped': 'no reason'},
+        }
 
         def alone(path):
             asked.append(path.parent.name)
             return found[path.parent.name]
 
-        monkeypatch.setattr(run, 'compare_alone', alone)
+        monkeypatch.setattr(sweep, 'compare_alone', alone)
         return asked
 
     def test_a_second_call_goes_on(self, asked, tmp_path):
         out = tmp_path / 'sweep.jsonl'
-        assert run.sweep(out, ['atss']) == 0
-        assert run.sweep(out, ['atss', 'yolox']) == 0
+        assert sweep.sweep(out, ['atss']) == 0
+        assert sweep.sweep(out, ['atss', 'yolox']) == 0
         assert asked == ['atss', 'yolox']
 
     def test_other_versions_and_folders_that_are_not_there_are_refused(
         self, asked, tmp_path, monkeypatch
     ):
         out = tmp_path / 'sweep.jsonl'
-        run.sweep(out, ['atss'])
+        sweep.sweep(out, ['atss'])
         with pytest.raises(ValueError, match='no folder fcoss among '):
-            run.sweep(out, ['fcoss'])
+            sweep.sweep(out, ['fcoss'])
         monkeypatch.setattr(mmdet, '__version__', '9.9')
-        with pytest.raises(ResultsError, match="now there is .*'mmdet': '9.9'"):
-            run.sweep(out, ['atss'])
+        with pytest.raises(ValueError, match="now there is .*'mmdet': '9.9'"):
+            sweep.sweep(out, ['atss'])
 
     def test_the_tables_have_what_was_swept_and_why_the_rest_was_not(
         self, asked, tmp_path
     ):
-        run.sweep(tmp_path / 'sweep.jsonl', ['atss', 'yolox'])
+        sweep.sweep(tmp_path / 'sweep.jsonl', ['atss', 'yolof', 'yolox'])
         record, rows = read_results(tmp_path / 'sweep.jsonl')
         found = tables(record, rows['detectors'])
-        assert '1 of the 1 detectors' in found['summary']
-        assert '| atss | atss_r50 | 20 | 0 | float64 | 1e-14 |' in found['detectors']
-        assert '| no reason | yolox |' in found['not swept']
+        assert '2 of the 2 detectors' in found['summary']
+        same, table, skipped = found['detectors'].split('\n\n')
+        assert same.endswith('replaced: atss.')
+        assert '| yolof | atss_r50 | 20 | 14 | float64 | 1e-14 |' in table
+        assert skipped.endswith('yolox (`no reason`).')
 
 
 def test_a_crash_and_a_lack_of_time_end_one_detector_alone():
     def alone(code, **more):
-        return run.compare_alone(
+        return sweep.compare_alone(
             Path('a.py'), command=[sys.executable, '-c', code], **more
         )
 
@@ -206,17 +214,14 @@ def test_a_crash_and_a_lack_of_time_end_one_detector_alone():
     assert row == {'config': 'a.py', 'loss': float('inf')}
 
 
-@pytest.mark.parametrize(
-    ('error', 'row'),
-    [
-        (ZeroDivisionError('by zero'), {'failed': 'ZeroDivisionError: by zero'}),
-        (compare.NotSwept('no BatchNorm in it'), {'skipped': 'no BatchNorm in it'}),
-    ],
-)
-def test_what_goes_wrong_is_said_in_a_row(monkeypatch, capsys, error, row):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(compare, 'compare', fail)
+def test_what_goes_wrong_with_the_norm_is_said_in_a_row(monkeypatch, capsys):
+    monkeypatch.setattr(compare, 'compare', lambda path, norm: 1 / 0)
     compare.main('a.py')
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == row
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row == {'failed': 'ZeroDivisionError: division by zero'}
+
+
+def test_a_detector_that_does_not_run_with_batchnorm_is_skipped(monkeypatch, retinanet):
+    monkeypatch.setattr(compare, '_outcomes', lambda *_: 1 / 0)
+    row = compare.compare(retinanet, UBN)
+    assert row == {'skipped': 'ZeroDivisionError: division by zero'}

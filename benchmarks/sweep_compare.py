@@ -1,25 +1,26 @@
 """One detector with BatchNorm and with another norm that has its weights.
 
-``python -m benchmarks.sweep.compare CONFIG`` prints what :func:`compare` gives for UBN.
+``python -m benchmarks.sweep_compare CONFIG`` prints what :func:`compare` gives for UBN.
 """
 
 import copy
 import itertools
 import json
+import logging
+import math
 import os
-import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
+from mmengine.runner import set_random_seed
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,11 +28,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ubn_mmdet.mm.members import is_ours
 from ubn_mmdet.mm.norm_configs import with_norm
 
-from ..detectors import log_warnings_alone
-from .configs import num_classes, small_model
-from .double import double_precision
-from .inputs import prepared, random_batch
-from .verdict import COMPARED, SAME, verdict
+from .sweep import COMPARED, SAME, verdict
+from .sweep_detectors import (
+    double_precision,
+    num_classes,
+    prepared,
+    random_batch,
+    small_model,
+)
 
 IMAGES, SIZES = 2, (64, 160)  # of each, pixels
 # What is smaller than this part of the largest tensor is compared with this part of it. A
@@ -39,10 +43,6 @@ IMAGES, SIZES = 2, (64, 160)  # of each, pixels
 NOTHING = 1e-6
 BATCHNORM = {'type': 'BN'}
 Outcomes = dict[str, dict[str, Tensor]]  # tensors by name, for each of COMPARED
-
-
-class NotSwept(RuntimeError):
-    """A detector that cannot be compared, for a reason that is not the norm."""
 
 
 def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,50 +59,44 @@ def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
         norm: The norm's config, ``{'type': 'UBN'}``.
 
     Returns:
-        ``dtype``; ``size``, height and width of the images in pixels; ``swapped`` and
-        ``kept``, numbers of norm layers; and the largest differences, relative to the
-        largest value: ``loss``, ``gradient`` and ``statistics`` of the live step,
-        ``loss_as_is`` and ``gradient_as_is``, and ``prediction``. If they are not those
-        of equals, ``rounding`` has the same differences between the detector with
-        BatchNorm and itself with the last digits of its norm layers' weights changed:
-        some detectors take the largest of what is nearly equal.
-
-    Raises:
-        NotSwept: If there is no model or no BatchNorm in the config, or the detector with
-            BatchNorm does not run here; the message says which.
+        Only ``skipped``, a reason, if there is no model or no BatchNorm in the config or if
+        the detector with BatchNorm does not run here. Else ``dtype``; ``size``, height and
+        width of the images in pixels; ``swapped`` and ``kept``, numbers of norm layers; and
+        the largest differences, relative to the largest value: ``loss``, ``gradient`` and
+        ``statistics`` of the live step, ``loss_as_is`` and ``gradient_as_is``, and
+        ``prediction``. If they are not those of equals, ``rounding`` has the same
+        differences between the detector with BatchNorm and itself with the last digits of
+        its norm layers' weights changed: some detectors take the largest of what is nearly
+        equal.
     """
-    try:
-        model = small_model(path)
-    except Exception as error:
-        raise NotSwept(sentence(error)) from error
-    if model is None:
-        raise NotSwept('no model in the config')
-    reason = None
+    skipped = ''
     for size, dtype in itertools.product(SIZES, (torch.float64, torch.float32)):
         with double_precision() if dtype == torch.float64 else nullcontext():
             try:
+                model = small_model(path)
+                if model is None:
+                    return {'skipped': 'no model in the config'}
                 theirs = _build(with_norm(model, BATCHNORM), dtype)
                 if not norms(theirs):
-                    raise NotSwept('no BatchNorm in it')
+                    return {'skipped': 'no BatchNorm in it'}
                 weights = copy.deepcopy(theirs.state_dict())
                 classes = num_classes(model)
                 batch = random_batch(path.parent.name, theirs, classes, IMAGES, size)
                 expected = _outcomes(theirs, batch, dtype)
-            except NotSwept:
-                raise
             except Exception as error:
-                reason = error
+                skipped = sentence(error)
                 continue
+            del theirs  # of the largest, one fits into memory
+            ours = _build(with_norm(model, norm), dtype)
+            ours.load_state_dict(weights)
+            swapped = sum(map(is_ours, norms(ours)))
             row: dict[str, Any] = {
                 'dtype': str(dtype).removeprefix('torch.'),
                 'size': size,
+                'swapped': swapped,
+                'kept': len(norms(ours)) - swapped,
+                **_differences(expected, _outcomes(ours, batch, dtype)),
             }
-            del theirs  # of the largest, one fits into memory
-            ours = _build(with_norm(model, norm), dtype)
-            ours.load_state_dict(weights, strict=True)
-            row['swapped'] = sum(map(is_ours, norms(ours)))
-            row['kept'] = len(norms(ours)) - row['swapped']
-            row |= _differences(expected, _outcomes(ours, batch, dtype))
             del ours
             if verdict(row) != SAME:
                 again = _build(with_norm(model, BATCHNORM), dtype)
@@ -110,8 +104,7 @@ def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
                 _change_last_digits(again)
                 row['rounding'] = _differences(expected, _outcomes(again, batch, dtype))
             return row
-    assert reason is not None  # there are sizes to try
-    raise NotSwept(sentence(reason)) from reason
+    return {'skipped': skipped}
 
 
 def norms(model: nn.Module) -> list[_BatchNorm]:
@@ -133,15 +126,15 @@ def _build(model: ConfigDict, dtype: torch.dtype) -> nn.Module:
     return detector.double() if dtype == torch.float64 else detector.float()
 
 
+@torch.no_grad()
 def _change_last_digits(detector: nn.Module) -> None:
     """Weights of norm layers, up to one unit of their precision."""
     generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for layer in norms(detector):
-            if layer.weight is not None:
-                noise = 2 * torch.rand(layer.weight.shape, generator=generator) - 1
-                eps = torch.finfo(layer.weight.dtype).eps
-                layer.weight.mul_(1 + eps * noise.to(layer.weight.dtype))
+    for layer in norms(detector):
+        if layer.weight is not None:
+            noise = 2 * torch.rand(layer.weight.shape, generator=generator) - 1
+            eps = torch.finfo(layer.weight.dtype).eps
+            layer.weight.mul_(1 + eps * noise.to(layer.weight.dtype))
 
 
 def _seed() -> None:
@@ -149,9 +142,7 @@ def _seed() -> None:
     hub = MessageHub.get_current_instance()
     for name in ('iter', 'epoch'):
         hub.update_info(name, 1)
-    torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
+    set_random_seed(0)
 
 
 def _outcomes(model: nn.Module, batch: dict, dtype: torch.dtype) -> Outcomes:
@@ -221,16 +212,17 @@ def difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> float:
 
     Norms have parameters of their own: what ``found`` has beyond is left alone.
     """
-    scale = max((_size(tensor) for tensor in expected.values()), default=0.0)
+    largest = {name: _size(tensor) for name, tensor in expected.items()}
+    floor = NOTHING * max(largest.values(), default=0.0) or 1.0
     worst = 0.0
     for name, tensor in expected.items():
         other = found.get(name)
         if other is None or other.shape != tensor.shape:
-            return float('inf')
+            return math.inf
         distance = _size(tensor.double() - other.double())
-        if not np.isfinite(distance):
-            return float('inf')
-        worst = max(worst, distance / (max(_size(tensor), NOTHING * scale) or 1.0))
+        if not math.isfinite(distance):
+            return math.inf
+        worst = max(worst, distance / max(largest[name], floor))
     return worst
 
 
@@ -247,16 +239,14 @@ def sentence(error: BaseException) -> str:
 def main(config: str) -> None:
     """Print a json line, also for a detector that cannot be compared."""
     register_all_modules()
-    log_warnings_alone('sweep')
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '1')))
     try:
         row = compare(Path(config), {'type': 'UBN'})
-    except NotSwept as error:
-        row = {'skipped': str(error)}
     except Exception as error:  # the norm's own: reported like a difference
         row = {'failed': sentence(error)}
     print(json.dumps(row))
 
 
 if __name__ == '__main__':
+    logging.disable(logging.INFO)  # the toolbox tells how it initialises each parameter
     main(sys.argv[1])

@@ -1,1 +1,0 @@
-"""MMDetection's own detectors with UBN in the place of BatchNorm."""
