@@ -18,18 +18,10 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from ubn_mmdet import convert_batchnorm
-from ubn_mmdet.measuring import (
-    BN,
-    BN_3X3,
-    UBN_1,
-    UBN_3,
-    Step,
-    batchnorm_3x3,
-    saved_bytes,
-    time_in_turns,
-)
+from ubn_mmdet.measuring import BN, UBN_1, UBN_3, Step, saved_bytes, time_in_turns
 
 from . import reporting
+from .layers import BN_3X3, batchnorm_3x3
 
 LABELS = 4  # of objects; every detector here has so many classes
 RATIOS = (UBN_1, BN), (UBN_3, BN), (UBN_3, BN_3X3)

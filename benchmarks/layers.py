@@ -6,9 +6,10 @@ Layers are timed interleaved. Weights and inputs are random.
 """
 
 import torch
+from torch import nn
 
 from ubn_mmdet import measuring
-from ubn_mmdet.measuring import BN, BN_3X3, OURS, THEIRS, UBN_1, UBN_3
+from ubn_mmdet.measuring import BN, OURS, UBN_1, UBN_3, Norm
 
 from . import reporting
 
@@ -20,7 +21,17 @@ SHAPES = {
     'layer4, 8 images of 160x160': (8, 512, 5, 5),
 }
 SMALL = (2, 64, 8, 8)  # for launches: a CPU computes larger inputs in parts
+BN_3X3 = 'BatchNorm + depthwise 3x3'
 RATIOS = (UBN_1, BN), (UBN_3, BN), (UBN_3, BN_3X3), ('BNET', BN)
+
+
+def batchnorm_3x3(channels: int) -> nn.Module:
+    """What does a UBN's work with a 3×3 kernel, but for its statistics."""
+    kernels = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+    return nn.Sequential(nn.BatchNorm2d(channels), kernels)
+
+
+THEIRS: dict[str, Norm] = {BN: nn.BatchNorm2d, BN_3X3: batchnorm_3x3}
 
 
 def layer_memory(shape: Shape, device: torch.device) -> dict[str, int]:
@@ -34,7 +45,7 @@ def layer_memory(shape: Shape, device: torch.device) -> dict[str, int]:
 
 def layer_launches(device: torch.device) -> dict[str, int]:
     """Launches of a training step of a layer of each norm, for an input ``SMALL``."""
-    steps = measuring.layer_steps(torch.randn(SMALL, device=device))
+    steps = measuring.layer_steps(torch.randn(SMALL, device=device), THEIRS)
     return {n: measuring.count_launches(step, device) for n, step in steps.items()}
 
 
@@ -43,7 +54,7 @@ def measure(results: reporting.Results, turns: int, device: torch.device) -> Non
 
     def time(shape: Shape) -> dict[str, list[float]]:
         x = torch.randn(shape, device=device) + 1
-        return measuring.time_in_turns(measuring.layer_steps(x), turns)
+        return measuring.time_in_turns(measuring.layer_steps(x, THEIRS), turns)
 
     for name, shape in SHAPES.items():
         case = f'{name}: {shape}'

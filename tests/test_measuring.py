@@ -33,14 +33,19 @@ def test_a_training_step_leaves_the_gradients_of_one():
     assert layer.bias.grad.equal(first) and x.grad is None
 
 
-def test_layers_see_the_same_input(monkeypatch):
+def test_layers_see_the_same_input():
     seen = []
-    monkeypatch.setattr(nn.BatchNorm2d, 'forward', lambda _, x: seen.append(x) or x * 1)
-    steps = layer_steps(torch.randn(2, 4, 5, 5))
-    for _ in range(2):
-        steps['BatchNorm']()
-    steps['BatchNorm + depthwise 3x3']()
-    assert all(x.equal(seen[0]) and x.std() > 0.5 for x in seen)
+
+    class Seeing(nn.BatchNorm2d):
+        def forward(self, x):
+            seen.append(x)
+            return super().forward(x)
+
+    x = torch.randn(2, 4, 5, 5)
+    steps = layer_steps(x, {'one': Seeing, 'other': Seeing})
+    for name in ('one', 'one', 'other'):
+        steps[name]()
+    assert len(seen) == 3 and all(each.equal(x) for each in seen)
 
 
 # --- time ---------------------------------------------------------------------------
@@ -82,8 +87,11 @@ def test_what_layers_keep_for_backward():
     of_input = 2 * 4 * 32 * 32 * 4
     for name, norm in (THEIRS | OURS).items():
         saved = saved_bytes(norm(4), x)
-        inputs = 2 if name == 'BatchNorm + depthwise 3x3' else 1
-        assert inputs * of_input <= saved < (inputs + 0.2) * of_input, name
+        assert of_input <= saved < 1.2 * of_input, name
+    assert (
+        saved_bytes(nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4)), x)
+        > 2 * of_input
+    )
 
 
 def test_parameters_are_not_counted_as_kept():

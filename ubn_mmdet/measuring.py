@@ -20,17 +20,8 @@ from .ops.passes import choose_passes
 
 Step = Callable[[], object]
 Norm = Callable[[int], nn.Module]  # makes a layer for a number of channels
-
-
-def batchnorm_3x3(channels: int) -> nn.Module:
-    """What does a UBN's work with a 3×3 kernel, but for its statistics."""
-    kernels = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-    return nn.Sequential(nn.BatchNorm2d(channels), kernels)
-
-
-BN, BN_3X3 = 'BatchNorm', 'BatchNorm + depthwise 3x3'
-UBN_1, UBN_3 = 'UBN k=1', 'UBN k=3'
-THEIRS: dict[str, Norm] = {BN: nn.BatchNorm2d, BN_3X3: batchnorm_3x3}
+BN, UBN_1, UBN_3 = 'BatchNorm', 'UBN k=1', 'UBN k=3'
+THEIRS: dict[str, Norm] = {BN: nn.BatchNorm2d}
 OURS: dict[str, Norm] = {
     UBN_1: functools.partial(UBN, kernel_size=1),
     UBN_3: UBN,
@@ -47,23 +38,28 @@ def passes_on(device: torch.device) -> tuple[str, ...]:
 
 
 def steps_of_norms(
-    make: Callable[[Norm], Step], device: torch.device
+    make: Callable[[Norm], Step],
+    device: torch.device,
+    theirs: Mapping[str, Norm] = THEIRS,
 ) -> dict[str, Step]:
-    """A step that ``make`` gives for each norm, and for our own on a GPU with Triton."""
-    steps = {name: make(norm) for name, norm in (THEIRS | OURS).items()}
-    if device.type == 'cuda' and 'triton' in passes_on(device):
-        for name, norm in OURS.items():
+    """A step that ``make`` gives for each norm; for our own, on a GPU with Triton two."""
+    steps = {name: make(norm) for name, norm in theirs.items()}
+    # Interpreted kernels are not worth measuring.
+    triton = device.type == 'cuda' and 'triton' in passes_on(device)
+    for name, norm in OURS.items():
+        steps[name] = choose_passes('fused')(make(norm))
+        if triton:
             steps[f'{name}, triton'] = choose_passes('triton')(make(norm))
     return steps
 
 
-def layer_steps(x: Tensor) -> dict[str, Step]:
+def layer_steps(x: Tensor, theirs: Mapping[str, Norm] = THEIRS) -> dict[str, Step]:
     """A training step of one layer of each norm on ``x``, ``(N, C, H, W)``."""
 
     def make(norm: Norm) -> Step:
         return training_step(norm(x.shape[1]).to(x.device), x)
 
-    return steps_of_norms(make, x.device)
+    return steps_of_norms(make, x.device, theirs)
 
 
 def training_step(layer: nn.Module, x: Tensor) -> Step:
