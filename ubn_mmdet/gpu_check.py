@@ -69,27 +69,24 @@ def members() -> dict[str, nn.Module]:
         BatchRenorm: {'plain_steps': 0},
         BGN: {'num_groups': 3},
     }
-    closed = UBN(6)
-    closed.get_buffer('condensation').fill_(0.05)
     made: dict[str, nn.Module] = {
         kind.__name__: kind(6, **options.get(kind, {})) for kind in FAMILY
     }
-    made |= {
-        'UBN, k=1': UBN(6, kernel_size=1),
-        'UBN, closed': closed,
-        'UBN, pooled': UBN(6, condensation_feature='pooled'),
-    }
+    made['UBN, k=1'] = UBN(6, kernel_size=1)
+    made['UBN, closed'] = UBN(6)
+    made['UBN, closed'].get_buffer('condensation').fill_(0.05)
+    made['UBN, pooled'] = UBN(6, condensation_feature='pooled')
     return {name: moved_from_start(layer) for name, layer in made.items()}
 
 
+@torch.no_grad()
 def moved_from_start(layer: nn.Module) -> nn.Module:
     """The layer, with its parameters and statistics away from the start."""
     generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.5)
-        layer.get_buffer('running_mean').uniform_(-1, 1, generator=generator)
-        layer.get_buffer('running_var').uniform_(0.5, 2, generator=generator)
+    for parameter in layer.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.5)
+    layer.get_buffer('running_mean').uniform_(-1, 1, generator=generator)
+    layer.get_buffer('running_var').uniform_(0.5, 2, generator=generator)
     return layer
 
 
@@ -104,11 +101,8 @@ def step(
 ) -> dict[str, Tensor]:
     """Output, gradients and state after a step, by name, in float64 on the CPU.
 
-    Args:
-        layer: Whose step it is.
-        x: The input.
-        dy: The output's gradient; the output itself if there is none.
-        call: What computes the output, if it is not the layer's own call.
+    Without ``dy``, the output's gradient is the output. ``call`` may compute the output in
+    the layer's place.
     """
     x = x.detach().requires_grad_()
     layer.zero_grad()
@@ -130,11 +124,7 @@ def as_double(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def assert_close(
     got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float
 ) -> float:
-    """The largest difference, relative to each tensor's largest value.
-
-    Raises:
-        AssertionError: If it is above ``tolerance``; names the tensor.
-    """
+    """The largest difference, relative to each tensor's largest value, if allowed."""
     worst = 0.0
     for name, expected in want.items():
         scale = max(expected.abs().max().item(), 1e-3)
@@ -279,18 +269,16 @@ def check_ranks(device: torch.device) -> dict:
 def _rank(
     rank: int, backend: str, folder: str, layer: nn.Module, batches: list
 ) -> None:
-    device = torch.device('cuda', rank) if backend == 'nccl' else torch.device('cpu')
+    device = torch.device('cpu')
     if backend == 'nccl':
+        device = torch.device('cuda', rank)
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        backend, init_method=f'file://{folder}/store', rank=rank, world_size=2
-    )
-    try:
-        layer = copy.deepcopy(layer).to(device)  # what is spawned shares its memory
-        x, dy = (tensor.to(device) for tensor in batches[rank])
-        torch.save(step(layer, x, dy), Path(folder, f'{rank}.pt'))
-    finally:
-        dist.destroy_process_group()
+    store = f'file://{folder}/store'
+    dist.init_process_group(backend, init_method=store, rank=rank, world_size=2)
+    layer = copy.deepcopy(layer).to(device)  # what is spawned shares its memory
+    x, dy = (tensor.to(device) for tensor in batches[rank])
+    torch.save(step(layer, x, dy), Path(folder, f'{rank}.pt'))
+    dist.destroy_process_group()
 
 
 # --- what it costs ----------------------------------------------------------------------
@@ -332,16 +320,13 @@ def check_memory(device: torch.device) -> dict:
     return peaks
 
 
-class Residual(nn.Module):
-    """ResNet's block: a ReLU of the sum of a branch and a shortcut."""
-
-    def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.branch, self.shortcut = branch, shortcut
+class Residual(nn.Sequential):
+    """ResNet's block: a ReLU of the sum of a branch and a shortcut, its two members."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` to what both give for it."""
-        return F.relu(self.branch(x) + self.shortcut(x), inplace=True)
+        branch, shortcut = self
+        return F.relu(branch(x) + shortcut(x), inplace=True)
 
 
 def resnet50(norm: Norm, depths: tuple[int, ...] = (3, 4, 6, 3)) -> nn.Module:
@@ -355,18 +340,18 @@ def resnet50(norm: Norm, depths: tuple[int, ...] = (3, 4, 6, 3)) -> nn.Module:
     layers = [*convolution(3, 64, 7, 2), relu, nn.MaxPool2d(3, 2, 1)]
     inputs = 64
     for i, depth in enumerate(depths):
-        width = 64 * 2**i
+        width, outputs = 64 * 2**i, 256 * 2**i
         for j in range(depth):
             stride = 2 if i and not j else 1
             branch = [
                 *(*convolution(inputs, width, 1), relu),
                 *(*convolution(width, width, 3, stride), relu),
-                *convolution(width, 4 * width, 1),
+                *convolution(width, outputs, 1),
             ]
             # A shortcut without layers gives what it gets.
-            shortcut = [] if j else convolution(inputs, 4 * width, 1, stride)
+            shortcut = [] if j else convolution(inputs, outputs, 1, stride)
             layers.append(Residual(nn.Sequential(*branch), nn.Sequential(*shortcut)))
-            inputs = 4 * width
+            inputs = outputs
     return nn.Sequential(*layers)
 
 
@@ -450,17 +435,16 @@ def run_checks(device: torch.device, out: Path, seconds: float) -> dict:
 
 def table(result: dict) -> str:
     """The results as Markdown."""
-    rows = [
-        (what, ' · '.join(f'{key} {value:.3g}' for key, value in values.items()))
+    rows = {
+        what: ' · '.join(f'{key} {value:.3g}' for key, value in values.items())
         for what, values in result['checks'].items()
-    ]
-    rows += [
-        (what, f'**failed**: {error[:200]}') for what, error in result['failed'].items()
-    ]
+    }
+    for what, error in result['failed'].items():
+        rows[what] = f'**failed**: {error[:200]}'
     return (
         f'{result["device"]}, PyTorch {result["torch"]}, ubn_mmdet {result["ubn_mmdet"]}. '
         "Numbers are the largest difference from float64, relative to each tensor's "
-        'largest value.\n\n' + markdown_table(['check', 'result'], rows, words=2) + '\n'
+        f'largest value.\n\n{markdown_table(["check", "result"], rows.items(), words=2)}\n'
     )
 
 
@@ -487,11 +471,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
+    if on_gpu(device) and not torch.cuda.is_available():
+        parser.error('PyTorch finds no GPU; --device cpu tries the checks themselves')
     if on_gpu(device):
-        if not torch.cuda.is_available():
-            parser.error(
-                'PyTorch finds no GPU; --device cpu tries the checks themselves'
-            )
         torch.cuda.set_device(device.index or 0)
     torch.backends.cudnn.allow_tf32 = False  # float32 is compared
     with contextlib.suppress(RuntimeError):  # has been set
