@@ -28,39 +28,39 @@ RATIOS = (UBN_1, BN), (UBN_3, BN), (UBN_3, BN_3X3)
 
 
 class Case(NamedTuple):
-    """A detector, and its images: how many, of which height and width in pixels."""
+    """A detector's config, and its images: how many, of which height and width."""
 
-    name: str
     config: str
     images: int
     size: tuple[int, int]
 
-    def __str__(self) -> str:
-        """Such as ``'Mask R-CNN R50, 2 images of 320x512'``."""
-        return f'{self.name}, {self.images} images of {self.size[0]}x{self.size[1]}'
 
-    def read(self) -> Config:
-        """Its config."""
-        return Config.fromfile(reporting.ROOT / 'configs' / self.config)
-
-
-R50 = Case(
-    'Mask R-CNN R50', 'finetune/mask-rcnn_r50-live_fpn_bn_1x_coco.py', 2, (320, 512)
-)
-R18 = Case(
-    'Mask R-CNN R18', 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py', 8, (160, 160)
-)
+FEATURES = {
+    'Mask R-CNN R50, 2 images of 320x512': Case(
+        'finetune/mask-rcnn_r50-live_fpn_bn_1x_coco.py', 2, (320, 512)
+    ),
+    'Mask R-CNN R18, 8 images of 160x160': Case(
+        'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py', 8, (160, 160)
+    ),
+}
 # The work of a two-stage detector's heads depends on what it proposes, which differs from
 # norm to norm. Whole steps are those of a detector of one stage.
-RETINANET = Case(
-    'RetinaNet R50', 'finetune/retinanet_r50-live_fpn_bn_1x_coco.py', 2, (320, 512)
-)
+WHOLE = {
+    'RetinaNet R50, 2 images of 320x512': Case(
+        'finetune/retinanet_r50-live_fpn_bn_1x_coco.py', 2, (320, 512)
+    )
+}
+
+
+def read(case: Case) -> Config:
+    """A case's config."""
+    return Config.fromfile(reporting.ROOT / 'configs' / case.config)
 
 
 def detectors(case: Case, device: torch.device) -> dict[str, Any]:
     """The detector of a case in training, with BatchNorm and with what replaces it."""
     register_all_modules()
-    cfg = case.read()
+    cfg = read(case)
     cfg.model.backbone.init_cfg = None  # weights would change no time
     # Not the twin that merges statistics over ranks, which is a UBN with its stages off.
     cfg.model.backbone.norm_cfg = {'type': 'BN', 'requires_grad': True}
@@ -81,35 +81,25 @@ def detectors(case: Case, device: torch.device) -> dict[str, Any]:
     return {name: detector.to(device) for name, detector in found.items()}
 
 
-def feature_steps(case: Case, device: torch.device) -> dict[str, Step]:
-    """Forward and backward of backbone and neck of each of :func:`detectors`."""
+def feature_step(detector: Any, case: Case, device: torch.device) -> Step:
+    """Forward and backward of backbone and neck."""
     images = torch.randn(case.images, 3, *case.size, device=device)
+    with torch.no_grad():
+        upstream = [torch.randn_like(x) for x in detector.extract_feat(images)]
 
-    def feature_step(detector: Any) -> Step:
-        with torch.no_grad():
-            upstream = [torch.randn_like(x) for x in detector.extract_feat(images)]
+    def step() -> None:
+        detector.zero_grad()
+        torch.autograd.backward(detector.extract_feat(images), upstream)
 
-        def step() -> None:
-            detector.zero_grad()
-            torch.autograd.backward(detector.extract_feat(images), upstream)
-
-        return step
-
-    found = detectors(case, device)
-    return {name: feature_step(detector) for name, detector in found.items()}
+    return step
 
 
-def whole_steps(case: Case, device: torch.device) -> dict[str, Step]:
-    """A training step of each of :func:`detectors` with heads, losses and optimizer."""
+def whole_step(detector: Any, case: Case, device: torch.device) -> Step:
+    """A training step with heads, losses and optimizer; the same batch in every call."""
     sizes = [(3, *case.size)] * case.images
     batch = demo_mm_inputs(case.images, sizes, num_classes=LABELS, device=str(device))
-
-    def whole_step(detector: Any) -> Step:
-        optimizer = build_optim_wrapper(detector, case.read().optim_wrapper)
-        return lambda: detector.train_step(deepcopy(batch), optimizer)
-
-    found = detectors(case, device)
-    return {name: whole_step(detector) for name, detector in found.items()}
+    optimizer = build_optim_wrapper(detector, read(case).optim_wrapper)
+    return lambda: detector.train_step(deepcopy(batch), optimizer)
 
 
 def feature_memory(case: Case, device: torch.device) -> dict[str, int]:
@@ -124,15 +114,18 @@ def feature_memory(case: Case, device: torch.device) -> dict[str, int]:
 def measure(results: reporting.Results, turns: int, device: torch.device) -> None:
     """Seconds of each turn, and bytes that backbone and neck keep for backward."""
 
-    def time(steps: Callable, case: Case) -> dict[str, list[float]]:
-        return time_in_turns(steps(case, device), turns)
+    def time(step: Callable[..., Step], case: Case) -> dict[str, list[float]]:
+        found = detectors(case, device)
+        steps = {name: step(model, case, device) for name, model in found.items()}
+        return time_in_turns(steps, turns)
 
-    for case in (R50, R18):
-        name = f'{case}: backbone and neck'
-        results.measure('seconds', name, time, feature_steps, case)
-        results.measure('saved bytes', str(case), feature_memory, case, device)
-    name = f'{RETINANET}: whole step'
-    results.measure('seconds', name, time, whole_steps, RETINANET)
+    for name, case in FEATURES.items():
+        results.measure(
+            'seconds', f'{name}: backbone and neck', time, feature_step, case
+        )
+        results.measure('saved bytes', name, feature_memory, case, device)
+    for name, case in WHOLE.items():
+        results.measure('seconds', f'{name}: whole step', time, whole_step, case)
 
 
 def tables(rows: reporting.Rows) -> dict[str, str]:

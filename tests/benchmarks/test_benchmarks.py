@@ -10,13 +10,12 @@ from torch import nn
 
 from benchmarks import inference, layers
 from benchmarks.detectors import (
-    R18,
-    R50,
-    RETINANET,
+    FEATURES,
+    WHOLE,
     Case,
     detectors,
-    feature_steps,
-    whole_steps,
+    feature_step,
+    whole_step,
 )
 from benchmarks.reporting import Results, ratio, ratio_table
 from ubn_mmdet import UBN
@@ -93,15 +92,13 @@ def test_ranks_are_timed_together(tmp_path):
     assert 'start it as `torchrun' in alone
 
 
-@pytest.fixture(scope='module')
-def small():
-    return Case('small', 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py', 2, (64, 64))
+SMALL = Case('demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py', 2, (64, 64))
 
 
 @pytest.mark.slow
-def test_detectors_are_the_same_but_for_the_norm(small):
-    assert str(small) == 'small, 2 images of 64x64'
-    found = detectors(small, CPU)
+def test_detectors_are_the_same_but_for_the_norm():
+    found = detectors(SMALL, CPU)
+    assert set(found) == NORMS
     norms = {
         name: [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | UBN)]
         for name, model in found.items()
@@ -116,22 +113,22 @@ def test_detectors_are_the_same_but_for_the_norm(small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', [R50, R18, RETINANET], ids=str)
-def test_what_is_compared_with_is_batchnorm(case):
-    norms = [m for m in detectors(case, CPU)['BatchNorm'].modules() if is_norm(m)]
+@pytest.mark.parametrize('name', [*FEATURES, *WHOLE])
+def test_what_is_compared_with_is_batchnorm(name):
+    found = detectors((FEATURES | WHOLE)[name], CPU)
+    norms = [m for m in found['BatchNorm'].modules() if is_norm(m)]
     assert len(norms) in (20, 53) and {type(m) for m in norms} == {nn.BatchNorm2d}
 
 
 @pytest.mark.slow
-def test_steps_of_detectors(small):
-    one_stage = Case(
-        'one', 'demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py', 2, (64, 64)
-    )
-    features, whole = feature_steps(small, CPU), whole_steps(one_stage, CPU)
-    assert set(features) == set(whole) == NORMS
-    for steps in (features, whole):
-        times = time_in_turns(steps, 1, shortest=0)
-        assert min(seconds for [seconds] in times.values()) > 0
+@pytest.mark.parametrize('step', [feature_step, whole_step])
+def test_steps_of_detectors(step):
+    case = SMALL
+    if step is whole_step:
+        case = case._replace(config='demo/retinanet_r18-scratch_fpn_bn_6e_shapes.py')
+    steps = {n: step(model, case, CPU) for n, model in detectors(case, CPU).items()}
+    times = time_in_turns(steps, 1, shortest=0)
+    assert min(seconds for [seconds] in times.values()) > 0
 
 
 @pytest.mark.slow
