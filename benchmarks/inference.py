@@ -6,7 +6,7 @@ One image of noise, random weights. What is done with the last boxes and masks i
     python -m benchmarks.inference
 """
 
-from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -39,31 +39,29 @@ RATIOS = (
 )
 
 
-def forward(
-    config: str, norm_cfg: Mapping[str, Any], device: torch.device, folds: bool
-) -> Step:
-    """The forward pass of a detector whose backbone has that norm."""
-    cfg = Config.fromfile(reporting.ROOT / 'configs' / config)
-    cfg.model.backbone.norm_cfg = dict(norm_cfg)
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model).to(device).eval()
-    image, sample = example(model, SIZE)
-    if folds:
-        fold_detector(model)
-    return torch.no_grad()(lambda: model(image, [sample], mode='tensor'))
-
-
 def time_inference(
     config: str, turns: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each turn by norm, and by norm that is folded."""
+    """Seconds of each turn by the norm of the backbone, and by norm that is folded."""
     register_all_modules()
     steps = {}
     for name, norm_cfg in NORMS.items():
-        steps[name] = forward(config, norm_cfg, device, folds=False)
+        cfg = Config.fromfile(reporting.ROOT / 'configs' / config)
+        cfg.model.backbone.norm_cfg = norm_cfg
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model).to(device).eval()
+        steps[name] = forward_step(model)
         if name != 'UBN':  # with centering and scaling it stays as it is
-            steps[name + FOLDED] = forward(config, norm_cfg, device, folds=True)
+            folded = deepcopy(model)
+            fold_detector(folded)
+            steps[name + FOLDED] = forward_step(folded)
     return time_in_turns(steps, turns)
+
+
+def forward_step(model: Any) -> Step:
+    """A detector's forward pass."""
+    image, sample = example(model, SIZE)
+    return torch.no_grad()(lambda: model(image, [sample], mode='tensor'))
 
 
 def measure(results: reporting.Results, turns: int, device: torch.device) -> None:

@@ -18,6 +18,7 @@ from scipy.stats import quantile_test
 from ubn_mmdet.files import append_line, read_lines
 from ubn_mmdet.machine import describe_machine
 from ubn_mmdet.markdown import markdown_table
+from ubn_mmdet.records import RecordError, check_record
 
 ROOT = Path(__file__).resolve().parents[1]
 Times = Mapping[str, Sequence[float]]
@@ -35,17 +36,13 @@ class Results:
         """Open a file, or begin one.
 
         Raises:
-            ValueError: If the file was measured on something else; the message says what.
+            RecordError: If the file was measured on something else; it says what differs.
         """
         self._path = path
         if not path.exists():
             append_line(path, record)
         found, self.rows = read_results(path)
-        if found != record:
-            raise ValueError(
-                f'{path} holds results of {found}; now there is {dict(record)}. '
-                'Name another file.'
-            )
+        check_record(path, found, record, 'results')
 
     def measure(
         self, section: str, case: str, run: Callable[..., Any], *args: object
@@ -61,18 +58,12 @@ class Results:
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The record of a file, and its results by section and case.
-
-    Raises:
-        ValueError: If the file has no record.
-    """
-    lines = read_lines(path)
-    if not lines:
-        raise ValueError(f'{path} holds no results')
+    """The record of a file, empty if it has none, and its results by section and case."""
+    record, *lines = read_lines(path) or [{}]
     rows: dict[str, dict[str, Any]] = {}
-    for line in lines[1:]:
+    for line in lines:
         rows.setdefault(line['section'], {})[line['case']] = line['value']
-    return lines[0], rows
+    return record, rows
 
 
 def describe(record: Mapping[str, Any]) -> str:
@@ -161,7 +152,7 @@ def run(
     record = describe_machine(args.device) | {'ubn_mmdet': commit}
     try:
         results = Results(args.out, record)
-    except ValueError as error:
+    except RecordError as error:
         sys.exit(str(error))
     measure(results, args.turns, args.device)
     print('\n\n'.join([describe(record), *tables(results.rows).values()]))

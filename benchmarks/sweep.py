@@ -22,6 +22,7 @@ import mmengine
 import torch
 
 from ubn_mmdet.markdown import markdown_table
+from ubn_mmdet.records import RecordError
 
 from .reporting import ROOT, Results
 from .sweep_detectors import families
@@ -121,7 +122,8 @@ def sweep(out: Path, only: Collection[str] | None) -> int:
         The number of detectors that ran and differ.
 
     Raises:
-        ValueError: If MMDetection has no such folder, or ``out`` is of other versions.
+        ValueError: If MMDetection has no such folder.
+        RecordError: If ``out`` is of other versions.
     """
     configs = families(Path(mmdet.__file__).parent / '.mim' / 'configs')
     if unknown := sorted(set(only or ()) - set(configs)):
@@ -175,7 +177,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         different = sweep(args.out, args.only)
-    except ValueError as error:
+    except (RecordError, ValueError) as error:
         sys.exit(str(error))
     sys.exit(1 if different else 0)
 

@@ -21,6 +21,7 @@ from benchmarks.reporting import Results, ratio, ratio_table
 from ubn_mmdet import UBN
 from ubn_mmdet.deploy.evaluation import is_norm
 from ubn_mmdet.measuring import time_in_turns
+from ubn_mmdet.records import RecordError
 
 CPU = torch.device('cpu')
 NORMS = {'BatchNorm', 'UBN k=1', 'BatchNorm + depthwise 3x3', 'UBN k=3'}
@@ -47,10 +48,10 @@ def test_a_measured_case_is_not_measured_again(tmp_path):
     assert again.measure('section', 'case', lambda: pytest.fail('ran again')) == {
         'a': [1.0]
     }
-    with pytest.raises(ValueError, match="'this'.*'that'.*another file"):
+    with pytest.raises(RecordError, match="'this' instead of 'that'.*name another"):
         Results(path, {'device': 'that'})
     path.write_text('')
-    with pytest.raises(ValueError, match='holds no results'):
+    with pytest.raises(RecordError, match='absent instead of'):
         Results(path, {'device': 'this'})
 
 
