@@ -72,9 +72,7 @@ def tables(record: Mapping[str, str], rows: Mapping[str, Mapping]) -> dict[str, 
     for name in sorted(rows.keys() - swept.keys()):
         reasons.setdefault(rows[name]['skipped'], []).append(name)
     found = [verdict(row) for row in swept.values()]
-    versions = ', '.join(
-        f'{name} {record[name]}' for name in ('mmdet', 'mmcv', 'torch')
-    )
+    versions = ', '.join(f'{n} {record[n]}' for n in ('mmdet', 'mmcv', 'torch'))
     header = (
         *('folder', 'config', 'swapped', 'kept', 'precision'),
         *('loss', 'gradient', 'statistics', 'prediction', 'result'),

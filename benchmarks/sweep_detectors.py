@@ -6,6 +6,7 @@ from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -39,8 +40,7 @@ REMOVED = ('pretrained', 'teacher_ckpt', 'batch_augments', 'lang_model_ckpt')
 OBJECTS = 3  # in an image
 # HTC's and Panoptic FPN's heads of stuff expect its map at their own stride.
 SEMANTIC_STRIDE = {'htc': 8, 'scnet': 8, 'detectors': 8, 'panoptic_fpn': 4}
-# By name: mmcv.ops has a function of this name in the module's place.
-nms_module: Any = import_module('mmcv.ops.nms')
+OPERATORS = import_module('mmcv._ext')
 
 
 def families(folder: Path) -> dict[str, Path]:
@@ -48,18 +48,16 @@ def families(folder: Path) -> dict[str, Path]:
 
     A ResNet-18 or ResNet-50 goes before others, then the shortest name.
     """
+
+    def preference(path: Path) -> tuple:
+        name = path.name
+        return 'r18' not in name and 'r50' not in name, 'tta' in name, len(name), name
+
     chosen = {}
-    for family in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = sorted(family.glob('*.py'), key=_preference)
-        if files and family.name != '_base_':
-            name = CHOSEN.get(family.name, files[0].name)
-            chosen[family.name] = family / name
+    for family in sorted(path for path in folder.iterdir() if path.name != '_base_'):
+        if files := sorted(family.glob('*.py'), key=preference):
+            chosen[family.name] = family / CHOSEN.get(family.name, files[0].name)
     return chosen
-
-
-def _preference(path: Path) -> tuple:
-    name = path.name
-    return 'r18' not in name and 'r50' not in name, 'tta' in name, len(name), name
 
 
 def small_model(path: Path) -> ConfigDict | None:
@@ -111,10 +109,8 @@ def random_batch(
         with_mask=True,
         with_semantic=True,
     )
-    needs_proposals = hasattr(model, 'roi_head') and not getattr(
-        model, 'with_rpn', False
-    )
-    proposals = demo_mm_proposals(shapes, 20) if needs_proposals else None
+    alone = hasattr(model, 'roi_head') and not getattr(model, 'with_rpn', False)
+    proposals = demo_mm_proposals(shapes, 20) if alone else None
     for i, sample in enumerate(batch['data_samples']):
         sample.gt_instances.labels %= classes
         # Boxes of some size: a detector may drop smaller ones.
@@ -146,14 +142,18 @@ def double_precision() -> Iterator[None]:
     On 1×1 maps two images are two values per channel: BatchNorm divides by a variance
     that is next to nothing, and float32's rounding becomes as large as the result.
     """
-    operators, default = nms_module.ext_module, torch.get_default_dtype()
-    nms_module.ext_module = _SingleNms(operators)
+    default, nms = torch.get_default_dtype(), OPERATORS.nms
+
+    def single_nms(boxes: Tensor, scores: Tensor, **options: Any) -> Tensor:
+        """MMCV's suppression knows float32 alone."""
+        single = 'torch.FloatTensor'  # as a word: the mode leaves it alone
+        return nms(boxes.type(single), scores.type(single), **options)
+
     torch.set_default_dtype(torch.float64)
     try:
-        with _Double():
+        with patch.object(OPERATORS, 'nms', single_nms), _Double():
             yield
     finally:
-        nms_module.ext_module = operators
         torch.set_default_dtype(default)
 
 
@@ -165,23 +165,9 @@ class _Double(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.float:
             return args[0].double()
-        args = tuple(_wider(arg) for arg in args)
-        return func(*args, **{key: _wider(arg) for key, arg in (kwargs or {}).items()})
+        wide = [_wider(arg) for arg in args]
+        return func(*wide, **{key: _wider(arg) for key, arg in (kwargs or {}).items()})
 
 
 def _wider(argument: Any) -> Any:
     return torch.float64 if argument is torch.float32 else argument
-
-
-class _SingleNms:
-    """MMCV's operators with the suppression, which knows float32 alone, fed with that."""
-
-    def __init__(self, operators: Any) -> None:
-        self.operators = operators
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.operators, name)
-
-    def nms(self, boxes: Tensor, scores: Tensor, **options: Any) -> Tensor:
-        single = 'torch.FloatTensor'  # as a word: the mode above leaves it alone
-        return self.operators.nms(boxes.type(single), scores.type(single), **options)

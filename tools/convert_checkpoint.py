@@ -18,7 +18,7 @@ from ubn_mmdet.checkpoints import layouts
 from ubn_mmdet.checkpoints.files import check_new, read_checkpoint, write_checkpoint
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.layers import BGN, FAMILY
-from ubn_mmdet.layers.pipeline import PipelineNorm, Stages
+from ubn_mmdet.layers.pipeline import PipelineNorm
 
 MEMBERS: dict[str, Callable[..., PipelineNorm]] = {
     member.__name__.lower(): member
@@ -76,14 +76,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def target_stages(args: argparse.Namespace) -> Stages:
-    """Of the layers that are asked for."""
-    settings = {}
-    if args.to in ('ubn', 'bnet'):
-        settings['kernel_size'] = args.kernel_size
-    return MEMBERS[args.to](1, **settings).stages
-
-
 def write_folded(args: argparse.Namespace, checkpoint: dict) -> None:
     """Fold a detector; write its weights and, beside them, its config."""
     from ubn_mmdet.mm.toolbox import require_toolbox
@@ -119,7 +111,10 @@ def main() -> None:
             stages = MEMBERS[args.source_norm](1).stages
             state = layouts.to_batchnorm(state, stages)
         elif not args.authors:
-            state = layouts.from_batchnorm(state, target_stages(args))
+            has_kernel = args.to in ('ubn', 'bnet')
+            settings = {'kernel_size': args.kernel_size} if has_kernel else {}
+            stages = MEMBERS[args.to](1, **settings).stages
+            state = layouts.from_batchnorm(state, stages)
         write_checkpoint(args.target, checkpoint | {'state_dict': state})
     except pickle.UnpicklingError as error:
         sys.exit(f'{args.source} holds more than tensors (--trust reads it): {error}')
