@@ -7,7 +7,6 @@ import argparse
 import logging
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from scipy.stats import quantile_test
 from ubn_mmdet.files import append_line, read_lines
 from ubn_mmdet.machine import describe_machine
 from ubn_mmdet.markdown import markdown_table
+from ubn_mmdet.mm.tools import ended_by
 from ubn_mmdet.records import RecordError, check_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,9 +150,7 @@ def run(
     describe_commit = 'git describe --always --dirty --exclude=* --abbrev=12'.split()
     commit = subprocess.check_output(describe_commit, cwd=ROOT, text=True).strip()
     record = describe_machine(args.device) | {'ubn_mmdet': commit}
-    try:
+    with ended_by(RecordError):
         results = Results(args.out, record)
-    except RecordError as error:
-        sys.exit(str(error))
     measure(results, args.turns, args.device)
     print('\n\n'.join([describe(record), *tables(results.rows).values()]))

@@ -22,6 +22,7 @@ import mmengine
 import torch
 
 from ubn_mmdet.markdown import markdown_table
+from ubn_mmdet.mm.tools import ended_by
 from ubn_mmdet.records import RecordError
 
 from .reporting import ROOT, Results
@@ -173,10 +174,8 @@ def main() -> None:
         '--only', nargs='+', metavar='FOLDER', help='only these folders of configs'
     )
     args = parser.parse_args()
-    try:
+    with ended_by(RecordError, ValueError):
         different = sweep(args.out, args.only)
-    except (RecordError, ValueError) as error:
-        sys.exit(str(error))
     sys.exit(1 if different else 0)
 
 

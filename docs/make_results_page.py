@@ -8,7 +8,6 @@ from this folder on.
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ubn_mmdet.comparison.report.numbers import numbers_of_all
 from ubn_mmdet.comparison.report.tables import CAPTIONS
 from ubn_mmdet.comparison.report.write import FOREST, draw_all, write_figures
 from ubn_mmdet.files import write_whole
+from ubn_mmdet.mm.tools import ended_by
 
 BASELINE = 'BN'  # that the other norms are compared with
 HEAD = """\
@@ -74,10 +74,8 @@ def main() -> None:
     """Write the page; files that cannot be read end it with a message."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     docs = Path(__file__).parent
-    try:
+    with ended_by(ResultsError):
         write_results_page(docs)
-    except ResultsError as error:
-        sys.exit(f'make_results_page: {error}')
     print(f'{docs / "results.md"}, pictures in {docs / "results"}')
 
 
