@@ -18,8 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ubn_mmdet import UBN
 from ubn_mmdet.mm import condensation_hook
 from ubn_mmdet.mm.condensation import measure_condensation, statistics_shift
-from ubn_mmdet.mm.condensation_file import CondensationFile
-from ubn_mmdet.mm.condensation_hook import CondensationHook
+from ubn_mmdet.mm.condensation_hook import CondensationFile, CondensationHook
 
 CHANNELS = 3
 

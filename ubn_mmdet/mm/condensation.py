@@ -1,6 +1,5 @@
 """Measures what the gates of norm layers go by, in one training step."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..ops.tensors import full_precision
 
 
 class StepMeasurement:
-    """Listens to layers from the moment it is made until it is read or closed.
+    """Listens to layers from the moment it is made until it is read.
 
     A layer with a gate says itself what ``m`` is, and ``c`` follows from how ``m`` moves:
     nothing is computed twice. (A batch with inf or nan, which leaves ``m`` alone, then
@@ -35,20 +34,12 @@ class StepMeasurement:
         # Sum of c, and number of calls; by layer.
         self._calls = torch.zeros(2, len(layers), device=device)
         self._before = [_statistics(layer) for layer in layers]
-        self._handles = []
-        for calls, layer in zip(self._calls.unbind(1), layers, strict=True):
-            if layer.training and has_gate(layer):
-                handle = layer.register_forward_hook(_derive(calls, layer))
-            else:
-                compared_by = layer.condensation_feature if has_gate(layer) else feature
-                measure = functools.partial(_measure, calls, compared_by)
-                handle = layer.register_forward_pre_hook(measure)
-            self._handles.append(handle)
-
-    def close(self) -> None:
-        """Listen no more."""
-        for handle in self._handles:
-            handle.remove()
+        self._handles = [
+            layer.register_forward_hook(_derive(calls, layer))
+            if layer.training and has_gate(layer)
+            else layer.register_forward_pre_hook(_measure(calls, layer, feature))
+            for calls, layer in zip(self._calls.unbind(1), layers, strict=True)
+        ]
 
     def read(self) -> Tensor:
         """What the layers did, ``(5, layers)`` on the CPU, in one read of the device.
@@ -58,26 +49,22 @@ class StepMeasurement:
         with a gate; batches that have moved the running statistics by now; how far these
         moved in the step (:func:`statistics_shift`). A collective operation.
         """
-        self.close()
+        for handle in self._handles:
+            handle.remove()
         calls = self._calls[1].clone()
         all_reduce(self._calls)
         total, count = self._calls
-        rows = [
-            (
-                getattr(layer, 'condensation', None),
-                layer.num_batches_tracked,
-                _shift(before, layer),
-            )
-            for before, layer in zip(self._before, self._layers, strict=True)
-        ]
         nan = total.new_full((), torch.nan)
-        average, updates, shift = (
-            torch.stack([nan if value is None else value.float() for value in row])
-            for row in zip(*rows, strict=True)
-        )
-        return torch.stack([total / count, calls, average, updates, shift]).to(
-            'cpu', copy=True
-        )
+        rows: list[list[Tensor]] = [[], [], []]  # m, updates, shift
+        for before, layer in zip(self._before, self._layers, strict=True):
+            m, updates = getattr(layer, 'condensation', None), layer.num_batches_tracked
+            after, shift = _statistics(layer), None
+            if before and after:
+                shift = statistics_shift(before, after, layer.eps)
+            for row, value in zip(rows, (m, updates, shift), strict=True):
+                row.append(nan if value is None else value.float())
+        found = torch.stack([total / count, calls, *map(torch.stack, rows)])
+        return found.to('cpu', copy=True)
 
 
 def has_gate(layer: nn.Module) -> bool:
@@ -123,13 +110,6 @@ def measure_condensation(x: Tensor, feature: str) -> Tensor:
         return CONDENSATIONS[feature](*summary)
 
 
-def _shift(before: tuple[Tensor, Tensor] | None, layer: Any) -> Tensor | None:
-    after = _statistics(layer)
-    if before is None or after is None:
-        return None
-    return statistics_shift(before, after, layer.eps)
-
-
 def _statistics(layer: Any) -> tuple[Tensor, Tensor] | None:
     """Copies of running mean and variance, if there are any."""
     if layer.running_mean is None:
@@ -152,11 +132,16 @@ def _derive(calls: Tensor, layer: Any) -> Callable:
     return derive
 
 
-def _measure(calls: Tensor, feature: str, layer: nn.Module, args: tuple) -> None:
-    """A forward pre-hook, once bound, that computes ``c`` of the input."""
-    x = args[0]
-    if not is_in_backward() and x.numel():
-        _count(calls, measure_condensation(x, feature))
+def _measure(calls: Tensor, layer: Any, feature: str) -> Callable:
+    """A forward pre-hook that computes ``c`` of the input."""
+    if has_gate(layer):
+        feature = layer.condensation_feature
+
+    def measure(layer: Any, args: tuple) -> None:
+        if not is_in_backward() and args[0].numel():
+            _count(calls, measure_condensation(args[0], feature))
+
+    return measure
 
 
 def _count(calls: Tensor, c: Tensor) -> None:

@@ -4,10 +4,12 @@ Every run records layers with a gate; ``custom_hooks = [dict(type='CondensationH
 a config records BatchNorm as well, and more often.
 """
 
+import json
 import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,16 +21,17 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..files import write_whole
 from ..layers.checks import check_choice, check_count, check_number
 from ..layers.stages.statistics import CONDENSATION_MOMENTUM
 from ..ops.statistics import SUMMARIES
 from .condensation import StepMeasurement, has_gate
-from .condensation_file import QUANTITIES, CondensationFile
 from .members import unwrapped
 
 FILE = 'condensation.json'
+QUANTITIES = 'condensation', 'average', 'gate', 'shift'
 
-Row = dict[str, list[float]]  # a number a layer, by quantity
+Row = Mapping[str, Sequence[float | None]]  # a number a layer, by quantity
 
 
 @HOOKS.register_module()
@@ -55,11 +58,10 @@ class CondensationHook(Hook):
     A gate that has been closed for ``patience`` steps in a row is warned of, once: its
     layer trains on statistics that stand still.
 
-    Rows go to ``condensation.json`` in the work folder
-    (:class:`~ubn_mmdet.mm.condensation_file.CondensationFile`), which a resumed run
-    continues, and to the visualizer as ``condensation/<layer>``, ``shift/<layer>`` and
-    ``gate/open``, the mean over the layers. A row is one read back from the device, and
-    nothing is done in the steps between.
+    Rows go to ``condensation.json`` in the work folder, which a resumed run continues
+    (docs/how-it-works.md has its keys). The visualizer gets ``condensation/<layer>``,
+    ``shift/<layer>`` and ``gate/open``, the mean over the layers. A row is one read back
+    from the device, and nothing is done in the steps between.
 
     Args:
         interval: Steps from one row to the next.
@@ -69,8 +71,7 @@ class CondensationHook(Hook):
         patience: Steps that a gate may stay closed for without a warning.
 
     Raises:
-        TypeError: For an argument of the wrong type.
-        ValueError: For an argument out of range.
+        TypeError, ValueError: For an argument that is not one of those described.
     """
 
     def __init__(
@@ -129,8 +130,6 @@ class CondensationHook(Hook):
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Listen to the layers, if this step is to be recorded."""
         if self._layers and self.every_n_train_iters(runner, self.interval):
-            if self._measurement:  # of a step that was broken off
-                self._measurement.close()
             layers = list(self._layers.values())
             self._measurement = StepMeasurement(layers, self.feature, self._device)
 
@@ -246,3 +245,70 @@ def scalars(layers: Sequence[str], row: Mapping[str, Sequence]) -> dict[str, flo
     if gates := [gate for gate in row['gate'] if math.isfinite(gate)]:
         tags['gate/open'] = sum(gates) / len(gates)
     return {tag: value for tag, value in tags.items() if math.isfinite(value)}
+
+
+class CondensationFile:
+    """The record of a run, one JSON file: rows by step, a column a layer.
+
+    What there is no number for is null.
+
+    Args:
+        path: Where to.
+        layers: Names of the columns.
+        has_gate: Whether the layer has a gate, or one is only supposed.
+        threshold: Of the gate.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        layers: Sequence[str],
+        has_gate: Sequence[bool],
+        threshold: Sequence[float],
+    ) -> None:
+        self.path = Path(path)
+        self._head = {
+            'layers': list(layers),
+            'has_gate': list(has_gate),
+            'threshold': list(threshold),
+        }
+        self.steps: list[int] = []
+        self._rows: dict[str, list[list]] = {name: [] for name in QUANTITIES}
+        self._written = 0
+
+    def resume(self, step: int) -> bool:
+        """Take over the file on disk up to ``step``; whether it is of these layers."""
+        try:
+            known = json.loads(self.path.read_text())
+            if any(known[key] != value for key, value in self._head.items()):
+                return False
+            self._written = sum(s <= step for s in known['steps'])
+            self._rows = {name: known[name][: self._written] for name in QUANTITIES}
+        except (OSError, ValueError, KeyError):
+            return False
+        self.steps = known['steps'][: self._written]
+        return True
+
+    def append(self, step: int, row: Row) -> None:
+        """Add a row to each quantity, and write the file if it is time.
+
+        That is at once for the first hundred rows, later whenever the file has grown by
+        a hundredth: all of a long run's writing costs as much a row as it did then.
+        """
+        self.steps.append(step)
+        for name in QUANTITIES:
+            self._rows[name].append([*map(_short, row[name])])
+        if len(self.steps) - self._written > len(self.steps) // 100:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file, whole or not at all."""
+        content = {**self._head, 'steps': self.steps, **self._rows}
+        write_whole(self.path, json.dumps(content).encode())
+        self._written = len(self.steps)
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits, which is what float32 has; JSON knows no nan."""
+    known = value is not None and math.isfinite(value)
+    return float(f'{value:.6g}') if known else None

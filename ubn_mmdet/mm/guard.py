@@ -2,20 +2,22 @@
 
 :func:`install`, called when the package is imported, makes what would replace them refuse
 (``replacers.py``). It gives every runner the hooks that look at what arrived
-(``guard_hook.py``), keep gates alike on all ranks (``merge_gates_hook.py``), and record
-what gates do (``condensation_hook.py``). It also lets the
-toolbox's initialisers respect how a layer starts (``initialisation.py``), and MMEngine's
-FLOP counter see it (``flops.py``). :func:`uninstall` takes all of it back.
+(``guard_hook.py``), keep gates alike on all ranks (``hooks.py``), and record what gates do
+(``condensation_hook.py``). It also lets the toolbox's initialisers respect how a layer
+starts, and MMEngine's FLOP counter see it (``flops.py``). :func:`uninstall` takes all of it
+back.
 """
 
 import functools
 from collections.abc import Callable
 
+from torch import nn
+
+from ..layers.pipeline import PipelineNorm
 from .condensation_hook import GateHook
 from .flops import COUNTER
 from .guard_hook import UBNGuardHook
-from .initialisation import STARTS
-from .merge_gates_hook import MergeGatesHook
+from .hooks import MergeGatesHook
 from .patching import Patch, Patches
 from .replacers import REPLACERS
 
@@ -31,12 +33,29 @@ def _with_hooks(original: Callable) -> Callable:
     return register_hooks
 
 
+def _with_own_start(original: Callable) -> Callable:
+    """Let the toolbox's "start at one" mean "start as this norm starts".
+
+    Each ``ConvModule`` calls ``constant_init(norm, 1)``, and so do backbones, through
+    ``init_cfg``; there is no hook on the norm's side. Every other value is taken as it is,
+    above all the 0 of ``zero_init_residual``.
+    """
+
+    @functools.wraps(original)
+    def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
+        original(module, val, bias)
+        if val == 1 and isinstance(module, PipelineNorm) and module.affine:
+            module.start_weight()
+
+    return constant_init
+
+
 _patches = Patches(
     (
         *REPLACERS,
         Patch('mmengine.runner', 'Runner.register_hooks', _with_hooks),
         Patch('mmengine.runner', 'FlexibleRunner.register_hooks', _with_hooks),
-        STARTS,
+        Patch('mmengine.model.weight_init', 'constant_init', _with_own_start),
         COUNTER,
     )
 )

@@ -27,15 +27,6 @@ def kinds(layers: Iterable[nn.Module]) -> str:
     return ' and '.join(sorted({type(layer).__name__ for layer in layers}))
 
 
-def evaluates_as_batchnorm(layer: nn.Module) -> bool:
-    """Whether ``layer`` says that its evaluation is BatchNorm's.
-
-    That is the affine map given by running statistics, ``weight`` and ``bias``, which
-    may be folded into a convolution.
-    """
-    return getattr(layer, 'evaluates_as_batchnorm', False)
-
-
 def asks_for_ours(config: object) -> bool:
     """Whether a ``type`` anywhere in ``config`` names one of our layers."""
     return any(_is_our_type(node.get('type')) for node in all_nodes(config))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from ..layers.padding import hide_padding
 from ..ops.padding import padded_images
 from .members import is_ours
-from .patching import Patch, Patches
 
 
 class PaddingAware(DetDataPreprocessor):
@@ -101,7 +101,4 @@ def _size(sample: Any) -> tuple[int, int]:
     return tuple(shape[:2])
 
 
-_patches = Patches(
-    [Patch('mmdet.models.detectors.base', 'BaseDetector.forward', _with_announcement)]
-)
-_patches.install()
+BaseDetector.forward = _with_announcement(BaseDetector.forward)

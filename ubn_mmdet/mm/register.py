@@ -11,14 +11,10 @@ from torch import nn
 
 from ..layers import FAMILY, CentralizedConv2d
 from . import (  # noqa: F401
-    buffers_hook,
-    condensation_hook,
-    double_forward_hook,
-    feature_scale,
     folded_detector,
     guard,
-    layout_hook,
     optim,
+    start_hooks,
 )
 
 

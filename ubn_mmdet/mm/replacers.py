@@ -7,10 +7,11 @@ makes a SyncBatchNorm of a BatchNorm leaves ours, by :func:`leaving_ours`.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
-from .members import evaluates_as_batchnorm, is_ours, kinds
+from .members import is_ours, kinds
 from .patching import Patch
 
 
@@ -19,7 +20,7 @@ class UBNReplacedError(RuntimeError):
 
 
 def refusing(
-    consequence: str, harmless: Callable[[nn.Module], bool] = lambda layer: False
+    consequence: str, harmless: Callable[[Any], bool] = lambda layer: False
 ) -> Callable[[Callable], Callable]:
     """A wrapper that refuses modules with layers of ours among the arguments.
 
@@ -68,7 +69,8 @@ _folding = refusing(
     'it would fold them into convolutions as if they were BatchNorm, which in evaluation '
     'they are not. ubn_mmdet.deploy.fold folds those that do not depend on their input '
     '(docs/deploy.md)',
-    harmless=evaluates_as_batchnorm,
+    # Its evaluation is the affine map of running statistics, weight and bias.
+    harmless=lambda layer: layer.evaluates_as_batchnorm,
 )
 _tracing = refusing(
     "it can trace PyTorch's own BatchNorm alone. For layers whose own stages do nothing, "

@@ -1,10 +1,9 @@
 """One of two configs that are compared, and what it builds."""
 
-import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
@@ -12,22 +11,25 @@ from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint, set_random_seed
-from torch import nn
+from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from ...layers.stages.affine import AUTHORS_GATE
 from ..config_nodes import all_nodes
-from ..layout_hook import pretrained_modules
 from ..members import is_ours
-from .scales import output_scales
+from ..start_hooks import pretrained_modules
 
-TRAITS = 'eps', 'momentum', 'images in live statistics', 'learns'
+IMAGES, SIZE = 2, 128  # generated ones, and their pixels
 
 
 @contextmanager
@@ -80,6 +82,7 @@ class Side:
         absent: Files of weights that are not on this machine. What they would have filled
             is at random here.
         model: In training mode.
+        norms: Its norm layers, by name.
     """
 
     def __init__(self, name: str, cfg: Config) -> None:
@@ -106,24 +109,62 @@ class Side:
             if self.load_from:
                 load_checkpoint(self.model, self.load_from, 'cpu')
         self.model.train()
+        modules = self.model.named_modules()
+        self.norms: dict[str, Any] = {n: m for n, m in modules if is_norm(m)}
 
     def _is_absent(self, path: str) -> bool:
         if not Path(path).is_file():
             self.absent.append(path)
         return path in self.absent
 
-    @cached_property
-    def norms(self) -> dict[str, Any]:
-        """The norm layers, by name."""
-        return {name: m for name, m in self.model.named_modules() if is_norm(m)}
-
     @property
     def live(self) -> dict[str, Any]:
-        """Those that train on statistics of their batches."""
+        """The norm layers that train on statistics of their batches."""
         return {
             name: layer
             for name, layer in self.norms.items()
             if layer.training and isinstance(layer, _BatchNorm)
+        }
+
+    @property
+    def holds_statistics(self) -> bool:
+        """Whether it trains with the statistics of a pre-training."""
+        is_given = self.absent or self.load_from or any(pretrained_modules(self.model))
+        return bool(is_given and self.norms and not self.live)
+
+    @property
+    def hooks(self) -> set[str]:
+        """The names of the config's own hooks."""
+        hooks = self.cfg.get('custom_hooks') or []
+        return {str(hook['type']).rpartition('.')[2] for hook in hooks}
+
+    def content(self) -> dict:
+        """The config as json has it."""
+        content = self.cfg.to_dict()
+        content.pop('work_dir', None)
+        return json.loads(json.dumps(content, default=str))
+
+    def merges(self, layer: Any, world: int) -> int:
+        """How many processes' batches are normalised together."""
+        if is_ours(layer):
+            return min(layer.sync_group_size or world, world) if layer.sync else 1
+        is_merged = isinstance(layer, SyncBatchNorm) or self.cfg.get('sync_bn')
+        return world if is_merged else 1
+
+    def traits(self, world: int) -> dict[str, dict[str, Any]]:
+        """What every kind of BatchNorm has, by the layer's name."""
+        batch_size = self.cfg.train_dataloader.batch_size
+        return {
+            name: {
+                'eps': layer.eps,
+                'momentum': layer.momentum,
+                'images in live statistics': (
+                    batch_size * self.merges(layer, world) * layer.training
+                ),
+                'learns': any(p.requires_grad for p in layer.parameters()),
+            }
+            for name, layer in self.norms.items()
+            if isinstance(layer, _BatchNorm)
         }
 
     @cached_property
@@ -143,78 +184,46 @@ class Side:
         named = self.model.named_parameters()
         return {n: rates[id(p)] for n, p in named if p.requires_grad and id(p) in rates}
 
-    @property
-    def kernel_shrinkage(self) -> float:
-        """The usual one of a convolution's kernel."""
+    def usual_shrinkage(self, tensor: str, is_such: Callable[[Any], bool]) -> float:
+        """The most frequent one of a tensor of such layers."""
         modules = self.model.named_modules()
-        return self._shrinkage(
-            'weight', [n for n, m in modules if isinstance(m, nn.Conv2d)]
-        )
-
-    @property
-    def bias_shrinkage(self) -> float:
-        """The usual one of a norm layer's bias."""
-        return self._shrinkage('bias', self.norms)
-
-    def _shrinkage(self, tensor: str, layers: Iterable[str]) -> float:
-        names = (f'{layer}.{tensor}' for layer in layers)
+        names = [f'{name}.{tensor}' for name, module in modules if is_such(module)]
         found = Counter(self.rates[n].shrinkage for n in names if n in self.rates)
         return found.most_common(1)[0][0] if found else 0.0
 
-    def traits(self, world: int) -> dict[str, dict[str, Any]]:
-        """Each of :data:`TRAITS` of every layer that is a kind of BatchNorm, by name."""
-        found = {}
-        for name, layer in self.norms.items():
-            if isinstance(layer, _BatchNorm):
-                images = self.batch_size * self.merges(layer, world)
-                learns = any(
-                    parameter.requires_grad for parameter in layer.parameters()
-                )
-                values = layer.eps, layer.momentum, images * layer.training, learns
-                found[name] = dict(zip(TRAITS, values, strict=True))
-        return found
-
     @cached_property
     def scales(self) -> dict[str, list[float]]:
-        """:func:`~.scales.output_scales` of the model."""
-        return output_scales(self.model)
+        """Standard deviations of what backbone, neck and heads put out in training.
 
-    @property
-    def batch_size(self) -> int:
-        """Images of a step of one process."""
-        return self.cfg.train_dataloader.batch_size
+        By the name of the component, a number for each tensor: of a level, or of logits
+        and boxes.
+        """
+        model = revert_sync_batchnorm(deepcopy(self.model))
+        outputs: dict[str, object] = {}
+        for name, module in model.named_modules():
+            kind = type(module).__name__
+            is_head = kind.endswith('Head') and not kind.endswith('RoIHead')
+            if is_head or name in ('backbone', 'neck'):
+                module.register_forward_hook(
+                    lambda _, args, out, name=name: outputs.update({name: out})
+                )
+        generator = torch.Generator().manual_seed(0)
+        small = torch.randn(IMAGES, 3, SIZE // 16, SIZE // 16, generator=generator)
+        images = interpolate(small, (SIZE, SIZE), mode='bilinear')  # smooth, as photos
+        samples = None
+        if not hasattr(model, 'head'):  # a classifier asks for nothing
+            from ..deploy import example  # imports the toolbox for detection
 
-    @property
-    def hooks(self) -> set[str]:
-        """The names of the config's own hooks."""
-        hooks = self.cfg.get('custom_hooks') or []
-        return {str(hook['type']).rpartition('.')[2] for hook in hooks}
-
-    @property
-    def holds_statistics(self) -> bool:
-        """Whether it trains with the statistics of a pre-training."""
-        is_given = self.absent or self.load_from or any(pretrained_modules(self.model))
-        return bool(is_given and self.norms and not self.live)
-
-    def merges(self, layer: Any, world: int) -> int:
-        """How many processes' batches are normalised together."""
-        if is_ours(layer):
-            return min(layer.sync_group_size or world, world) if layer.sync else 1
-        is_merged = isinstance(layer, SyncBatchNorm) or self.cfg.get('sync_bn')
-        return world if is_merged else 1
-
-    def content(self) -> dict:
-        """The config as json has it."""
-        content = self.cfg.to_dict()
-        content.pop('work_dir', None)
-        return json.loads(json.dumps(content, default=str))
-
-    @property
-    def description(self) -> dict:
-        """For a record: name, file and hash of the config."""
-        content = json.dumps(self.content(), sort_keys=True).encode()
+            samples = [example(model, (SIZE, SIZE))[1] for _ in range(IMAGES)]
+        with torch.no_grad():
+            result = model(images, samples, mode='tensor')
+        if hasattr(model, 'bbox_head'):  # a one-stage detector calls it past hooks
+            outputs.setdefault('bbox_head', result)
         return {
-            'name': self.name,
-            'file': Path(self.cfg.filename or '').name,
-            'hash': hashlib.sha256(content).hexdigest()[:16],
+            name: [
+                float(leaf.std())
+                for leaf in tree_leaves(output)
+                if isinstance(leaf, Tensor) and leaf.numel() > 1
+            ]
+            for name, output in outputs.items()
         }
