@@ -32,12 +32,7 @@ def parse_args() -> argparse.Namespace:
         default=40,
         help='batches that precise statistics are averaged over (%(default)s)',
     )
-    add(
-        '--batch-size',
-        type=int,
-        default=8,
-        help='images in a batch (%(default)s)',
-    )
+    add('--batch-size', type=int, default=8, help='images in a batch (%(default)s)')
     add(
         '--statistics',
         nargs='+',
@@ -68,7 +63,7 @@ def main() -> None:
     """Print each evaluation as it comes, and a table of all."""
     args = parse_args()
     out = args.out or Path(f'{args.checkpoint}.norm_gap.json')
-    gaps = []
+    gaps = {}
     with ended_by(OSError, ToolboxError, TypeError, ValueError):
         require_toolbox()
         from ubn_mmdet.mm.norm_gap import Settings, gap_table, norm_gap
@@ -83,9 +78,9 @@ def main() -> None:
             args.cfg_options or {},
         )
         with TemporaryDirectory() as logs:
-            for gap in norm_gap(settings, out, logs, args.save_precise):
-                gaps.append(gap)
-                print(f'norm_gap: {gap.row} is evaluated', flush=True)
+            for row, metrics in norm_gap(settings, out, logs, args.save_precise):
+                gaps[row] = metrics
+                print(f'norm_gap: {row} is evaluated', flush=True)
     print(f'\nBatches of {args.batch_size} images; {out} has all metrics.\n')
     print(gap_table(gaps))
 

@@ -15,6 +15,7 @@ from typing import Any
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.mm.tools import add_cfg_options, ended_by
+from ubn_mmdet.rank_processes import RankError
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +43,7 @@ def main() -> None:
     }
     verdicts: list[Any] = []
     print(f'starting {args.ranks} ranks', flush=True)
-    with ended_by(OSError, ToolboxError, TypeError, ValueError):
+    with ended_by(OSError, RankError, ToolboxError, TypeError, ValueError):
         require_toolbox()
         from ubn_mmdet.mm.verify_distributed import verify
 
@@ -64,7 +65,7 @@ def main() -> None:
             f'{len(last.unreached)} norm layers follow detections and were not '
             f'reached: {", ".join(last.unreached)}'
         )
-    if not all(verdict.is_equal for verdict in verdicts):
+    if any(verdict.differences for verdict in verdicts):
         sys.exit(1)
     print(f'{args.ranks} ranks compute what one process does.')
 

@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.norm_gap import (
     BatchStatisticsHook,
-    Gap,
     Row,
     Settings,
     gap_table,
@@ -113,7 +112,7 @@ def scores(place, monkeypatch, tmp_path):
             tmp_path,
             save_precise,
         )
-        return {gap.row: gap.metrics['score'] for gap in gaps}
+        return {row: metrics['score'] for row, metrics in gaps}
 
     return evaluate
 
@@ -260,20 +259,19 @@ def test_a_single_component_has_no_rows_of_its_own():
 
 
 def test_the_table_says_how_far_each_is_from_running_statistics():
-    def gap(padding, statistics, value):
-        metrics = {'coco/bbox_mAP': value, 'coco/bbox_mAP_50': 0.9}
-        return Gap(Row(padding, statistics, 'all'), metrics)
+    def metrics(value):
+        return {'coco/bbox_mAP': value, 'coco/bbox_mAP_50': 0.9}
 
-    nothing = Gap(Row('left-out', 'batch', 'all'), {})
-    gaps = [
-        gap('counted', 'running', 0.1),
-        gap('counted', 'precise', 0.155),
-        gap('left-out', 'running', 0.125),
-        nothing,
-    ]
+    gaps = {
+        Row('counted', 'running', 'all'): metrics(0.1),
+        Row('counted', 'precise', 'all'): metrics(0.155),
+        Row('left-out', 'running', 'all'): metrics(0.125),
+        Row('left-out', 'batch', 'all'): {},
+    }
     assert gap_table(gaps).splitlines()[2:] == [
         '| running | all | 0.100 | 0.125 |',
         '| precise | all | 0.155 (+0.055) | |',
         '| batch | all | | nothing found |',
     ]
-    assert gap_table([nothing]).endswith('| batch | all | nothing found |')
+    nothing = gap_table({Row('left-out', 'batch', 'all'): {}})
+    assert nothing.endswith('| batch | all | nothing found |')

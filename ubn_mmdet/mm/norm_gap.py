@@ -35,7 +35,8 @@ BATCHNORM: dict[str, Any] = {
     'condensation_threshold': None,
 }
 
-Averages = dict[str, Tensor]  # running means and variances, by their names in the model
+Averages = dict[str, list[Tensor]]  # running mean and variance, by the layer's name
+Metrics = dict[str, float]
 
 
 class Row(NamedTuple):
@@ -56,13 +57,6 @@ class Row(NamedTuple):
         """Such as ``'precise statistics of the neck, padding counted'``."""
         of = 'all layers' if self.component == ALL else f'the {self.component}'
         return f'{self.statistics} statistics of {of}, padding {self.padding}'
-
-
-class Gap(NamedTuple):
-    """The detector's metrics in one evaluation."""
-
-    row: Row
-    metrics: dict[str, float]
 
 
 class Settings(NamedTuple):
@@ -93,7 +87,7 @@ def norm_gap(
     out: str | os.PathLike,
     work_dir: str | os.PathLike,
     save_precise: str | os.PathLike | None = None,
-) -> Iterator[Gap]:
+) -> Iterator[tuple[Row, Metrics]]:
     """Evaluate a detector with each of its statistics.
 
     Args:
@@ -105,7 +99,7 @@ def norm_gap(
             ``paddings``; None for none.
 
     Yields:
-        The metrics of the config's evaluator for each of :func:`rows`.
+        Each of :func:`rows`, and the metrics of the config's evaluator.
 
     Raises:
         FileExistsError: If ``save_precise`` is there, or ``out`` with other settings.
@@ -114,16 +108,47 @@ def norm_gap(
             there are fewer training images, no statistics that move in training, or a
             data preprocessor that cannot leave padding out.
     """
-    _check(settings, save_precise)
+    check_count('batches', settings.batches)
+    check_count('batch_size', settings.batch_size)
+    for kind in settings.statistics:
+        check_choice('statistics', kind, STATISTICS)
+    for padding in settings.paddings:
+        check_choice('padding', padding, PADDINGS)
+    if save_precise is not None:
+        check_new(save_precise)
     cfg = _read(settings, work_dir)
-    known = _Results(out, settings, cfg)
+    weights = Path(settings.checkpoint).read_bytes()
+    record = {
+        'checkpoint': hashlib.sha256(weights).hexdigest(),
+        'config': {k: v for k, v in cfg.to_dict().items() if k != 'work_dir'},
+        'batches': settings.batches,
+        'batch_size': settings.batch_size,
+    }
+    known = _read_results(Path(out), record)
     detector = _Detector(cfg, settings)
     if save_precise is not None:
         detector.save_precise(save_precise, settings.paddings[0])
     for row in rows(detector.components, settings.statistics, settings.paddings):
-        if row not in known.metrics:
-            known.add(row, detector.evaluate(row))
-        yield Gap(row, known.metrics[row])
+        if row not in known:
+            known[row] = detector.evaluate(row)
+            results = [{**r._asdict(), 'metrics': m} for r, m in known.items()]
+            content = {'settings': record, 'results': results}
+            text = json.dumps(content, default=str, indent=1)
+            write_whole(out, text.encode() + b'\n')
+        yield row, known[row]
+
+
+def _read_results(out: Path, record: dict) -> dict[Row, Metrics]:
+    if not out.exists():
+        return {}
+    found = read_json(out)
+    if not isinstance(found, dict) or 'settings' not in found:
+        raise RecordError(f'{out} holds something else; name another file')
+    check_record(out, found['settings'], record, 'results')
+    return {
+        Row(*(result[field] for field in Row._fields)): result['metrics']
+        for result in found['results']
+    }
 
 
 def rows(
@@ -151,12 +176,11 @@ def component_of(name: str) -> str:
     return first if first in COMPONENTS else 'heads'
 
 
-def gap_table(gaps: Sequence[Gap]) -> str:
+def gap_table(found: Mapping[Row, Metrics]) -> str:
     """The mean APs in Markdown, and how far each is from that of running statistics.
 
     COCO's evaluator has no metrics where a detector finds nothing.
     """
-    found = {gap.row: gap.metrics for gap in gaps}
     names = list(dict.fromkeys(name for metrics in found.values() for name in metrics))
     shown = [name for name in names if name.endswith('mAP')] or names or ['metrics']
     paddings = list(dict.fromkeys(row.padding for row in found))
@@ -205,12 +229,7 @@ class _Detector:
         self._norms = moving_norms(self._model.train())
         found = {component_of(name) for name in self._norms}
         self.components = sorted(found, key=COMPONENTS.index)
-        self._averages: Averages = {
-            f'{name}.{average}': norm.get_buffer(average)
-            for name, norm in self._norms.items()
-            for average in RUNNING
-        }
-        self._running = _copy(self._averages)
+        self._running = self._averages()
         self._precise: dict[str, Averages] = {}
         self._batch_statistics = BatchStatisticsHook()
         self._runner.register_hook(self._batch_statistics)
@@ -223,20 +242,19 @@ class _Detector:
                     f'images, and the training data has {there}'
                 )
 
-    def evaluate(self, row: Row) -> dict[str, float]:
+    def evaluate(self, row: Row) -> Metrics:
         """The metrics with the statistics of a row."""
-
-        def is_of_row(name: str) -> bool:
-            return row.component in (ALL, component_of(name))
-
+        if row.component == ALL:
+            chosen = list(self._norms)
+        else:
+            chosen = [n for n in self._norms if component_of(n) == row.component]
         self._put(self._running)
         self._batch_statistics.layers = []
         if row.statistics == 'precise':
             precise = self._precise_averages(row.padding)
-            self._put({name: precise[name] for name in precise if is_of_row(name)})
+            self._put({name: precise[name] for name in chosen})
         if row.statistics == 'batch':
-            layers = [norm for name, norm in self._norms.items() if is_of_row(name)]
-            self._batch_statistics.layers = layers
+            self._batch_statistics.layers = [self._norms[name] for name in chosen]
         self._choose(row.padding)
         return {name: float(value) for name, value in self._runner.val().items()}
 
@@ -257,13 +275,21 @@ class _Detector:
                 islice(self._train_loader(), self._batches),  # the last may be smaller
                 lambda data: model(**model.data_preprocessor(data, True), mode='loss'),
             )
-            self._precise[padding] = _copy(self._averages)
+            self._precise[padding] = self._averages()
             self._put(self._running)
         return self._precise[padding]
 
+    def _averages(self) -> Averages:
+        """Copies of what the layers have now."""
+        return {
+            name: [norm.get_buffer(average).clone() for average in RUNNING]
+            for name, norm in self._norms.items()
+        }
+
     def _put(self, averages: Averages) -> None:
-        for name, value in averages.items():
-            self._averages[name].copy_(value)
+        for name, values in averages.items():
+            for average, value in zip(RUNNING, values, strict=True):
+                self._norms[name].get_buffer(average).copy_(value)
 
     def _choose(self, padding: str) -> None:
         """Tell the data preprocessor, a ``PaddingAware`` if it is to leave padding out."""
@@ -271,10 +297,6 @@ class _Detector:
 
     def _train_loader(self) -> Any:
         return Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
-
-
-def _copy(averages: Averages) -> Averages:
-    return {name: value.clone() for name, value in averages.items()}
 
 
 class BatchStatisticsHook(Hook):
@@ -298,51 +320,6 @@ class BatchStatisticsHook(Hook):
         self._state.clear()
         for layer in self.layers:
             layer.eval()
-
-
-class _Results:
-    """The results that a json file has."""
-
-    def __init__(
-        self, path: str | os.PathLike, settings: Settings, cfg: Config
-    ) -> None:
-        self._path = Path(path)
-        self._record = {
-            'checkpoint': hashlib.sha256(
-                Path(settings.checkpoint).read_bytes()
-            ).hexdigest(),
-            'config': {k: v for k, v in cfg.to_dict().items() if k != 'work_dir'},
-            'batches': settings.batches,
-            'batch_size': settings.batch_size,
-        }
-        self.metrics: dict[Row, dict[str, float]] = {}
-        if self._path.exists():
-            found = read_json(self._path)
-            if not isinstance(found, dict) or 'settings' not in found:
-                raise RecordError(f'{path} holds something else; name another file')
-            check_record(path, found['settings'], self._record, 'results')
-            for result in found['results']:
-                row = Row(*(result[field] for field in Row._fields))
-                self.metrics[row] = result['metrics']
-
-    def add(self, row: Row, metrics: dict[str, float]) -> None:
-        """Put a result on disk."""
-        self.metrics[row] = metrics
-        results = [{**r._asdict(), 'metrics': m} for r, m in self.metrics.items()]
-        content = {'settings': self._record, 'results': results}
-        text = json.dumps(content, default=str, indent=1)
-        write_whole(self._path, text.encode() + b'\n')
-
-
-def _check(settings: Settings, save_precise: str | os.PathLike | None) -> None:
-    check_count('batches', settings.batches)
-    check_count('batch_size', settings.batch_size)
-    for kind in settings.statistics:
-        check_choice('statistics', kind, STATISTICS)
-    for padding in settings.paddings:
-        check_choice('padding', padding, PADDINGS)
-    if save_precise is not None:
-        check_new(save_precise)
 
 
 def _read(settings: Settings, work_dir: str | os.PathLike) -> Config:

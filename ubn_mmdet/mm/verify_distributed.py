@@ -10,10 +10,12 @@ with random weights that are fixed for each image. So gradients of the ranks, ad
 those of one process. Norm layers move their state for :data:`STEPS` steps.
 """
 
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,21 +66,12 @@ class Case(NamedTuple):
             sizes = sizes[:1]
         return [sizes[i % len(sizes)] for i in range(sum(self.images))]
 
-    def part(self, rank: int) -> slice:
-        """Which of all images a rank has."""
+    def part(self, rank: int | None) -> slice:
+        """Which of all images a rank has; None is one process, which has all."""
+        if rank is None:
+            return slice(None)
         stops = [0, *accumulate(self.images)]
         return slice(stops[rank], stops[rank + 1])
-
-
-def cases(ranks: int) -> list[Case]:
-    """All cases; that with an empty rank last, because it may fail and end the rest."""
-    twos = (2,) * ranks
-    return [
-        Case('even', twos),
-        Case('uneven', tuple(range(1, ranks + 1))),
-        Case('padded', twos, is_padded=True),
-        Case('empty', (0, *twos[1:])),
-    ]
 
 
 class Difference(NamedTuple):
@@ -113,22 +106,15 @@ class Verdict(NamedTuple):
         norms: How many norm layers in training were compared.
         unreached: Norm layers in training that the forward did not reach.
         exempt: Buffers that were compared between ranks alone.
-        failure: Why there is nothing to compare; None if there is.
     """
 
     case: Case
-    compared: dict[str, int] = {}
-    largest: float = 0.0
-    differences: tuple[Difference, ...] = ()
-    norms: int = 0
-    unreached: tuple[str, ...] = ()
-    exempt: tuple[str, ...] = ()
-    failure: str | None = None
-
-    @property
-    def is_equal(self) -> bool:
-        """Whether the ranks did what one process does."""
-        return not self.differences and self.failure is None
+    compared: dict[str, int]
+    largest: float
+    differences: list[Difference]
+    norms: int
+    unreached: list[str]
+    exempt: list[str]
 
     def first(self) -> list[Difference]:
         """The first difference of each kind."""
@@ -136,22 +122,24 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         """The case and what came of it, and a line for each of the first differences."""
-        line = f'{self.case.name}, {" + ".join(map(str, self.case.images))} images: '
-        if self.failure:
-            return f'{line}FAILED\n{self.failure}'
+        images = ' + '.join(map(str, self.case.images))
+        outcome = 'DIFFERS' if self.differences else 'equal'
         compared = ', '.join(f'{n} {kind}s' for kind, n in self.compared.items())
-        line += 'equal' if self.is_equal else 'DIFFERS'
-        line += (
-            f'; {self.norms} norm layers in training, {compared}, largest difference '
+        line = (
+            f'{self.case.name}, {images} images: {outcome}; {self.norms} norm layers in '
+            f'training, {compared}, largest difference {self.largest:.1g}'
         )
         firsts = (f'  first {difference}' for difference in self.first())
-        return '\n'.join([f'{line}{self.largest:.1g}', *firsts])
+        return '\n'.join([line, *firsts])
 
     def record(self) -> dict:
         """For json."""
         differences = [difference._asdict() for difference in self.differences]
-        found = {'case': self.case._asdict(), 'differences': differences}
-        return self._asdict() | found | {'is_equal': self.is_equal}
+        return self._asdict() | {
+            'case': self.case._asdict(),
+            'differences': differences,
+            'is_equal': not differences,
+        }
 
 
 def verify(
@@ -169,12 +157,14 @@ def verify(
         options: Settings of the config to override.
 
     Yields:
-        The verdict on each of :func:`cases`. After a failure none follows.
+        The verdict on each of four cases. That with an empty rank is last, because a rank
+        may fail of it.
 
     Raises:
         TypeError, ValueError: If a number is not one of those.
         ValueError: For a detector that does not train on a CPU, or that has no norm layer
             in training.
+        RankError: If a rank fails; the message has the case and the traceback.
     """
     check_count('ranks', ranks, least=2)
     check_count('image_size', image_size)
@@ -183,22 +173,27 @@ def verify(
     torch.set_num_threads(1)  # as many as each rank has
     detector = build(config, options)
     _check_detector(detector)
-    every = cases(ranks)
+    twos = (2,) * ranks
+    cases = [
+        Case('even', twos),
+        Case('uneven', tuple(range(1, ranks + 1))),
+        Case('padded', twos, is_padded=True),
+        Case('empty', (0, *twos[1:])),
+    ]
     with TemporaryDirectory() as name:
-        work = Path(name), config, options, every, image_size
+        work = Path(name), config, options, cases, image_size
         # Before the ranks run: the first of them to fail is then seen to be the first.
         write_traces(None, *work)
         try:
             with rank_processes(ranks, write_traces, *work) as processes:
-                for case in every:
+                for case in cases:
                     files = [_file(work[0], case, rank) for rank in range(ranks)]
                     while not all(file.exists() for file in files):
                         processes.join(1.0)
                     joint = torch.load(_file(work[0], case, None))
-                    parts = [torch.load(file) for file in files]
-                    yield compare(case, detector, joint, parts)
+                    yield compare(case, detector, joint, [*map(torch.load, files)])
         except RankError as error:
-            yield Verdict(case, failure=str(error))
+            raise RankError(f'{case.name} images: {error}') from None
 
 
 def write_traces(
@@ -206,17 +201,29 @@ def write_traces(
     folder: Path,
     config: str | os.PathLike,
     options: Mapping[str, object] | None,
-    every: list[Case],
+    cases: list[Case],
     image_size: int,
 ) -> None:
     """Write what a rank, or for None one process, does in each case, as it comes."""
     detector = build(config, options)
     start = {k: v.clone() for k, v in detector.state_dict().items()}
-    for case in every:
+    found: Trace = {}
+    _note_outputs(detector, found)
+    for case in cases:
         detector.load_state_dict(start)
-        part = slice(None) if rank is None else case.part(rank)
+        sizes, part = case.sizes(image_size), case.part(rank)
+        for step in range(STEPS):
+            found.clear()
+            detector.zero_grad()
+            images = _images(sizes, seed=step)[part]
+            _loss(_results(detector, images, sizes[part]), part, len(sizes)).backward()
+        for name, parameter in reversed(list(detector.named_parameters())):
+            if parameter.grad is not None:
+                found['gradient', name] = parameter.grad
+        for name, buffer in detector.named_buffers():
+            found['buffer', name] = buffer
         file = _file(folder, case, rank)
-        torch.save(trace(detector, case.sizes(image_size), part), f'{file}.tmp')
+        torch.save(found, f'{file}.tmp')
         os.replace(f'{file}.tmp', file)
 
 
@@ -240,63 +247,46 @@ def build(config: str | os.PathLike, options: Mapping[str, object] | None) -> nn
     return detector
 
 
-def trace(detector: nn.Module, sizes: list[Size], part: slice) -> Trace:
-    """Train for some steps on a part of the images.
-
-    Args:
-        detector: As :func:`build` gives it; its state moves.
-        sizes: Height and width of all images.
-        part: The images that this process has.
-    """
-    for step in range(STEPS):
-        found: Trace = {}
-        handles = _watch(detector, found)
-        detector.zero_grad()
-        images = _images(sizes, seed=step)[part]
-        try:
-            _loss(_results(detector, images, sizes[part]), part, len(sizes)).backward()
-        finally:
-            for handle in handles:
-                handle.remove()
-    for name, parameter in reversed(list(detector.named_parameters())):
-        if parameter.grad is not None:
-            found['gradient', name] = parameter.grad
-    for name, buffer in detector.named_buffers():
-        found['buffer', name] = buffer
-    return found
-
-
 def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> Verdict:
     """Compare the traces of the ranks with that of one process."""
     layers = dict(detector.named_modules())
-    exempt = _compared_between_ranks(layers)
+    # Whole maps are compared within a rank only, so one process has more pairs of images.
+    exempt = [
+        f'{name}.condensation'
+        for name, layer in layers.items()
+        if isinstance(layer, UBN) and layer.condensation is not None
+        if layer.condensation_feature == 'flat'
+    ]
     # The gradient of a bias before a norm is 0, and rounding all that is computed of it:
     # the largest of all says what is small.
     gradients = [tensor for (kind, _), tensor in joint.items() if kind == 'gradient']
     floor = {'gradient': 1e-6 * max(tensor.abs().max().item() for tensor in gradients)}
-    relative = {}
+    largest, differences = 0.0, []
     for (kind, name), expected in joint.items():
         if name in exempt:
             expected = ranks[0][kind, name]
         found = [rank.get((kind, name)) for rank in ranks]
-        relative[kind, name] = max(
+        relative = max(
             _relative(one, expected, floor.get(kind, 1e-6))
             for one in _as_of_one_process(kind, found)
         )
+        largest = max(largest, relative)
+        if relative > LIMIT:
+            owner = (
+                name.partition('#')[0] if kind == 'output' else name.rpartition('.')[0]
+            )
+            layer = type(layers[owner]).__name__
+            differences.append(Difference(kind, name, layer, relative))
     training = {n for n, layer in layers.items() if is_norm(layer) and layer.training}
     reached = {name for name in training if ('output', name) in joint}
     return Verdict(
         case,
-        dict(Counter(kind for kind, _ in relative)),
-        max(relative.values()),
-        tuple(
-            Difference(kind, name, _layer_of(name, kind, layers), value)
-            for (kind, name), value in relative.items()
-            if not value <= LIMIT  # nan is one, too
-        ),
+        dict(Counter(kind for kind, _ in joint)),
+        largest,
+        differences,
         len(reached),
-        tuple(sorted(training - reached)),
-        tuple(sorted(exempt)),
+        sorted(training - reached),
+        exempt,
     )
 
 
@@ -314,57 +304,35 @@ def _as_of_one_process(kind: str, found: list[Tensor | None]) -> list[Tensor | N
 
 
 def _relative(found: Tensor | None, expected: Tensor, floor: float) -> float:
-    """The largest difference by the largest expected value, or by ``floor``."""
+    """The largest difference by the largest expected value or ``floor``; inf for nan."""
     if found is None or found.shape != expected.shape:
         return float('inf')
     if not expected.numel():
         return 0.0
     found, expected = found.double(), expected.double()
     difference = (found - expected).abs().max()
-    return (difference / expected.abs().max().clamp(min=floor)).item()
+    relative = (difference / expected.abs().max().clamp(min=floor)).item()
+    return float('inf') if math.isnan(relative) else relative
 
 
-def _compared_between_ranks(layers: Mapping[str, nn.Module]) -> set[str]:
-    """Buffers that one process has others of, by design.
-
-    Whole maps are compared within a rank only, so one process has more pairs of images.
-    """
-    return {
-        f'{name}.condensation'
-        for name, layer in layers.items()
-        if isinstance(layer, UBN) and layer.condensation is not None
-        if layer.condensation_feature == 'flat'
-    }
-
-
-def _layer_of(name: str, kind: str, layers: Mapping[str, nn.Module]) -> str:
-    """The class of the layer whose output, or whose tensor, has that name."""
-    owner = name.partition('#')[0] if kind == 'output' else name.rpartition('.')[0]
-    return type(layers[owner]).__name__
-
-
-def _watch(detector: nn.Module, found: Trace) -> list:
+def _note_outputs(detector: nn.Module, found: Trace) -> None:
     """Note the output of each layer that has tensors of its own, and of each norm.
 
     A layer that is called again is ``name#2``, and so on.
     """
-    calls: Counter[str] = Counter()
 
-    def note(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: object) -> None:
-            if isinstance(output, Tensor):
-                calls[name] += 1
-                key = f'{name}#{calls[name]}' if calls[name] > 1 else name
-                # A copy: an activation may work in place.
-                found['output', key] = output.detach().clone()
+    def note(name: str, module: nn.Module, args: tuple, output: object) -> None:
+        if isinstance(output, Tensor):
+            key, calls = name, 1
+            while ('output', key) in found:
+                calls += 1
+                key = f'{name}#{calls}'
+            # A copy: an activation may work in place.
+            found['output', key] = output.detach().clone()
 
-        return hook
-
-    return [
-        module.register_forward_hook(note(name))
-        for name, module in detector.named_modules()
-        if is_norm(module) or any(True for _ in module.parameters(recurse=False))
-    ]
+    for name, module in detector.named_modules():
+        if is_norm(module) or any(True for _ in module.parameters(recurse=False)):
+            module.register_forward_hook(partial(note, name))
 
 
 def _images(sizes: list[Size], seed: int) -> Tensor:
