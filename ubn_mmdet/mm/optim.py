@@ -1,6 +1,6 @@
 """How norm layers learn: optimizer-wrapper constructors for configs."""
 
-import math
+from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -8,7 +8,6 @@ from torch import nn
 from torch.optim import SGD
 
 from ..layers import UBN, InitBN
-from ..layers.checks import check_number
 from ..layers.pipeline import PipelineNorm
 from ..layers.stages.affine import AUTHORS_GATE
 
@@ -19,10 +18,16 @@ SCALED = 'weight', 'spatial_weight', 'bias'  # what our form divides by the gate
 class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Lets norm layers have a say in the rate and the decay of their parameters.
 
+    Args:
+        optim_wrapper_cfg: As for ``DefaultOptimWrapperConstructor``. Its ``optimizer``
+            must state ``lr`` and ``weight_decay``, whose defaults are not known here.
+        paramwise_cfg: Likewise, with :attr:`defaults` where it is silent.
+
     Raises:
-        ValueError: If the ``optimizer`` of ``optim_wrapper_cfg`` does not state ``lr`` and
-            ``weight_decay``: its defaults are not known here.
+        ValueError: If ``lr`` or ``weight_decay`` is missing.
     """
+
+    defaults: dict[str, Any]
 
     def __init__(
         self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
@@ -33,7 +38,7 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     f'{type(self).__name__} multiplies {name}: '
                     'optim_wrapper.optimizer must state it'
                 )
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        super().__init__(optim_wrapper_cfg, self.defaults | (paramwise_cfg or {}))
 
     def add_params(
         self,
@@ -78,35 +83,20 @@ class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
 
         optim_wrapper = dict(constructor='InitBNOptimWrapperConstructor', ...)
 
-    Args:
-        optim_wrapper_cfg: As for ``DefaultOptimWrapperConstructor``. Its ``optimizer``
-            must state ``lr`` and ``weight_decay``.
-        paramwise_cfg: Likewise. ``norm_decay_mult`` and ``bias_decay_mult`` are 0 unless
-            it says otherwise. ``init_bn_lr_mult`` is the multiplier, 0.01; it comes on
-            top of what ``custom_keys`` say of such a weight. As ever, a parameter that
-            ``custom_keys`` match decays as they say.
-
-    Raises:
-        ValueError: If ``lr`` or ``weight_decay`` is missing, or the multiplier negative.
-        TypeError: If the multiplier is no number.
+    The ``optimizer`` must state ``lr`` and ``weight_decay``. ``norm_decay_mult`` and
+    ``bias_decay_mult`` are 0 unless ``paramwise_cfg`` says otherwise. The hundredth comes
+    on top of what ``custom_keys`` say of such a weight. As ever, a parameter that
+    ``custom_keys`` match decays as they say.
     """
 
-    def __init__(
-        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
-    ) -> None:
-        paramwise_cfg = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0} | (
-            paramwise_cfg or {}
-        )
-        self._lr_mult = paramwise_cfg.pop('init_bn_lr_mult', LR_MULT)
-        _check_multiplier('init_bn_lr_mult', self._lr_mult)
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+    defaults = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0}
 
     def adjust(
         self, group: dict, module: nn.Module, name: str, is_custom: bool
     ) -> None:
         """Slow the weight of an InitBN down."""
         if isinstance(module, InitBN) and name == 'weight':
-            group['lr'] *= self._lr_mult
+            group['lr'] *= LR_MULT
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -132,27 +122,16 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
             paramwise_cfg=dict(norm_decay_mult=0.0),
         )
 
-    Args:
-        optim_wrapper_cfg: As for ``DefaultOptimWrapperConstructor``. Its ``optimizer``
-            must state ``lr`` and ``weight_decay``.
-        paramwise_cfg: Likewise. ``norm_kernel_decay_mult``, 1.0, multiplies the decay of
-            ``spatial_weight``. The authors' rates come on top of what ``custom_keys``
-            say; what they match decays as they say.
+    The ``optimizer`` must state ``lr`` and ``weight_decay``. The authors' rates come on top
+    of what ``custom_keys`` say; what they match decays as they say.
 
     Raises:
-        ValueError: If ``lr`` or ``weight_decay`` is missing, the multiplier is negative,
-            or a layer needs the authors' rates and the optimizer is not SGD.
-        TypeError: If the multiplier is no number.
+        ValueError: If ``lr`` or ``weight_decay`` is missing, or a layer needs the authors'
+            rates and the optimizer is not SGD.
     """
 
-    def __init__(
-        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
-    ) -> None:
-        # The toolbox looks at single parameters only if there is an entry.
-        paramwise_cfg = {'custom_keys': {}} | (paramwise_cfg or {})
-        self._kernel_decay_mult = paramwise_cfg.pop('norm_kernel_decay_mult', 1.0)
-        _check_multiplier('norm_kernel_decay_mult', self._kernel_decay_mult)
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+    # The toolbox looks at single parameters only if there is an entry.
+    defaults = {'custom_keys': {}}
 
     def adjust(
         self, group: dict, module: nn.Module, name: str, is_custom: bool
@@ -161,8 +140,13 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
         if not isinstance(module, PipelineNorm):
             return
         if name == 'spatial_weight' and not is_custom:
-            group['weight_decay'] = self.base_wd * self._kernel_decay_mult
-        if name in SCALED and _has_authors_start(module):
+            group['weight_decay'] = self.base_wd
+        has_authors_start = (
+            isinstance(module, UBN)
+            and module.scaling is not None
+            and module.initial_spatial == 'kaiming'
+        )
+        if name in SCALED and has_authors_start:
             if self.optimizer_cfg['type'] not in ('SGD', SGD):
                 raise ValueError(
                     "UBN with initial_spatial='kaiming' learns at the rates of its "
@@ -171,15 +155,3 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
                 )
             group['lr'] *= AUTHORS_GATE**2
             group['weight_decay'] /= AUTHORS_GATE**2
-
-
-def _has_authors_start(module: nn.Module) -> bool:
-    return (
-        isinstance(module, UBN)
-        and module.scaling is not None
-        and module.initial_spatial == 'kaiming'
-    )
-
-
-def _check_multiplier(name: str, value: object) -> None:
-    check_number(name, value, lambda v: 0 <= v < math.inf, 'a finite number >= 0')
