@@ -12,7 +12,6 @@ differ.
 
 import argparse
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.mm.tools import add_cfg_options, ended_by
@@ -66,21 +65,21 @@ def main() -> None:
     gaps = {}
     with ended_by(OSError, ToolboxError, TypeError, ValueError):
         require_toolbox()
-        from ubn_mmdet.mm.norm_gap import Settings, gap_table, norm_gap
+        from ubn_mmdet.mm.norm_gap import gap_table, norm_gap
 
-        settings = Settings(
+        for row, metrics in norm_gap(
             args.config,
             args.checkpoint,
+            out,
             args.batches,
             args.batch_size,
             args.statistics,
             args.padding,
-            args.cfg_options or {},
-        )
-        with TemporaryDirectory() as logs:
-            for row, metrics in norm_gap(settings, out, logs, args.save_precise):
-                gaps[row] = metrics
-                print(f'norm_gap: {row} is evaluated', flush=True)
+            args.cfg_options,
+            args.save_precise,
+        ):
+            gaps[row] = metrics
+            print(f'norm_gap: {", ".join(row)} is evaluated', flush=True)
     print(f'\nBatches of {args.batch_size} images; {out} has all metrics.\n')
     print(gap_table(gaps))
 

@@ -19,7 +19,6 @@ from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.norm_gap import (
     BatchStatisticsHook,
     Row,
-    Settings,
     gap_table,
     norm_gap,
     rows,
@@ -106,11 +105,9 @@ def scores(place, monkeypatch, tmp_path):
     def evaluate(checkpoint='trained.pth', save_precise=None, **settings):
         given = {'batches': 2, 'batch_size': 2, **settings}
         out = tmp_path / f'{len(list(tmp_path.iterdir()))}.json'
+        config = place / 'small.py'
         gaps = norm_gap(
-            Settings(place / 'small.py', place / checkpoint, **given),
-            out,
-            tmp_path,
-            save_precise,
+            config, place / checkpoint, out, save_precise=save_precise, **given
         )
         return {row: metrics['score'] for row, metrics in gaps}
 
@@ -236,7 +233,7 @@ def test_what_cannot_be_done_is_refused_before_work_begins(scores, place, tmp_pa
         scores(tmp_path / 'still.pth', options=still)
     (tmp_path / 'taken.json').write_text('[]')
     with pytest.raises(RecordError, match='holds something else'):
-        next(norm_gap(Settings(place / 'small.py', taken), tmp_path / 'taken.json', ''))
+        next(norm_gap(place / 'small.py', taken, tmp_path / 'taken.json'))
 
 
 def test_statistics_of_a_batch_leave_no_trace():

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
@@ -53,48 +54,31 @@ class Row(NamedTuple):
     statistics: str
     component: str
 
-    def __str__(self) -> str:
-        """Such as ``'precise statistics of the neck, padding counted'``."""
-        of = 'all layers' if self.component == ALL else f'the {self.component}'
-        return f'{self.statistics} statistics of {of}, padding {self.padding}'
 
+def norm_gap(
+    config: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    out: str | os.PathLike,
+    batches: int = 40,
+    batch_size: int = 8,
+    statistics: Sequence[str] = STATISTICS,
+    paddings: Sequence[str] = PADDINGS,
+    options: Mapping[str, object] | None = None,
+    save_precise: str | os.PathLike | None = None,
+) -> Iterator[tuple[Row, Metrics]]:
+    """Evaluate a detector with each of its statistics.
 
-class Settings(NamedTuple):
-    """What the figures depend on.
-
-    Attributes:
+    Args:
         config: Of the detector, with its data.
         checkpoint: Its weights.
+        out: A json file that gets each result as it comes. Results that it has already,
+            of the same settings, are not computed again.
         batches: Batches of training images, augmented as in training, that the precise
             statistics are of (:func:`~ubn_mmdet.precise_statistics`).
         batch_size: Images of each, and of each batch of validation images.
         statistics: Which of :data:`STATISTICS`.
         paddings: Which of :data:`PADDINGS`.
         options: Settings of the config to override.
-    """
-
-    config: str | os.PathLike
-    checkpoint: str | os.PathLike
-    batches: int = 40
-    batch_size: int = 8
-    statistics: Sequence[str] = STATISTICS
-    paddings: Sequence[str] = PADDINGS
-    options: Mapping[str, object] = {}
-
-
-def norm_gap(
-    settings: Settings,
-    out: str | os.PathLike,
-    work_dir: str | os.PathLike,
-    save_precise: str | os.PathLike | None = None,
-) -> Iterator[tuple[Row, Metrics]]:
-    """Evaluate a detector with each of its statistics.
-
-    Args:
-        settings: What to evaluate.
-        out: A json file that gets each result as it comes. Results that it has already,
-            of the same settings, are not computed again.
-        work_dir: Where the toolbox logs.
         save_precise: A new file for the weights with precise statistics, of the first of
             ``paddings``; None for none.
 
@@ -108,34 +92,67 @@ def norm_gap(
             there are fewer training images, no statistics that move in training, or a
             data preprocessor that cannot leave padding out.
     """
-    check_count('batches', settings.batches)
-    check_count('batch_size', settings.batch_size)
-    for kind in settings.statistics:
+    check_count('batches', batches)
+    check_count('batch_size', batch_size)
+    for kind in statistics:
         check_choice('statistics', kind, STATISTICS)
-    for padding in settings.paddings:
+    for padding in paddings:
         check_choice('padding', padding, PADDINGS)
     if save_precise is not None:
         check_new(save_precise)
-    cfg = _read(settings, work_dir)
-    weights = Path(settings.checkpoint).read_bytes()
+    cfg = _read(config, batch_size, options)
     record = {
-        'checkpoint': hashlib.sha256(weights).hexdigest(),
-        'config': {k: v for k, v in cfg.to_dict().items() if k != 'work_dir'},
-        'batches': settings.batches,
-        'batch_size': settings.batch_size,
+        'checkpoint': hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        'config': cfg.to_dict(),
+        'batches': batches,
+        'batch_size': batch_size,
     }
     known = _read_results(Path(out), record)
-    detector = _Detector(cfg, settings)
-    if save_precise is not None:
-        detector.save_precise(save_precise, settings.paddings[0])
-    for row in rows(detector.components, settings.statistics, settings.paddings):
-        if row not in known:
-            known[row] = detector.evaluate(row)
-            results = [{**r._asdict(), 'metrics': m} for r, m in known.items()]
-            content = {'settings': record, 'results': results}
-            text = json.dumps(content, default=str, indent=1)
-            write_whole(out, text.encode() + b'\n')
-        yield row, known[row]
+    if 'left-out' in paddings:
+        _leave_padding_out(cfg.model.get('data_preprocessor') or {})
+    with TemporaryDirectory() as logs:
+        cfg.work_dir = logs
+        detector = _Detector(cfg, str(checkpoint), batches)
+        if 'precise' in statistics:
+            detector.check_images()
+        if save_precise is not None:
+            detector.save_precise(save_precise, paddings[0])
+        for row in rows(detector.components, statistics, paddings):
+            if row not in known:
+                known[row] = detector.evaluate(row)
+                results = [{**r._asdict(), 'metrics': m} for r, m in known.items()]
+                content = {'settings': record, 'results': results}
+                text = json.dumps(content, default=str, indent=1)
+                write_whole(out, text.encode() + b'\n')
+            yield row, known[row]
+
+
+def _read(
+    config: str | os.PathLike, batch_size: int, options: Mapping[str, object] | None
+) -> Config:
+    """The config of a detector that is to be evaluated, and nothing else."""
+    cfg = read_config(config, options)
+    cfg.load_from = None
+    cfg.resume = False
+    cfg.custom_hooks = []  # they belong to training: an EMA would put back its own
+    cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None}
+    cfg.randomness = {'seed': 0}
+    cfg.train_dataloader.batch_size = batch_size
+    cfg.val_dataloader.batch_size = batch_size
+    for evaluator in all_nodes(cfg.val_evaluator):
+        evaluator.pop('outfile_prefix', None)  # predictions of training stay
+    cfg.pop('work_dir', None)
+    return cfg
+
+
+def _leave_padding_out(preprocessor: dict) -> None:
+    kind = str(preprocessor.get('type')).rpartition('.')[2]
+    if kind not in SWITCHABLE:
+        raise ValueError(
+            f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
+            f'preprocessor is {kind}: choose padding counted alone'
+        )
+    preprocessor['type'] = 'PaddingAware'
 
 
 def _read_results(out: Path, record: dict) -> dict[Row, Metrics]:
@@ -211,13 +228,10 @@ class _Detector:
     leave padding out.
     """
 
-    def __init__(self, cfg: Config, settings: Settings) -> None:
+    def __init__(self, cfg: Config, path: str, batches: int) -> None:
         self._cfg = cfg
-        self._batches = settings.batches
-        if 'left-out' in settings.paddings:
-            _leave_padding_out(cfg.model.get('data_preprocessor') or {})
+        self._batches = batches
         self._runner = Runner.from_cfg(cfg)
-        path = str(settings.checkpoint)
         try:
             self._loaded = self._runner.load_checkpoint(path, 'cpu', strict=True)
         except RuntimeError as error:
@@ -233,14 +247,17 @@ class _Detector:
         self._precise: dict[str, Averages] = {}
         self._batch_statistics = BatchStatisticsHook()
         self._runner.register_hook(self._batch_statistics)
-        if 'precise' in settings.statistics:
-            there = len(self._train_loader().dataset)
-            wanted = settings.batches * settings.batch_size
-            if there < wanted:
-                raise ValueError(
-                    f'{settings.batches} batches of {settings.batch_size} are {wanted} '
-                    f'images, and the training data has {there}'
-                )
+
+    def check_images(self) -> None:
+        """Raise ValueError if there are too few for precise statistics."""
+        there = len(self._train_loader().dataset)
+        batch_size = self._cfg.train_dataloader.batch_size
+        wanted = self._batches * batch_size
+        if there < wanted:
+            raise ValueError(
+                f'{self._batches} batches of {batch_size} are {wanted} images, and the '
+                f'training data has {there}'
+            )
 
     def evaluate(self, row: Row) -> Metrics:
         """The metrics with the statistics of a row."""
@@ -320,29 +337,3 @@ class BatchStatisticsHook(Hook):
         self._state.clear()
         for layer in self.layers:
             layer.eval()
-
-
-def _read(settings: Settings, work_dir: str | os.PathLike) -> Config:
-    """The config of a detector that is to be evaluated, and nothing else."""
-    cfg = read_config(settings.config, settings.options)
-    cfg.load_from = None
-    cfg.resume = False
-    cfg.custom_hooks = []  # they belong to training: an EMA would put back its own
-    cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None}
-    cfg.randomness = {'seed': 0}
-    cfg.train_dataloader.batch_size = settings.batch_size
-    cfg.val_dataloader.batch_size = settings.batch_size
-    for evaluator in all_nodes(cfg.val_evaluator):
-        evaluator.pop('outfile_prefix', None)  # predictions of training stay
-    cfg.work_dir = str(work_dir)
-    return cfg
-
-
-def _leave_padding_out(preprocessor: dict) -> None:
-    kind = str(preprocessor.get('type')).rpartition('.')[2]
-    if kind not in SWITCHABLE:
-        raise ValueError(
-            f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
-            f'preprocessor is {kind}: choose padding counted alone'
-        )
-    preprocessor['type'] = 'PaddingAware'
