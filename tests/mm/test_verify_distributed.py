@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from helpers.commands import ROOT, run
 
-from ubn_mmdet.mm.verify_distributed import verify
+from ubn_mmdet.mm.verify_distributed import first_differences, verify
 from ubn_mmdet.rank_processes import RankError
 
 TOOL = ROOT / 'tools/verify_distributed.py'
@@ -97,10 +97,12 @@ def forgetting(what):
 def test_what_a_norm_forgets_to_merge_is_named(small, forgets, first):
     with closing(verify(small, ranks=2, options=forgetting(forgets))) as verdicts:
         verdict = next(verdicts)  # on even batches
-    assert [(d.kind, d.name) for d in verdict.first()] == first
-    assert all(d.relative > 1e-3 for d in verdict.first())
-    assert verdict.norms == 20
-    assert verdict.unreached == verdict.exempt == []
+    found = first_differences(verdict)
+    assert [(d['kind'], d['name']) for d in found] == first
+    assert all(d['relative'] > 1e-3 for d in found)
+    assert verdict['is_equal'] == (not first)
+    assert verdict['norms'] == 20
+    assert verdict['unreached'] == verdict['exempt'] == []
 
 
 @pytest.mark.slow

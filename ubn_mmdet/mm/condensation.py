@@ -23,13 +23,10 @@ class StepMeasurement:
 
     Args:
         layers: Of ``_BatchNorm``.
-        feature: ``'flat'`` or ``'pooled'``, for layers without a gate.
         device: Where their tensors are.
     """
 
-    def __init__(
-        self, layers: Sequence[Any], feature: str, device: torch.device
-    ) -> None:
+    def __init__(self, layers: Sequence[Any], device: torch.device) -> None:
         self._layers = layers
         # Sum of c, and number of calls; by layer.
         self._calls = torch.zeros(2, len(layers), device=device)
@@ -37,7 +34,7 @@ class StepMeasurement:
         self._handles = [
             layer.register_forward_hook(_derive(calls, layer))
             if layer.training and has_gate(layer)
-            else layer.register_forward_pre_hook(_measure(calls, layer, feature))
+            else layer.register_forward_pre_hook(_measure(calls, layer))
             for calls, layer in zip(self._calls.unbind(1), layers, strict=True)
         ]
 
@@ -132,10 +129,9 @@ def _derive(calls: Tensor, layer: Any) -> Callable:
     return derive
 
 
-def _measure(calls: Tensor, layer: Any, feature: str) -> Callable:
+def _measure(calls: Tensor, layer: Any) -> Callable:
     """A forward pre-hook that computes ``c`` of the input."""
-    if has_gate(layer):
-        feature = layer.condensation_feature
+    feature = layer.condensation_feature if has_gate(layer) else 'flat'
 
     def measure(layer: Any, args: tuple) -> None:
         if not is_in_backward() and args[0].numel():

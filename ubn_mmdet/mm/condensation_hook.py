@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..files import write_whole
-from ..layers.checks import check_choice, check_count, check_number
+from ..layers.checks import check_count
 from ..layers.stages.statistics import CONDENSATION_MOMENTUM
-from ..ops.statistics import SUMMARIES
 from .condensation import StepMeasurement, has_gate
 from .members import unwrapped
 
 FILE = 'condensation.json'
+THRESHOLD = 0.15  # tau of layers that have no gate: UBN's
 QUANTITIES = 'condensation', 'average', 'gate', 'shift'
 
 Row = Mapping[str, Sequence[float | None]]  # a number a layer, by quantity
@@ -49,11 +49,11 @@ class CondensationHook(Hook):
       (:func:`~ubn_mmdet.mm.condensation.statistics_shift`).
 
     For layers without a gate, BatchNorm and UBN without one, the hook measures ``c`` of
-    the input, in the recorded steps alone; their ``m`` takes one measurement for all steps
-    since the last, and their ``gate``, 0 or 1, is the one that they would have. On several
-    ranks ``c`` is the mean over the ranks. A layer that is not called has no number but
-    its ``m``; one in evaluation mode has a measured ``c`` and a shift of 0, but neither
-    average nor gate, which play no part there.
+    whole maps of the input, in the recorded steps alone; their ``m`` takes one measurement
+    for all steps since the last, and their ``gate``, 0 or 1, is the one that they would
+    have. On several ranks ``c`` is the mean over the ranks. A layer that is not called has
+    no number but its ``m``; one in evaluation mode has a measured ``c`` and a shift of 0,
+    but neither average nor gate, which play no part there.
 
     A gate that has been closed for ``patience`` steps in a row is warned of, once: its
     layer trains on statistics that stand still.
@@ -65,29 +65,16 @@ class CondensationHook(Hook):
 
     Args:
         interval: Steps from one row to the next.
-        threshold: ``tau`` of layers that have no gate, in [0, 1).
-        feature: What samples are compared by in layers that do not do it themselves:
-            ``'flat'``, whole maps, or ``'pooled'``, their channel means.
         patience: Steps that a gate may stay closed for without a warning.
 
     Raises:
         TypeError, ValueError: For an argument that is not one of those described.
     """
 
-    def __init__(
-        self,
-        interval: int = 10,
-        threshold: float = 0.15,
-        feature: str = 'flat',
-        patience: int = 1000,
-    ) -> None:
+    def __init__(self, interval: int = 10, patience: int = 1000) -> None:
         check_count('interval', interval)
         check_count('patience', patience)
-        check_number('threshold', threshold, lambda v: 0 <= v < 1, 'within [0, 1)')
-        check_choice('feature', feature, SUMMARIES)
         self.interval = interval
-        self.threshold = threshold
-        self.feature = feature
         self.patience = patience
         self._layers: dict[str, Any] = {}  # of _BatchNorm, with tensors of their own
         self._measurement: StepMeasurement | None = None
@@ -111,11 +98,11 @@ class CondensationHook(Hook):
         # Of the last row, or the start: its step; the layers' averages, the batches that
         # had moved their statistics, and for how many steps none had.
         self._last_step = runner.iter
-        now = StepMeasurement(layers, self.feature, self._device).read()
+        now = StepMeasurement(layers, self._device).read()
         self._last = torch.stack([torch.ones(len(layers)), now[3], 0 * now[1]])
         path = os.path.join(runner.work_dir, FILE)
         thresholds = [
-            layer.condensation_threshold if gate else self.threshold
+            layer.condensation_threshold if gate else THRESHOLD
             for layer, gate in zip(layers, gates, strict=True)
         ]
         self._file = CondensationFile(path, [*self._layers], gates, thresholds)
@@ -131,7 +118,7 @@ class CondensationHook(Hook):
         """Listen to the layers, if this step is to be recorded."""
         if self._layers and self.every_n_train_iters(runner, self.interval):
             layers = list(self._layers.values())
-            self._measurement = StepMeasurement(layers, self.feature, self._device)
+            self._measurement = StepMeasurement(layers, self._device)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Record the step, if it is one to be recorded."""
@@ -170,7 +157,7 @@ class CondensationHook(Hook):
         average = torch.where(self._has_gate, own, average)
         moved = updates - last_updates
         gate = (moved / (steps * calls)).clamp(max=1)
-        gate = torch.where(self._has_gate, gate, (average > self.threshold).float())
+        gate = torch.where(self._has_gate, gate, (average > THRESHOLD).float())
         closed = torch.where(moved > 0, 0, last_closed + steps * (calls > 0))
         self._last, self._last_step = torch.stack([average, updates, closed]), step
         trains = torch.tensor([layer.training for layer in self._layers.values()])
@@ -196,11 +183,10 @@ class CondensationHook(Hook):
             f'the gate of {new[0]}{others} has been closed for {self.patience} steps in a '
             'row. A layer whose gate is closed normalises with its running statistics and '
             f'does not move them; {new[0]} has moved them {int(layer.num_batches_tracked)} '
-            f'times. {FILE} in the work folder has the course of each layer. If statistics '
-            f'are to move on, lower condensation_threshold ({layer.condensation_threshold}'
-            '), or set it to None, which takes the gate away, as the preset ubn-no-gate '
-            'does; in a comparison, train that as well. If they are to settle first, set '
-            'condensation_min_updates.',
+            f'times ({FILE} has the course of each layer). If statistics are to move on, '
+            f'lower condensation_threshold ({layer.condensation_threshold}), or set it to '
+            'None, as the preset ubn-no-gate does; in a comparison, train that as well. '
+            'If they are to settle first, set condensation_min_updates.',
             logger='current',
             level=logging.WARNING,
         )

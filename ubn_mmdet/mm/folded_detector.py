@@ -27,13 +27,7 @@ def FoldedDetector(
     """
     model = MODELS.build({'type': detector, **settings})
     model.eval()
-    restructure(
-        model,
-        [
-            Fold(one['norm'], tuple(one['convolutions']), one['kernel_size'])
-            for one in folds
-        ],
-    )
+    restructure(model, [Fold(**one) for one in folds])
     return model
 
 
@@ -43,7 +37,5 @@ def folded_settings(settings: dict[str, Any], folds: Sequence[Fold]) -> dict[str
     return settings | {
         'type': 'FoldedDetector',
         'detector': kind if '.' in kind else f'mmdet.{kind}',
-        'folds': [
-            one._asdict() | {'convolutions': [*one.convolutions]} for one in folds
-        ],
+        'folds': [one._asdict() for one in folds],
     }

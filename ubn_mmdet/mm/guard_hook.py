@@ -2,14 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from ..ops.recompute import is_in_backward
@@ -34,9 +34,7 @@ class UBNGuardHook(Hook):
         self._calls: Counter[str] = Counter()
         self._handles: list = []
 
-    def before_train_iter(
-        self, runner: Runner | FlexibleRunner, *args: Any, **kwargs: Any
-    ) -> None:
+    def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Report, before the first step: the model is in training mode by then."""
         if self._has_reported:
             return
@@ -71,11 +69,10 @@ class UBNGuardHook(Hook):
                 'model_wrapper_cfg, by which all ranks have those of rank 0 throughout.'
             )
         for name, layer in layers.items():
-            self._handles.append(layer.register_forward_pre_hook(self._counter(name)))
+            handle = layer.register_forward_pre_hook(partial(self._count, name))
+            self._handles.append(handle)
 
-    def after_train_iter(
-        self, runner: Runner | FlexibleRunner, *args: Any, **kwargs: Any
-    ) -> None:
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Judge the first step's calls."""
         if not self._handles:
             return
@@ -92,12 +89,9 @@ class UBNGuardHook(Hook):
                 'norm for each level (RetinaSepBNHead, as in configs/scratch/).'
             )
 
-    def _counter(self, name: str) -> Callable:
-        def count(*_: object) -> None:
-            if not is_in_backward():
-                self._calls[name] += 1
-
-        return count
+    def _count(self, name: str, *_: object) -> None:
+        if not is_in_backward():
+            self._calls[name] += 1
 
 
 def report(layers: dict[str, nn.Module]) -> str:

@@ -10,12 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..layers import FAMILY, CentralizedConv2d
-from . import (  # noqa: F401
-    folded_detector,
-    guard,
-    optim,
-    start_hooks,
-)
+from . import folded_detector, guard, optim, start_hooks  # noqa: F401
 
 
 @MODELS.register_module(name='PaddingAware')

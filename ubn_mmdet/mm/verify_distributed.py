@@ -74,80 +74,12 @@ class Case(NamedTuple):
         return slice(stops[rank], stops[rank + 1])
 
 
-class Difference(NamedTuple):
-    """What is not equal.
-
-    Attributes:
-        kind: ``'output'``, ``'gradient'`` or ``'buffer'``.
-        name: Of the layer, parameter or buffer.
-        layer: The class of the layer.
-        relative: The largest difference, divided by the largest value.
-    """
-
-    kind: str
-    name: str
-    layer: str
-    relative: float
-
-    def __str__(self) -> str:
-        """Such as ``'output of backbone.bn1 (BatchNorm2d), by 0.31'``."""
-        return f'{self.kind} of {self.name} ({self.layer}), by {self.relative:.2g}'
-
-
-class Verdict(NamedTuple):
-    """The outcome of a case.
-
-    Attributes:
-        case: The case.
-        compared: How many outputs, gradients and buffers were compared.
-        largest: The largest relative difference.
-        differences: All above :data:`LIMIT`: outputs in the order of forward, gradients
-            in that of backward, then buffers.
-        norms: How many norm layers in training were compared.
-        unreached: Norm layers in training that the forward did not reach.
-        exempt: Buffers that were compared between ranks alone.
-    """
-
-    case: Case
-    compared: dict[str, int]
-    largest: float
-    differences: list[Difference]
-    norms: int
-    unreached: list[str]
-    exempt: list[str]
-
-    def first(self) -> list[Difference]:
-        """The first difference of each kind."""
-        return list({d.kind: d for d in reversed(self.differences)}.values())[::-1]
-
-    def __str__(self) -> str:
-        """The case and what came of it, and a line for each of the first differences."""
-        images = ' + '.join(map(str, self.case.images))
-        outcome = 'DIFFERS' if self.differences else 'equal'
-        compared = ', '.join(f'{n} {kind}s' for kind, n in self.compared.items())
-        line = (
-            f'{self.case.name}, {images} images: {outcome}; {self.norms} norm layers in '
-            f'training, {compared}, largest difference {self.largest:.1g}'
-        )
-        firsts = (f'  first {difference}' for difference in self.first())
-        return '\n'.join([line, *firsts])
-
-    def record(self) -> dict:
-        """For json."""
-        differences = [difference._asdict() for difference in self.differences]
-        return self._asdict() | {
-            'case': self.case._asdict(),
-            'differences': differences,
-            'is_equal': not differences,
-        }
-
-
 def verify(
     config: str | os.PathLike,
     ranks: int = 3,
     image_size: int = 64,
     options: Mapping[str, object] | None = None,
-) -> Iterator[Verdict]:
+) -> Iterator[dict]:
     """Compare a detector on ``ranks`` processes with itself on one, case by case.
 
     Args:
@@ -157,8 +89,8 @@ def verify(
         options: Settings of the config to override.
 
     Yields:
-        The verdict on each of four cases. That with an empty rank is last, because a rank
-        may fail of it.
+        What :func:`compare` says of each of four cases. That with an empty rank is last,
+        because a rank may fail of it.
 
     Raises:
         TypeError, ValueError: If a number is not one of those.
@@ -247,8 +179,19 @@ def build(config: str | os.PathLike, options: Mapping[str, object] | None) -> nn
     return detector
 
 
-def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> Verdict:
-    """Compare the traces of the ranks with that of one process."""
+def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> dict:
+    """Compare the traces of the ranks with that of one process.
+
+    Returns:
+        What json is to keep. ``case``: what the ranks got. ``compared``: how many outputs,
+        gradients and buffers. ``largest``: the largest difference, relative to the largest
+        value. ``differences``: all above :data:`LIMIT`, with their ``kind``, the ``name``
+        of layer, parameter or buffer, the class of the ``layer``, and how large they are,
+        ``relative``; outputs come in the order of forward, gradients in that of backward,
+        then buffers. ``norms``: how many norm layers in training were compared.
+        ``unreached``: those that the forward did not reach. ``exempt``: buffers that were
+        compared between ranks alone. ``is_equal``: whether there is no difference.
+    """
     layers = dict(detector.named_modules())
     # Whole maps are compared within a rank only, so one process has more pairs of images.
     exempt = [
@@ -261,7 +204,8 @@ def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> Verdi
     # the largest of all says what is small.
     gradients = [tensor for (kind, _), tensor in joint.items() if kind == 'gradient']
     floor = {'gradient': 1e-6 * max(tensor.abs().max().item() for tensor in gradients)}
-    largest, differences = 0.0, []
+    largest = 0.0
+    differences: list[dict] = []
     for (kind, name), expected in joint.items():
         if name in exempt:
             expected = ranks[0][kind, name]
@@ -275,19 +219,45 @@ def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> Verdi
             owner = (
                 name.partition('#')[0] if kind == 'output' else name.rpartition('.')[0]
             )
-            layer = type(layers[owner]).__name__
-            differences.append(Difference(kind, name, layer, relative))
+            found_in = type(layers[owner]).__name__
+            differences.append(
+                {'kind': kind, 'name': name, 'layer': found_in, 'relative': relative}
+            )
     training = {n for n, layer in layers.items() if is_norm(layer) and layer.training}
     reached = {name for name in training if ('output', name) in joint}
-    return Verdict(
-        case,
-        dict(Counter(kind for kind, _ in joint)),
-        largest,
-        differences,
-        len(reached),
-        sorted(training - reached),
-        exempt,
-    )
+    return {
+        'case': case._asdict(),
+        'compared': dict(Counter(kind for kind, _ in joint)),
+        'largest': largest,
+        'differences': differences,
+        'norms': len(reached),
+        'unreached': sorted(training - reached),
+        'exempt': exempt,
+        'is_equal': not differences,
+    }
+
+
+def first_differences(verdict: dict) -> list[dict]:
+    """The first of each kind."""
+    first: dict[str, dict] = {}
+    for difference in verdict['differences']:
+        first.setdefault(difference['kind'], difference)
+    return list(first.values())
+
+
+def verdict_text(verdict: dict) -> str:
+    """The case and what came of it, and a line for each of the first differences."""
+    images = ' + '.join(map(str, verdict['case']['images']))
+    compared = ', '.join(f'{n} {kind}s' for kind, n in verdict['compared'].items())
+    lines = [
+        f'{verdict["case"]["name"]}, {images} images: '
+        f'{"equal" if verdict["is_equal"] else "DIFFERS"}; {verdict["norms"]} norm layers '
+        f'in training, {compared}, largest difference {verdict["largest"]:.1g}'
+    ]
+    for difference in first_differences(verdict):
+        line = '  first {kind} of {name} ({layer}), by {relative:.2g}'
+        lines.append(line.format(**difference))
+    return '\n'.join(lines)
 
 
 def _as_of_one_process(kind: str, found: list[Tensor | None]) -> list[Tensor | None]:

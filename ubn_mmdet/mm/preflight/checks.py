@@ -315,7 +315,7 @@ def forecast_gates(side: Side, images: int) -> Findings:
     count = min(-(-images // settings.batch_size), len(loader))
     rows = []
     for data in track_iter_progress((islice(loader, count), count), file=sys.stderr):
-        measurement = StepMeasurement(layers, 'flat', torch.device('cpu'))
+        measurement = StepMeasurement(layers, torch.device('cpu'))
         with torch.no_grad():
             model(**model.data_preprocessor(data, True), mode='loss')
         rows.append(measurement.read()[0])

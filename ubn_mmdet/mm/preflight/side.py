@@ -3,8 +3,8 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import cached_property
 from math import isclose
@@ -30,18 +30,6 @@ from ..members import is_ours
 from ..start_hooks import pretrained_modules
 
 IMAGES, SIZE = 2, 128  # generated ones, and their pixels
-
-
-@contextmanager
-def _quiet_toolbox() -> Iterator[None]:
-    """Without a line for every tensor."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class Rate(NamedTuple):
@@ -83,6 +71,7 @@ class Side:
             is at random here.
         model: In training mode.
         norms: Its norm layers, by name.
+        rates: Of each parameter that learns, as the optimizer has it.
     """
 
     def __init__(self, name: str, cfg: Config) -> None:
@@ -104,13 +93,31 @@ class Side:
         init_default_scope(self.scope)
         set_random_seed(0)
         self.model = MODELS.build(settings)
-        with _quiet_toolbox():
+        logger = MMLogger.get_current_instance()
+        with ExitStack() as quiet:  # else there is a line for every tensor
+            quiet.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
             self.model.init_weights()
             if self.load_from:
                 load_checkpoint(self.model, self.load_from, 'cpu')
-        self.model.train()
+            self.model.train()
+            self.rates = self._rates()
         modules = self.model.named_modules()
         self.norms: dict[str, Any] = {n: m for n, m in modules if is_norm(m)}
+
+    def _rates(self) -> dict[str, Rate]:
+        keys = 'optimizer', 'constructor', 'paramwise_cfg'
+        settings = {k: v for k, v in self.cfg.optim_wrapper.items() if k in keys}
+        # Mixed precision is another wrapper's matter, which wants a GPU.
+        settings['type'] = 'OptimWrapper'
+        wrapper = build_optim_wrapper(self.model, settings)
+        rates = {
+            id(parameter): Rate(group['lr'], group.get('weight_decay', 0.0))
+            for group in wrapper.optimizer.param_groups
+            for parameter in group['params']
+        }
+        named = self.model.named_parameters()
+        return {n: rates[id(p)] for n, p in named if p.requires_grad and id(p) in rates}
 
     def _is_absent(self, path: str) -> bool:
         if not Path(path).is_file():
@@ -166,23 +173,6 @@ class Side:
             for name, layer in self.norms.items()
             if isinstance(layer, _BatchNorm)
         }
-
-    @cached_property
-    def rates(self) -> dict[str, Rate]:
-        """Of each parameter that learns, as the optimizer has it."""
-        keys = 'optimizer', 'constructor', 'paramwise_cfg'
-        settings = {k: v for k, v in self.cfg.optim_wrapper.items() if k in keys}
-        # Mixed precision is another wrapper's matter, which wants a GPU.
-        settings['type'] = 'OptimWrapper'
-        with _quiet_toolbox():
-            wrapper = build_optim_wrapper(self.model, settings)
-        rates = {
-            id(parameter): Rate(group['lr'], group.get('weight_decay', 0.0))
-            for group in wrapper.optimizer.param_groups
-            for parameter in group['params']
-        }
-        named = self.model.named_parameters()
-        return {n: rates[id(p)] for n, p in named if p.requires_grad and id(p) in rates}
 
     def usual_shrinkage(self, tensor: str, is_such: Callable[[Any], bool]) -> float:
         """The most frequent one of a tensor of such layers."""
