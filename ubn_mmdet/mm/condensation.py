@@ -1,6 +1,7 @@
 """Measures what the gates of norm layers go by, in one training step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,9 +33,11 @@ class StepMeasurement:
         self._calls = torch.zeros(2, len(layers), device=device)
         self._before = [_statistics(layer) for layer in layers]
         self._handles = [
-            layer.register_forward_hook(_derive(calls, layer))
+            layer.register_forward_hook(
+                partial(_derive, calls, layer.condensation.clone())
+            )
             if layer.training and has_gate(layer)
-            else layer.register_forward_pre_hook(_measure(calls, layer))
+            else layer.register_forward_pre_hook(partial(_measure, calls))
             for calls, layer in zip(self._calls.unbind(1), layers, strict=True)
         ]
 
@@ -54,7 +57,8 @@ class StepMeasurement:
         nan = total.new_full((), torch.nan)
         rows: list[list[Tensor]] = [[], [], []]  # m, updates, shift
         for before, layer in zip(self._before, self._layers, strict=True):
-            m, updates = getattr(layer, 'condensation', None), layer.num_batches_tracked
+            m = getattr(layer, 'condensation', None)
+            updates = layer.num_batches_tracked
             after, shift = _statistics(layer), None
             if before and after:
                 shift = statistics_shift(before, after, layer.eps)
@@ -114,30 +118,20 @@ def _statistics(layer: Any) -> tuple[Tensor, Tensor] | None:
     return layer.running_mean.clone(), layer.running_var.clone()
 
 
-def _derive(calls: Tensor, layer: Any) -> Callable:
-    """A forward hook that finds ``c`` from ``m <- 0.9 m + 0.1 c``."""
-    before = layer.condensation.clone()
-
-    def derive(layer: Any, args: tuple, output: Tensor) -> None:
-        if is_in_backward():
-            return
-        after = layer.condensation
-        if args[0].numel():
-            _count(calls, torch.lerp(before, after, 1 / CONDENSATION_MOMENTUM))
-        before.copy_(after)
-
-    return derive
+def _derive(calls: Tensor, before: Tensor, layer: Any, args: tuple, _: object) -> None:
+    """Find ``c`` from ``m <- 0.9 m + 0.1 c``, after the forward."""
+    if is_in_backward():
+        return
+    if args[0].numel():
+        _count(calls, torch.lerp(before, layer.condensation, 1 / CONDENSATION_MOMENTUM))
+    before.copy_(layer.condensation)
 
 
-def _measure(calls: Tensor, layer: Any) -> Callable:
-    """A forward pre-hook that computes ``c`` of the input."""
-    feature = layer.condensation_feature if has_gate(layer) else 'flat'
-
-    def measure(layer: Any, args: tuple) -> None:
-        if not is_in_backward() and args[0].numel():
-            _count(calls, measure_condensation(args[0], feature))
-
-    return measure
+def _measure(calls: Tensor, layer: Any, args: tuple) -> None:
+    """Compute ``c`` of the input, before the forward."""
+    if not is_in_backward() and args[0].numel():
+        feature = layer.condensation_feature if has_gate(layer) else 'flat'
+        _count(calls, measure_condensation(args[0], feature))
 
 
 def _count(calls: Tensor, c: Tensor) -> None:

@@ -18,13 +18,8 @@ SCALED = 'weight', 'spatial_weight', 'bias'  # what our form divides by the gate
 class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Lets norm layers have a say in the rate and the decay of their parameters.
 
-    Args:
-        optim_wrapper_cfg: As for ``DefaultOptimWrapperConstructor``. Its ``optimizer``
-            must state ``lr`` and ``weight_decay``, whose defaults are not known here.
-        paramwise_cfg: Likewise, with :attr:`defaults` where it is silent.
-
-    Raises:
-        ValueError: If ``lr`` or ``weight_decay`` is missing.
+    The ``optimizer`` must state ``lr`` and ``weight_decay``, whose defaults are not known
+    here. :attr:`defaults` hold where ``paramwise_cfg`` is silent.
     """
 
     defaults: dict[str, Any]
@@ -65,11 +60,8 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ) -> None:
         """Change what is special about the parameter ``name`` of ``module`` in place.
 
-        Args:
-            group: Of this parameter alone, with its ``lr`` and ``weight_decay``.
-            module: That has the parameter.
-            name: In the module.
-            is_custom: Whether ``custom_keys`` have decided about it.
+        ``group`` is of this parameter alone, with its ``lr`` and ``weight_decay``.
+        ``is_custom`` says whether ``custom_keys`` have decided about it.
         """
         raise NotImplementedError
 

@@ -9,7 +9,6 @@ import re
 import warnings
 from collections.abc import Iterable
 from importlib import import_module, metadata
-from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -59,7 +58,7 @@ def toolbox_problems() -> list[str]:
 
     Looks at the metadata first, and imports the toolbox only if that is in order.
     """
-    found = [*map(_metadata_problem, PARTS), _ops_problem(), _pkg_resources_problem()]
+    found = [*map(_metadata_problem, PARTS), _pkg_resources_problem()]
     return _problems(found, 'mmengine.registry', 'mmcv.ops', 'mmdet')
 
 
@@ -145,21 +144,6 @@ def _metadata_problem(part: Part) -> str | None:
     name, version = found[0]
     return (
         f'{name} {version} is not supported (from {part.oldest}, before {part.beyond})'
-    )
-
-
-def _ops_problem() -> str | None:
-    """Whether MMCV came without its compiled operators, without importing it."""
-    spec = find_spec('mmcv')
-    if spec is None or PathFinder.find_spec(
-        'mmcv._ext', spec.submodule_search_locations
-    ):
-        return None
-    name = next((name for name, _ in installed(MMCV)), 'mmcv')
-    return (
-        f'{name} has no compiled operators (mmcv._ext), which detectors need: pip '
-        f'uninstall -y {name}, then MMCV_WITH_OPS=1 pip install --no-build-isolation '
-        'onedl-mmcv, or mim install "mmcv>=2.0.0,<2.2.0" beside OpenMMLab\'s MMDetection'
     )
 
 

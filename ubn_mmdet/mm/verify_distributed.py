@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -51,20 +51,13 @@ class Case(NamedTuple):
     Attributes:
         name: Of the case.
         images: The number of images of each rank.
-        is_padded: Whether images differ in size, and are padded to that of the largest.
+        sizes: Height and width of each image, those of the first rank first. Images that
+            differ are padded to the size of the largest.
     """
 
     name: str
     images: tuple[int, ...]
-    is_padded: bool = False
-
-    def sizes(self, image_size: int) -> list[Size]:
-        """Height and width of each image, those of the first rank first."""
-        full, half = image_size, image_size // 2 // STRIDE * STRIDE or STRIDE
-        sizes = [(full, full), (half, full), (full, half)]
-        if not self.is_padded:
-            sizes = sizes[:1]
-        return [sizes[i % len(sizes)] for i in range(sum(self.images))]
+    sizes: list[Size]
 
     def part(self, rank: int | None) -> slice:
         """Which of all images a rank has; None is one process, which has all."""
@@ -106,14 +99,19 @@ def verify(
     detector = build(config, options)
     _check_detector(detector)
     twos = (2,) * ranks
+    full, half = image_size, image_size // 2 // STRIDE * STRIDE or STRIDE
+    square = [(full, full)]
     cases = [
-        Case('even', twos),
-        Case('uneven', tuple(range(1, ranks + 1))),
-        Case('padded', twos, is_padded=True),
-        Case('empty', (0, *twos[1:])),
+        Case(name, images, [*islice(cycle(sizes), sum(images))])
+        for name, images, sizes in (
+            ('even', twos, square),
+            ('uneven', tuple(range(1, ranks + 1)), square),
+            ('padded', twos, [*square, (half, full), (full, half)]),
+            ('empty', (0, *twos[1:]), square),
+        )
     ]
     with TemporaryDirectory() as name:
-        work = Path(name), config, options, cases, image_size
+        work = Path(name), config, options, cases
         # Before the ranks run: the first of them to fail is then seen to be the first.
         write_traces(None, *work)
         try:
@@ -134,7 +132,6 @@ def write_traces(
     config: str | os.PathLike,
     options: Mapping[str, object] | None,
     cases: list[Case],
-    image_size: int,
 ) -> None:
     """Write what a rank, or for None one process, does in each case, as it comes."""
     detector = build(config, options)
@@ -143,12 +140,13 @@ def write_traces(
     _note_outputs(detector, found)
     for case in cases:
         detector.load_state_dict(start)
-        sizes, part = case.sizes(image_size), case.part(rank)
+        part = case.part(rank)
         for step in range(STEPS):
             found.clear()
             detector.zero_grad()
-            images = _images(sizes, seed=step)[part]
-            _loss(_results(detector, images, sizes[part]), part, len(sizes)).backward()
+            images = _images(case.sizes, seed=step)[part]
+            results = _results(detector, images, case.sizes[part])
+            _loss(results, part, len(case.sizes)).backward()
         for name, parameter in reversed(list(detector.named_parameters())):
             if parameter.grad is not None:
                 found['gradient', name] = parameter.grad
