@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from ..deploy import FoldReport, fold
 from ..deploy.fold import CONVOLUTIONS
 from .config_nodes import all_nodes
-from .folded_detector import folded_settings
 
 SIZE = 128, 128  # divisible by the strides of feature pyramids
 
@@ -74,12 +73,16 @@ def fold_checkpoint(
         model.load_state_dict(checkpoint['state_dict'])
         model.eval()
         report = fold_detector(model)
-    cfg.model = folded_settings(cfg.model.to_dict(), report.folds)
+    kind = cfg.model.type
+    cfg.model = cfg.model.to_dict() | {
+        'type': 'FoldedDetector',
+        'detector': kind if '.' in kind else f'mmdet.{kind}',
+        'folds': [one._asdict() for one in report.folds],
+    }
     imports = cfg.get('custom_imports') or {}
     names = imports.get('imports', [])
-    names = [names] if isinstance(names, str) else [*names]
-    if 'ubn_mmdet' not in names:
-        names.append('ubn_mmdet')
+    names = [names] if isinstance(names, str) else names
+    names = [*dict.fromkeys([*names, 'ubn_mmdet'])]
     cfg.custom_imports = {'imports': names, 'allow_failed_imports': False}
     folded = checkpoint | {'state_dict': model.state_dict()}
     if 'meta' in checkpoint:  # where DetInferencer finds the config of lone weights

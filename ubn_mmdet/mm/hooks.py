@@ -97,7 +97,4 @@ class DoubleForwardHook(Hook):
         model = unwrapped(runner)
         with second_forward(model), wrapper.optim_context(model):
             data = model.data_preprocessor(data_batch, True)
-            if isinstance(data, dict):
-                model(**data, mode='loss')
-            else:
-                model(*data, mode='loss')
+            model._run_forward(data, mode='loss')
