@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from .members import is_ours, kinds
-from .patching import Patch
 
 
 class UBNReplacedError(RuntimeError):
@@ -80,24 +79,24 @@ _tracing = refusing(
 # Each function where it is defined, and where all its callers end: fuse_conv_bn looks up
 # _fuse_conv_bn, torch.ao.quantization looks up fuse_conv_bn_eval.
 REPLACERS = (
-    Patch(
+    (
         'torch.nn.modules.batchnorm',
         'SyncBatchNorm.convert_sync_batchnorm',
         leaving_ours,
     ),
-    Patch('torch.nn.utils.fusion', 'fuse_conv_bn_eval', _folding),
-    Patch('torch.nn.utils.fusion', 'fuse_linear_bn_eval', _folding),
-    Patch('mmengine.model.utils', 'convert_sync_batchnorm', leaving_ours),
-    Patch(
+    ('torch.nn.utils.fusion', 'fuse_conv_bn_eval', _folding),
+    ('torch.nn.utils.fusion', 'fuse_linear_bn_eval', _folding),
+    ('mmengine.model.utils', 'convert_sync_batchnorm', leaving_ours),
+    (
         'mmengine.model.efficient_conv_bn_eval',
         'efficient_conv_bn_eval_forward',
         _folding,
     ),
-    Patch(
+    (
         'mmengine.model.efficient_conv_bn_eval',
         'turn_on_efficient_conv_bn_eval_for_single_model',
         _tracing,
     ),
-    Patch('mmcv.cnn.bricks.conv_module', 'efficient_conv_bn_eval_forward', _folding),
-    Patch('mmcv.cnn.utils.fuse_conv_bn', '_fuse_conv_bn', _folding),
+    ('mmcv.cnn.bricks.conv_module', 'efficient_conv_bn_eval_forward', _folding),
+    ('mmcv.cnn.utils.fuse_conv_bn', '_fuse_conv_bn', _folding),
 )
