@@ -38,30 +38,24 @@ Row = Mapping[str, Sequence[float | None]]  # a number a layer, by quantity
 class CondensationHook(Hook):
     """Records what UBN's gate goes by, for every BatchNorm-like layer of a model.
 
-    Every ``interval`` steps a row of numbers, one a layer:
+    Every ``interval`` steps a row of numbers, one a layer: ``condensation``, the batch's
+    mean pairwise cosine ``c`` (arXiv 2311.15993); ``average``, its moving average ``m``;
+    ``gate``, the share of the batches since the last row that the gate was open for; and
+    ``shift``, how far the running statistics moved in the step
+    (:func:`~ubn_mmdet.mm.condensation.statistics_shift`). docs/how-it-works.md says more.
 
-    - ``condensation``: the batch's mean pairwise cosine ``c`` (arXiv 2311.15993; the
-      layer's definition), the average if the layer is called several times in the step;
-    - ``average``: ``m``, its moving average after the step;
-    - ``gate``: the share of the batches since the last row that the gate was open for,
-      which is those that moved the running statistics;
-    - ``shift``: how far the running statistics moved in the step
-      (:func:`~ubn_mmdet.mm.condensation.statistics_shift`).
-
-    For layers without a gate, BatchNorm and UBN without one, the hook measures ``c`` of
-    whole maps of the input, in the recorded steps alone; their ``m`` takes one measurement
-    for all steps since the last, and their ``gate``, 0 or 1, is the one that they would
-    have. On several ranks ``c`` is the mean over the ranks. A layer that is not called has
-    no number but its ``m``; one in evaluation mode has a measured ``c`` and a shift of 0,
-    but neither average nor gate, which play no part there.
+    If a layer is called several times in the step, ``c`` is their mean, and on several
+    ranks it is the mean over the ranks. For layers without a gate, BatchNorm and UBN
+    without one, ``c`` of whole maps of the input is measured. A layer that is not called
+    has no number but its ``m``; one in evaluation mode has neither average nor gate.
 
     A gate that has been closed for ``patience`` steps in a row is warned of, once: its
     layer trains on statistics that stand still.
 
-    Rows go to ``condensation.json`` in the work folder, which a resumed run continues
-    (docs/how-it-works.md has its keys). The visualizer gets ``condensation/<layer>``,
-    ``shift/<layer>`` and ``gate/open``, the mean over the layers. A row is one read back
-    from the device, and nothing is done in the steps between.
+    Rows go to ``condensation.json`` in the work folder, which a resumed run continues. The
+    visualizer gets ``condensation/<layer>``, ``shift/<layer>`` and ``gate/open``, the mean
+    over the layers. A row is one read back from the device, and nothing is done in the
+    steps between.
 
     Args:
         interval: Steps from one row to the next.

@@ -49,9 +49,8 @@ class UBNGuardHook(Hook):
             )
         if layers:
             print_log(report(layers), logger='current')
-        # A warning and no cure. To hold the layers in evaluation, the hook would have to
-        # undo every model.train() of the run, and the same model would train otherwise
-        # in a loop of one's own. SyncBatchNorm trains on in these places, too.
+        # A warning and no cure: the same model would train otherwise in a loop of one's
+        # own. SyncBatchNorm trains on in these places, too.
         if unheeded := unheeded_norm_eval(model):
             _warn(
                 f'norm_eval=True does not reach these {kinds(layers.values())} layers, '

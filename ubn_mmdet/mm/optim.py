@@ -95,14 +95,12 @@ class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
 class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
     """Trains UBN by SGD as its authors' layer trains (arXiv 2311.15993).
 
-    Our scaling gate is divided by ``g = sigmoid(1)``, what it starts from, and our kernel
-    and bias are the authors' times ``g``. The two layers compute the same, but a step of
-    SGD on ours moves the function ``1/g^2 = 1.87`` times as far. So ``weight``,
-    ``spatial_weight`` and ``bias`` learn at ``g^2`` of the rate, and their weight decay is
-    divided by ``g^2``, which leaves the product of the two as it is. All steps are then
-    the authors', with momentum and weight decay. This is for every UBN that has a scaling
-    gate and the paper's initialisation, ``initial_spatial='kaiming'``. One that starts as
-    BatchNorm learns at BatchNorm's rates.
+    ``weight``, ``spatial_weight`` and ``bias`` learn at ``g^2`` of the rate, and their
+    weight decay is divided by ``g^2``; ``g = sigmoid(1)`` is what the scaling gate starts
+    from. All steps are then the authors', with momentum and weight decay
+    (docs/how-it-works.md). This is for every UBN that has a scaling gate and the paper's
+    initialisation, ``initial_spatial='kaiming'``. One that starts as BatchNorm learns at
+    BatchNorm's rates.
 
     For all norm layers, the constructor does one thing more: the taps of a kernel,
     ``spatial_weight``, decay as convolutions do, also where ``norm_decay_mult`` says how

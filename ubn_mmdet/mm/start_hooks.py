@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
@@ -169,12 +168,6 @@ class FeatureScaleHook(Hook):
             )
         all_reduce(scales, 'mean')
         growth = float((scales[1] / scales[0]).max())
-        told = [', '.join(f'{s:.2f}' for s in levels) for levels in scales.tolist()]
-        print_log(
-            f"standard deviations of the backbone's levels: {told[0]} at {size} pixels, "
-            f'{told[1]} at {shorter}',
-            'current',
-        )
         if not growth <= self.limit:  # nan counts as too large
             raise FeatureScaleError(
                 f'features of the backbone grow {growth:.1f}-fold from images of '

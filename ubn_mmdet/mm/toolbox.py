@@ -44,10 +44,7 @@ MMPRETRAIN = Part('mmpretrain', ('onedl-mmpretrain', 'mmpretrain'), '1.0.0', '2.
 
 
 def mmengine_problem() -> str | None:
-    """Why UBN cannot be registered with the MMEngine that is installed.
-
-    None where it can be, and where there is no MMEngine: nothing is wrong then.
-    """
+    """Why UBN cannot be registered with the MMEngine that is installed, if there is one."""
     if find_spec('mmengine') is None:
         return None
     return _metadata_problem(MMENGINE) or _import_problem('mmengine.registry')
@@ -89,7 +86,7 @@ def require_toolbox() -> None:
     """Check the toolbox before work that needs it; its notes become warnings.
 
     Raises:
-        ToolboxError: If it is absent, half installed, too old or does not import.
+        ToolboxError: If a part is absent, too old or does not import.
     """
     if problems := toolbox_problems():
         raise ToolboxError('\n'.join(problems))
@@ -98,11 +95,7 @@ def require_toolbox() -> None:
 
 
 def require_pretraining() -> None:
-    """Check MMPreTrain, and what of the toolbox it needs, before work with it.
-
-    Raises:
-        ToolboxError: If something is absent, half installed, too old or does not import.
-    """
+    """Check MMPreTrain, and what of the toolbox it needs, as :func:`require_toolbox`."""
     found = map(_metadata_problem, (MMENGINE, MMCV, MMPRETRAIN))
     if problems := _problems(found, 'mmpretrain'):
         raise ToolboxError('\n'.join(problems))

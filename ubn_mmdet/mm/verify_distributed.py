@@ -4,10 +4,9 @@ The ranks are processes on this machine's CPU that talk over gloo. Everything is
 float64, so that what ought to be equal differs by rounding alone, 1e-12 or so, and a norm
 that merges nothing, or merges wrongly, by far more.
 
-The losses of detectors draw samples at random, and divide by numbers of their own rank.
-The loss here is a sum over all elements of the outputs of backbone, neck and dense heads,
-with random weights that are fixed for each image. So gradients of the ranks, added up, are
-those of one process. Norm layers move their state for :data:`STEPS` steps.
+The loss is a sum over all elements of the outputs of backbone, neck and dense heads, with
+random weights that are fixed for each image: gradients of the ranks add up to those of one
+process (docs/distributed.md). Norm layers move their state for :data:`STEPS` steps.
 """
 
 import math

@@ -292,14 +292,10 @@ CHECKS: tuple[Callable[[Side, Side, int], Findings], ...] = (
 
 
 def forecast_gates(side: Side, images: int) -> Findings:
-    """Which gates will close, with the weights that training starts from.
+    """Which gates will close, as ``images`` of the train loader pass the initial weights.
 
     A gate that closes does so in the first steps, in which weights hardly move. Layers
     without a gate are measured as if they had one.
-
-    Args:
-        side: Its train loader's data are needed.
-        images: How many to measure, in batches of the loader's size.
     """
     if not side.live:
         what = f'{side.name} holds all statistics, so gates play no part'
@@ -341,12 +337,10 @@ def forecast_gates(side: Side, images: int) -> Findings:
 
 
 def closed_steps(layer: Any, values: Sequence[float]) -> list[int]:
-    """The steps, from 1 to :data:`STEPS`, that end with the gate closed.
+    """The steps, from 1 to :data:`STEPS`, that end with the gate of ``layer`` closed.
 
-    Args:
-        layer: Has the gate, in the state that training starts from. One without a gate is
-            supposed to have UBN's.
-        values: ``c`` of batch after batch; what follows is taken to repeat them.
+    ``values`` are ``c`` of batch after batch, and what follows is taken to repeat them. A
+    layer without a gate is supposed to have UBN's.
     """
     gate: Any = deepcopy(layer) if has_gate(layer) else UBN(1)
     closed = []
