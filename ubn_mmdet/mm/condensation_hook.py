@@ -230,13 +230,8 @@ def scalars(layers: Sequence[str], row: Mapping[str, Sequence]) -> dict[str, flo
 class CondensationFile:
     """The record of a run, one JSON file: rows by step, a column a layer.
 
-    What there is no number for is null.
-
-    Args:
-        path: Where to.
-        layers: Names of the columns.
-        has_gate: Whether the layer has a gate, or one is only supposed.
-        threshold: Of the gate.
+    What there is no number for is null. ``threshold`` is that of a layer's gate, or, where
+    ``has_gate`` is False, of one that is supposed.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -37,7 +36,13 @@ def fold_detector(model: nn.Module, size: tuple[int, int] = SIZE) -> FoldReport:
     image, sample = example(model, size)
 
     def run() -> object:
-        with _no_thresholds(model):
+        settings = [getattr(module, 'test_cfg', None) for module in model.modules()]
+        with contextlib.ExitStack() as restored:
+            for node in all_nodes(settings):
+                if 'score_thr' in node:
+                    before = node['score_thr']
+                    restored.callback(node.__setitem__, 'score_thr', before)
+                    node['score_thr'] = 0.0
             return model(image, [sample], mode='predict')
 
     return fold(model, run, (*CONVOLUTIONS, Conv2d))
@@ -88,18 +93,3 @@ def fold_checkpoint(
     if 'meta' in checkpoint:  # where DetInferencer finds the config of lone weights
         folded['meta'] = checkpoint['meta'] | {'cfg': cfg.pretty_text}
     return cfg, folded, report
-
-
-@contextlib.contextmanager
-def _no_thresholds(model: nn.Module) -> Iterator[None]:
-    """Let every box through, whatever its score."""
-    settings = [getattr(module, 'test_cfg', None) for module in model.modules()]
-    found = [node for node in all_nodes(settings) if 'score_thr' in node]
-    before = [node['score_thr'] for node in found]
-    try:
-        for node in found:
-            node['score_thr'] = 0.0
-        yield
-    finally:
-        for node, threshold in zip(found, before, strict=True):
-            node['score_thr'] = threshold

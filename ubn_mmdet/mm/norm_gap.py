@@ -321,19 +321,17 @@ class BatchStatisticsHook(Hook):
 
     def __init__(self) -> None:
         self.layers: list[nn.Module] = []
-        self._state: list[tuple[Tensor, Tensor]] = []
 
     def before_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Keep the layers' state, and let them train."""
         for layer in self.layers:
             layer.train()
-            for buffer in layer.buffers():
-                self._state.append((buffer, buffer.clone()))
+        buffers = [buffer for layer in self.layers for buffer in layer.buffers()]
+        self._state = [(buffer, buffer.clone()) for buffer in buffers]
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Put the state back."""
         for buffer, value in self._state:
             buffer.copy_(value)
-        self._state.clear()
         for layer in self.layers:
             layer.eval()

@@ -14,11 +14,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from mmcv.cnn import is_norm
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 from mmengine.utils import track_iter_progress
-from torch import nn
 
 from ...layers import UBN
 from ...layers.checks import check_count
@@ -145,22 +143,14 @@ def rates(a: Side, b: Side, world: int) -> Findings:
             if rate is None:
                 continue
             told.append(f'{rate} with {side.name}')
-            if not is_kernel and None not in pair:
-                continue
-            if is_kernel:
-                like = 'weight of a convolution'
-                usual = side.usual_shrinkage('weight', _is_convolution)
-            else:
-                like, usual = 'bias of a norm', side.usual_shrinkage('bias', is_norm)
-            if not isclose(rate.shrinkage, usual):
-                told[-1] += f', where lr * decay of the {like} is {usual:.3g}'
-                is_right = False
+            if is_kernel or None in pair:
+                usual = side.usual_shrinkage(is_kernel)
+                like = 'weight of a convolution' if is_kernel else 'bias of a norm'
+                if not isclose(rate.shrinkage, usual):
+                    told[-1] += f', where lr * decay of the {like} is {usual:.3g}'
+                    is_right = False
         what = f'{"; ".join(told)}; in {count} norm layers'
         yield Finding(NOTE if is_right else WARNING, tensor, what)
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d)
 
 
 def schedule(a: Side, b: Side, world: int) -> Findings:
@@ -170,11 +160,11 @@ def schedule(a: Side, b: Side, world: int) -> Findings:
         scaling = side.cfg.get('auto_scale_lr') or {}
         base = scaling.get('base_batch_size', images)
         if images != base and not scaling.get('enable'):
-            what = f'{side.name} has {images} images a step, and a learning rate for {base}'
-            advice = (
+            what = (
+                f'{side.name} has {images} images a step, and a learning rate for {base}: '
                 f'enable=True scales it, base_batch_size={images} says it is for these'
             )
-            yield Finding(REFUSAL, 'auto_scale_lr', f'{what}: {advice}')
+            yield Finding(REFUSAL, 'auto_scale_lr', what)
         schedulers = side.cfg.get('param_scheduler') or []
         schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
         warms_up = any(s.type in _WARM_UPS and not s.get('begin') for s in schedulers)
@@ -191,9 +181,11 @@ def precautions(a: Side, b: Side, world: int) -> Findings:
             yield Finding(WARNING, 'randomness.seed', what)
         merged = [side.merges(layer, world) for layer in side.live.values()]
         if (largest := max(merged, default=1)) > NODE:
-            what = f'{side.name} has statistics of {largest} processes'
-            advice = f'sync_group_size={NODE} keeps them to a node'
-            yield Finding(WARNING, 'norm_cfg', f'{what}: {advice}')
+            what = (
+                f'{side.name} has statistics of {largest} processes: '
+                f'sync_group_size={NODE} keeps them to a node'
+            )
+            yield Finding(WARNING, 'norm_cfg', what)
         holds = side.holds_statistics
         for hook, is_needed, what in (
             ('CheckInvalidLossHook', True, 'goes on with a loss that is not finite'),
@@ -247,10 +239,11 @@ def silent_branches(a: Side, b: Side, world: int) -> Findings:
         for side in (a, b)
     )
     if one_sided := sorted(of_a ^ of_b):
-        counts = f'{len(of_a)} of {a.name} and {len(of_b)} of {b.name}'
-        what = f'norm layers that put out 0 at the start: {counts}'
-        advice = 'zero_init_residual=False for both'
-        yield Finding(WARNING, one_sided[0], f'{what} ({advice})')
+        what = (
+            f'norm layers that put out 0 at the start: {len(of_a)} of {a.name} and '
+            f'{len(of_b)} of {b.name} (zero_init_residual=False for both)'
+        )
+        yield Finding(WARNING, one_sided[0], what)
 
 
 def start_scales(a: Side, b: Side, world: int) -> Findings:

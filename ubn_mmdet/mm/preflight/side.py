@@ -3,7 +3,6 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from copy import deepcopy
 from functools import cached_property
@@ -19,7 +18,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint, set_random_seed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.utils._pytree import tree_leaves
@@ -174,10 +173,12 @@ class Side:
             if isinstance(layer, _BatchNorm)
         }
 
-    def usual_shrinkage(self, tensor: str, is_such: Callable[[Any], bool]) -> float:
-        """The most frequent one of a tensor of such layers."""
-        modules = self.model.named_modules()
-        names = [f'{name}.{tensor}' for name, module in modules if is_such(module)]
+    def usual_shrinkage(self, is_kernel: bool) -> float:
+        """The most frequent one, of the biases of norms or the weights of convolutions."""
+        names = [f'{name}.bias' for name in self.norms]
+        if is_kernel:
+            modules = self.model.named_modules()
+            names = [f'{n}.weight' for n, m in modules if isinstance(m, nn.Conv2d)]
         found = Counter(self.rates[n].shrinkage for n in names if n in self.rates)
         return found.most_common(1)[0][0] if found else 0.0
 
