@@ -2,7 +2,7 @@
 
 :func:`install`, called when the package is imported, makes what would replace them refuse
 (``replacers.py``). It gives every runner the hooks that look at what arrived
-(``guard_hook.py``), keep gates alike on all ranks (``hooks.py``), and record what gates do
+and keep gates alike on all ranks (``hooks.py``), and record what gates do
 (``condensation_hook.py``). It also lets the toolbox's initialisers respect how a layer
 starts, and MMEngine's FLOP counter see it (``flops.py``). :func:`uninstall` takes all of it
 back.
@@ -20,8 +20,7 @@ from torch import nn
 from ..layers.pipeline import PipelineNorm
 from .condensation_hook import GateHook
 from .flops import COUNTER
-from .guard_hook import UBNGuardHook
-from .hooks import MergeGatesHook
+from .hooks import MergeGatesHook, UBNGuardHook
 from .replacers import REPLACERS
 
 Patch = tuple[str, str, Callable[[Callable], Callable]]

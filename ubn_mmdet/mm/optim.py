@@ -55,9 +55,7 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 is_custom = any(key in f'{prefix}.{name}' for key in keys)
                 self.adjust(group, module, name, is_custom)
 
-    def adjust(
-        self, group: dict, module: nn.Module, name: str, is_custom: bool
-    ) -> None:
+    def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Change what is special about the parameter ``name`` of ``module`` in place.
 
         ``group`` is of this parameter alone, with its ``lr`` and ``weight_decay``.
@@ -83,9 +81,7 @@ class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
 
     defaults = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0}
 
-    def adjust(
-        self, group: dict, module: nn.Module, name: str, is_custom: bool
-    ) -> None:
+    def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Slow the weight of an InitBN down."""
         if isinstance(module, InitBN) and name == 'weight':
             group['lr'] *= LR_MULT
@@ -123,9 +119,7 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
     # The toolbox looks at single parameters only if there is an entry.
     defaults = {'custom_keys': {}}
 
-    def adjust(
-        self, group: dict, module: nn.Module, name: str, is_custom: bool
-    ) -> None:
+    def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Set the kernel's own decay, and the authors' rates."""
         if not isinstance(module, PipelineNorm):
             return
