@@ -25,12 +25,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('config', help="the detector's config; each run of a comparison has one")
     add('checkpoint', help="the detector's weights")
-    add(
-        '--batches',
-        type=int,
-        default=40,
-        help='batches that precise statistics are averaged over (%(default)s)',
-    )
+    add('--batches', type=int, default=40, help='of precise statistics (%(default)s)')
     add('--batch-size', type=int, default=8, help='images in a batch (%(default)s)')
     add(
         '--statistics',
@@ -44,16 +39,8 @@ def parse_args() -> argparse.Namespace:
         default=['counted', 'left-out'],
         help='count the padding of batches or leave it out (counted left-out)',
     )
-    add(
-        '--out',
-        type=Path,
-        help='where results go, and resume from (CHECKPOINT.norm_gap.json)',
-    )
-    add(
-        '--save-precise',
-        type=Path,
-        help='a file to write the weights with precise statistics to',
-    )
+    add('--out', type=Path, help='results to resume (CHECKPOINT.norm_gap.json)')
+    add('--save-precise', type=Path, help='a file for weights with precise statistics')
     add_cfg_options(parser)
     return parser.parse_args()
 

@@ -27,17 +27,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('configs', nargs=2, metavar='CONFIG', help='two configs, the baseline first')
     add('--world', type=int, default=1, help='processes of a training (%(default)s)')
-    add(
-        '--images',
-        type=int,
-        default=0,
-        help='how many training images to forecast gates from, such as 512 (none)',
-    )
-    add(
-        '--out',
-        type=Path,
-        help='the JSON file to write (work_dirs/preflight/<id>.json)',
-    )
+    add('--images', type=int, default=0, help='images to forecast gates from (none)')
+    add('--out', type=Path, help='the JSON file (work_dirs/preflight/<id>.json)')
     add_cfg_options(parser)
     return parser.parse_args()
 

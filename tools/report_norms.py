@@ -22,22 +22,14 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('results', nargs='+', type=Path, help='results files, .jsonl')
     add('--out', type=Path, required=True, help='the folder to write to')
-    add(
-        '--baseline',
-        default='BN',
-        help='the norm that the others are compared with (%(default)s)',
-    )
+    add('--baseline', default='BN', help='what the others are compared with (BN)')
     add(
         '--annotations',
         type=Path,
         help='the COCO annotations of the validation images, if the results do not lead '
         'to them',
     )
-    add(
-        '--work-dir',
-        type=Path,
-        help='the work folder of the comparison, if the results file is not in it',
-    )
+    add('--work-dir', type=Path, help='of the comparison, if the results are elsewhere')
     return parser.parse_args()
 
 

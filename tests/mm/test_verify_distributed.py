@@ -152,10 +152,6 @@ def test_local_statistics_of_batchnorm_end_the_tool_with_status_1(small):
     [
         ({'ranks': 1}, 'ranks must be a positive integer >= 2, got 1'),
         ({'image_size': 50}, 'image_size must be a multiple of 32, got 50'),
-        (
-            {'options': {'model.backbone.norm_cfg.type': 'SyncBN'}},
-            r'backbone\.bn1 is a SyncBatchNorm, .*/bn-merged\.py computes the same',
-        ),
         ({'options': {'model.backbone.norm_eval': True}}, 'no norm layer in training'),
     ],
 )

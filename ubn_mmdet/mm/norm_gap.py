@@ -108,8 +108,15 @@ def norm_gap(
         'batch_size': batch_size,
     }
     known = _read_results(Path(out), record)
+    preprocessor = cfg.model.get('data_preprocessor') or {}
     if 'left-out' in paddings:
-        _leave_padding_out(cfg.model.get('data_preprocessor') or {})
+        kind = str(preprocessor.get('type')).rpartition('.')[2]
+        if kind not in SWITCHABLE:
+            raise ValueError(
+                f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
+                f'preprocessor is {kind}: choose padding counted alone'
+            )
+        preprocessor['type'] = 'PaddingAware'
     with TemporaryDirectory() as logs:
         cfg.work_dir = logs
         detector = _Detector(cfg, str(checkpoint), batches)
@@ -143,16 +150,6 @@ def _read(
         evaluator.pop('outfile_prefix', None)  # predictions of training stay
     cfg.pop('work_dir', None)
     return cfg
-
-
-def _leave_padding_out(preprocessor: dict) -> None:
-    kind = str(preprocessor.get('type')).rpartition('.')[2]
-    if kind not in SWITCHABLE:
-        raise ValueError(
-            f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
-            f'preprocessor is {kind}: choose padding counted alone'
-        )
-    preprocessor['type'] = 'PaddingAware'
 
 
 def _read_results(out: Path, record: dict) -> dict[Row, Metrics]:
@@ -251,12 +248,11 @@ class _Detector:
     def check_images(self) -> None:
         """Raise ValueError if there are too few for precise statistics."""
         there = len(self._train_loader().dataset)
-        batch_size = self._cfg.train_dataloader.batch_size
-        wanted = self._batches * batch_size
-        if there < wanted:
+        size = self._cfg.train_dataloader.batch_size
+        if there < self._batches * size:
             raise ValueError(
-                f'{self._batches} batches of {batch_size} are {wanted} images, and the '
-                f'training data has {there}'
+                f'{self._batches} batches of {size} are {self._batches * size} images, '
+                f'and the training data has {there}'
             )
 
     def evaluate(self, row: Row) -> Metrics:

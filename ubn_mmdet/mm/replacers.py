@@ -23,9 +23,8 @@ def refusing(
 ) -> Callable[[Callable], Callable]:
     """A wrapper that refuses modules with layers of ours among the arguments.
 
-    Args:
-        consequence: What the function would do, and what to do instead.
-        harmless: For a layer of ours, whether it may pass all the same.
+    ``consequence`` says what the function would do, and what to do instead. Layers that
+    are ``harmless`` may pass all the same.
     """
 
     def wrap(original: Callable) -> Callable:

@@ -86,9 +86,9 @@ def verify(
 
     Raises:
         TypeError, ValueError: If a number is not one of those.
-        ValueError: For a detector that does not train on a CPU, or that has no norm layer
-            in training.
-        RankError: If a rank fails; the message has the case and the traceback.
+        ValueError: For a detector that has no norm layer in training.
+        RankError: If a rank fails, as with nn.SyncBatchNorm, which does not train on a
+            CPU; the message has the case and the traceback.
     """
     check_count('ranks', ranks, least=2)
     check_count('image_size', image_size)
@@ -96,7 +96,11 @@ def verify(
         raise ValueError(f'image_size must be a multiple of {STRIDE}, got {image_size}')
     torch.set_num_threads(1)  # as many as each rank has
     detector = build(config, options)
-    _check_detector(detector)
+    if not any(is_norm(module) and module.training for module in detector.modules()):
+        raise ValueError(
+            'the detector has no norm layer in training: none, or all are in evaluation '
+            '(norm_eval, frozen_stages)'
+        )
     twos = (2,) * ranks
     full, half = image_size, image_size // 2 // STRIDE * STRIDE or STRIDE
     square = [(full, full)]
@@ -340,17 +344,3 @@ def _loss(results: list[Tensor], part: slice, total: int) -> Tensor:
 
 def _announces_padding(detector: Any) -> bool:
     return getattr(detector.data_preprocessor, 'announces_padding', False)
-
-
-def _check_detector(detector: nn.Module) -> None:
-    for name, module in detector.named_modules():
-        if type(module).__name__ == 'SyncBatchNorm':
-            raise ValueError(
-                f'{name} is a SyncBatchNorm, which does not train on several CPU '
-                'processes; the norm of configs/_base_/norms/bn-merged.py computes the same'
-            )
-    if not any(is_norm(module) and module.training for module in detector.modules()):
-        raise ValueError(
-            'the detector has no norm layer in training: none, or all are in evaluation '
-            '(norm_eval, frozen_stages)'
-        )
