@@ -16,15 +16,12 @@ from ..ops.tensors import full_precision
 
 
 class StepMeasurement:
-    """Listens to layers from the moment it is made until it is read.
+    """Listens to BatchNorm-like layers from the moment it is made until it is read.
 
     A layer with a gate says itself what ``m`` is, and ``c`` follows from how ``m`` moves:
     nothing is computed twice. (A batch with inf or nan, which leaves ``m`` alone, then
-    shows ``c = m``.) For others ``c`` of the input is measured.
-
-    Args:
-        layers: Of ``_BatchNorm``.
-        device: Where their tensors are.
+    shows ``c = m``.) For others ``c`` of the input is measured. ``device`` is that of the
+    layers' tensors.
     """
 
     def __init__(self, layers: Sequence[Any], device: torch.device) -> None:
@@ -84,10 +81,7 @@ def statistics_shift(
     the mean by one standard deviation, with the variance as it was, is 1; half of ``d^2``
     is the Kullback-Leibler divergence of small moves.
 
-    Args:
-        before: Running mean and variance, ``(C,)`` each.
-        after: The same after the step.
-        eps: The layer's.
+    ``before`` and ``after`` are the running mean and variance, ``(C,)`` each.
     """
     (mean, var), (new_mean, new_var) = before, after
     of_mean = (new_mean - mean).square() / (var + eps)

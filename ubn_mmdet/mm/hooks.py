@@ -97,11 +97,7 @@ class UBNGuardHook(Hook):
 
 
 def report(layers: dict[str, nn.Module]) -> str:
-    """How many of our layers each component has and how many are in training mode.
-
-    Args:
-        layers: By their names in the model.
-    """
+    """How many of our layers, by name, each component has, and how many are in training."""
     total: Counter[str] = Counter()
     training: Counter[str] = Counter()
     for name, layer in layers.items():

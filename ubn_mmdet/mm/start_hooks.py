@@ -135,9 +135,7 @@ class FeatureScaleHook(Hook):
     """
 
     def __init__(self, limit: float = LIMIT, size: int = 224) -> None:
-        check_number(
-            'limit', limit, lambda v: 1 < v < math.inf, 'a finite number above 1'
-        )
+        check_number('limit', limit, lambda v: 1 < v < math.inf, 'finite and above 1')
         check_count('size', size)
         self.limit = limit
         self.size = size
@@ -160,12 +158,8 @@ class FeatureScaleHook(Hook):
         )
         with kept_modes(model), torch.no_grad():
             model.eval()
-            scales = torch.stack(
-                [
-                    torch.stack([level.std() for level in model.backbone(x)])
-                    for x in (small, images)
-                ]
-            )
+            levels = [model.backbone(x) for x in (small, images)]
+        scales = torch.stack([torch.stack([x.std() for x in maps]) for maps in levels])
         all_reduce(scales, 'mean')
         growth = float((scales[1] / scales[0]).max())
         if not growth <= self.limit:  # nan counts as too large

@@ -18,13 +18,9 @@ class ToolboxError(ImportError):
 
 
 class Part(NamedTuple):
-    """One package of the toolbox.
+    """One package of the toolbox: its import name, and the versions that are supported.
 
-    Attributes:
-        module: Its import name.
-        distributions: That provide it: OneDL's, OpenMMLab's, and others of that.
-        oldest: The first version that is supported.
-        beyond: The first that is not any more.
+    OneDL's distribution of it comes first, then OpenMMLab's, and others of that.
     """
 
     module: str
@@ -51,10 +47,7 @@ def mmengine_problem() -> str | None:
 
 
 def toolbox_problems() -> list[str]:
-    """What keeps detectors from being trained here, one sentence each; or nothing.
-
-    Looks at the metadata first, and imports the toolbox only if that is in order.
-    """
+    """What keeps detectors from being trained here, one sentence each; or nothing."""
     found = [*map(_metadata_problem, PARTS), _pkg_resources_problem()]
     return _problems(found, 'mmengine.registry', 'mmcv.ops', 'mmdet')
 
@@ -113,7 +106,7 @@ def installed(part: Part) -> list[tuple[str, str]]:
 
 
 def _problems(found: Iterable[str | None], *modules: str) -> list[str]:
-    """What was found; if that is nothing, the first problem in importing ``modules``."""
+    """What was found in metadata; if nothing, the first problem in importing modules."""
     problems = [problem for problem in found if problem]
     for module in modules:
         if not problems and (problem := _import_problem(module)):

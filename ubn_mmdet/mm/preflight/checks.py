@@ -36,13 +36,10 @@ _WARM_UPS = 'LinearLR', 'ConstantLR'
 
 
 class Finding(NamedTuple):
-    """What a check has found.
+    """What a check has found: how grave it is, at which key, layer, file or side, and what.
 
-    Attributes:
-        level: A note is for information. A warning is of a difference that may be meant.
-            A refusal is of a run whose result would be worth nothing.
-        where: A key of the configs, a layer, a file or the name of a side.
-        what: The finding.
+    A note is for information. A warning is of a difference that may be meant. A refusal is
+    of a run whose result would be worth nothing.
     """
 
     level: str
