@@ -460,7 +460,7 @@ def test_a_file_of_other_layers_is_not_continued(tmp_path):
 
 
 def test_a_long_file_is_written_less_often_and_completed(tmp_path):
-    file = CondensationFile(tmp_path / 'c.json', ['bn'], [True], [0.15])
+    file = CondensationFile(tmp_path / 'c.json', {'layers': ['bn']})
     writes, write = [], file.write
     file.write = lambda: (writes.append(len(file.steps)), write())
     row = {name: [0.5] for name in ('condensation', 'average', 'gate', 'shift')}
@@ -475,7 +475,7 @@ def test_a_long_file_is_written_less_often_and_completed(tmp_path):
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path):
-    file = CondensationFile(tmp_path / 'c.json', ['a', 'b', 'c'], [True] * 3, [0.1] * 3)
+    file = CondensationFile(tmp_path / 'c.json', {'layers': ['a', 'b', 'c']})
     row = [math.nan, None, 1 / 3]
     file.append(7, dict.fromkeys(('condensation', 'average', 'gate', 'shift'), row))
     text = file.path.read_text()

@@ -94,12 +94,15 @@ class CondensationHook(Hook):
         self._last_step = runner.iter
         now = StepMeasurement(layers, self._device).read()
         self._last = torch.stack([torch.ones(len(layers)), now[3], 0 * now[1]])
-        path = os.path.join(runner.work_dir, FILE)
-        thresholds = [
-            layer.condensation_threshold if gate else THRESHOLD
-            for layer, gate in zip(layers, gates, strict=True)
-        ]
-        self._file = CondensationFile(path, [*self._layers], gates, thresholds)
+        head = {
+            'layers': list(self._layers),
+            'has_gate': gates,
+            'threshold': [
+                layer.condensation_threshold if has_gate(layer) else THRESHOLD
+                for layer in layers
+            ],
+        }
+        self._file = CondensationFile(os.path.join(runner.work_dir, FILE), head)
         if runner.iter == 0:
             return
         if self._loaded and self._loaded['layers'].shape == self._last.shape:
@@ -230,23 +233,13 @@ def scalars(layers: Sequence[str], row: Mapping[str, Sequence]) -> dict[str, flo
 class CondensationFile:
     """The record of a run, one JSON file: rows by step, a column a layer.
 
-    What there is no number for is null. ``threshold`` is that of a layer's gate, or, where
-    ``has_gate`` is False, of one that is supposed.
+    What there is no number for is null. ``head`` has a list for each key that says what the
+    columns are.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        layers: Sequence[str],
-        has_gate: Sequence[bool],
-        threshold: Sequence[float],
-    ) -> None:
+    def __init__(self, path: str | os.PathLike, head: Mapping[str, object]) -> None:
         self.path = Path(path)
-        self._head = {
-            'layers': list(layers),
-            'has_gate': list(has_gate),
-            'threshold': list(threshold),
-        }
+        self._head = head
         self.steps: list[int] = []
         self._rows: dict[str, list[list]] = {name: [] for name in QUANTITIES}
         self._written = 0
