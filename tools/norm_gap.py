@@ -12,7 +12,6 @@ differ.
 
 import argparse
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.mm.tools import add_cfg_options, ended_by
@@ -26,18 +25,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('config', help="the detector's config; each run of a comparison has one")
     add('checkpoint', help="the detector's weights")
-    add(
-        '--batches',
-        type=int,
-        default=40,
-        help='batches that precise statistics are averaged over (%(default)s)',
-    )
-    add(
-        '--batch-size',
-        type=int,
-        default=8,
-        help='images in a batch (%(default)s)',
-    )
+    add('--batches', type=int, default=40, help='of precise statistics (%(default)s)')
+    add('--batch-size', type=int, default=8, help='images in a batch (%(default)s)')
     add(
         '--statistics',
         nargs='+',
@@ -50,16 +39,8 @@ def parse_args() -> argparse.Namespace:
         default=['counted', 'left-out'],
         help='count the padding of batches or leave it out (counted left-out)',
     )
-    add(
-        '--out',
-        type=Path,
-        help='where results go, and resume from (CHECKPOINT.norm_gap.json)',
-    )
-    add(
-        '--save-precise',
-        type=Path,
-        help='a file to write the weights with precise statistics to',
-    )
+    add('--out', type=Path, help='results to resume (CHECKPOINT.norm_gap.json)')
+    add('--save-precise', type=Path, help='a file for weights with precise statistics')
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -68,24 +49,24 @@ def main() -> None:
     """Print each evaluation as it comes, and a table of all."""
     args = parse_args()
     out = args.out or Path(f'{args.checkpoint}.norm_gap.json')
-    gaps = []
+    gaps = {}
     with ended_by(OSError, ToolboxError, TypeError, ValueError):
         require_toolbox()
-        from ubn_mmdet.mm.norm_gap import Settings, gap_table, norm_gap
+        from ubn_mmdet.mm.norm_gap import gap_table, norm_gap
 
-        settings = Settings(
+        for row, metrics in norm_gap(
             args.config,
             args.checkpoint,
+            out,
             args.batches,
             args.batch_size,
             args.statistics,
             args.padding,
-            args.cfg_options or {},
-        )
-        with TemporaryDirectory() as logs:
-            for gap in norm_gap(settings, out, logs, args.save_precise):
-                gaps.append(gap)
-                print(f'norm_gap: {gap.row} is evaluated', flush=True)
+            args.cfg_options,
+            args.save_precise,
+        ):
+            gaps[row] = metrics
+            print(f'norm_gap: {", ".join(row)} is evaluated', flush=True)
     print(f'\nBatches of {args.batch_size} images; {out} has all metrics.\n')
     print(gap_table(gaps))
 

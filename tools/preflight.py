@@ -13,11 +13,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,26 +24,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        'configs', nargs=2, metavar='CONFIG', help='two configs, the baseline first'
-    )
-    parser.add_argument(
-        '--world',
-        type=int,
-        default=1,
-        help='processes that a training has (%(default)s)',
-    )
-    parser.add_argument(
-        '--images',
-        type=int,
-        default=0,
-        help='how many training images to forecast gates from, such as 512 (none)',
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        help='the JSON file to write (work_dirs/preflight/<id>.json)',
-    )
+    add = parser.add_argument
+    add('configs', nargs=2, metavar='CONFIG', help='two configs, the baseline first')
+    add('--world', type=int, default=1, help='processes of a training (%(default)s)')
+    add('--images', type=int, default=0, help='images to forecast gates from (none)')
+    add('--out', type=Path, help='the JSON file (work_dirs/preflight/<id>.json)')
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -52,17 +36,19 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Print each finding and the verdict."""
     args = parse_args()
-    try:
+    with ended_by(OSError, KeyError, ToolboxError, TypeError, ValueError):
         require_toolbox()
+        from mmengine.config import Config
+
         from ubn_mmdet.mm.preflight import Side, preflight
 
-        a, b = (
-            Side(name, read(name, path, args.cfg_options or {}))
-            for name, path in zip('AB', args.configs, strict=True)
-        )
-        manifest = preflight(a, b, args.world, args.images)
-    except (OSError, KeyError, ToolboxError, TypeError, ValueError) as error:
-        sys.exit(f'preflight: {error}')
+        sides = []
+        for name, path in zip('AB', args.configs, strict=True):
+            print(f'{name}: {path}', flush=True)
+            cfg = Config.fromfile(path)
+            cfg.merge_from_dict(args.cfg_options or {})
+            sides.append(Side(name, cfg))
+        manifest = preflight(sides[0], sides[1], args.world, args.images)
     for finding in manifest['findings']:
         print('{level:8} {where}: {what}'.format(**finding))
     out = args.out or Path(f'work_dirs/preflight/{manifest["id"]}.json')
@@ -72,16 +58,6 @@ def main() -> None:
     print(f'{manifest["verdict"]}: {counts}; {out}')
     if manifest['verdict'] == 'refusal':
         sys.exit(1)
-
-
-def read(name: str, path: str, options: dict) -> Any:
-    """The config of a side, which is told."""
-    from mmengine.config import Config
-
-    print(f'{name}: {path}', flush=True)
-    cfg = Config.fromfile(path)
-    cfg.merge_from_dict(options)
-    return cfg
 
 
 if __name__ == '__main__':

@@ -19,26 +19,17 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('results', nargs='+', type=Path, help='results files, .jsonl')
-    parser.add_argument(
-        '--out', type=Path, required=True, help='the folder to write to'
-    )
-    parser.add_argument(
-        '--baseline',
-        default='BN',
-        help='the norm that the others are compared with (%(default)s)',
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('results', nargs='+', type=Path, help='results files, .jsonl')
+    add('--out', type=Path, required=True, help='the folder to write to')
+    add('--baseline', default='BN', help='what the others are compared with (BN)')
+    add(
         '--annotations',
         type=Path,
         help='the COCO annotations of the validation images, if the results do not lead '
         'to them',
     )
-    parser.add_argument(
-        '--work-dir',
-        type=Path,
-        help='the work folder of the comparison, if the results file is not in it',
-    )
+    add('--work-dir', type=Path, help='of the comparison, if the results are elsewhere')
     return parser.parse_args()
 
 

@@ -10,11 +10,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
 from ubn_mmdet.mm.tools import add_cfg_options, ended_by
+from ubn_mmdet.rank_processes import RankError
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,31 +40,30 @@ def main() -> None:
         'image_size': args.image_size,
         'options': args.cfg_options,
     }
-    verdicts: list[Any] = []
+    verdicts: list[dict] = []
     print(f'starting {args.ranks} ranks', flush=True)
-    with ended_by(OSError, ToolboxError, TypeError, ValueError):
+    with ended_by(OSError, RankError, ToolboxError, TypeError, ValueError):
         require_toolbox()
-        from ubn_mmdet.mm.verify_distributed import verify
+        from ubn_mmdet.mm.verify_distributed import verdict_text, verify
 
         for verdict in verify(**settings):
-            print(verdict, flush=True)
+            print(verdict_text(verdict), flush=True)
             verdicts.append(verdict)
             if args.out:
-                record = settings | {'cases': [each.record() for each in verdicts]}
+                record = settings | {'cases': verdicts}
                 write_whole(args.out, json.dumps(record, indent=1).encode() + b'\n')
-    last = verdicts[-1]
-    if last.exempt:
+    if exempt := verdict['exempt']:
         print(
-            f'{len(last.exempt)} buffers were compared between ranks alone, such as '
-            f"{last.exempt[0]}: condensation_feature='flat' takes pairs of images within "
+            f'{len(exempt)} buffers were compared between ranks alone, such as '
+            f"{exempt[0]}: condensation_feature='flat' takes pairs of images within "
             'a rank, and one process has more of them (docs/distributed.md).'
         )
-    if last.unreached:
+    if unreached := verdict['unreached']:
         print(
-            f'{len(last.unreached)} norm layers follow detections and were not '
-            f'reached: {", ".join(last.unreached)}'
+            f'{len(unreached)} norm layers follow detections and were not reached: '
+            f'{", ".join(unreached)}'
         )
-    if not all(verdict.is_equal for verdict in verdicts):
+    if not all(verdict['is_equal'] for verdict in verdicts):
         sys.exit(1)
     print(f'{args.ranks} ranks compute what one process does.')
 

@@ -139,13 +139,12 @@ def test_rates_and_decays_go_by_module():
 
 
 @pytest.mark.parametrize(
-    ('paramwise_cfg', 'optimizer', 'message'),
+    ('optimizer', 'message'),
     [
-        ({}, {'type': 'AdamW', 'momentum': None}, "authors' SGD, got 'AdamW'"),
-        ({}, {'lr': None}, 'multiplies lr'),
-        ({'norm_kernel_decay_mult': -1}, {}, 'norm_kernel_decay_mult.*got -1'),
+        ({'type': 'AdamW', 'momentum': None}, "authors' SGD, got 'AdamW'"),
+        ({'lr': None}, 'multiplies lr'),
     ],
 )
-def test_what_makes_no_sense_is_refused(paramwise_cfg, optimizer, message):
+def test_what_makes_no_sense_is_refused(optimizer, message):
     with pytest.raises(ValueError, match=message):
-        wrapper(nn.Sequential(paper()), paramwise_cfg, **optimizer)
+        wrapper(nn.Sequential(paper()), **optimizer)

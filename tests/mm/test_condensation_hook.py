@@ -18,8 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ubn_mmdet import UBN
 from ubn_mmdet.mm import condensation_hook
 from ubn_mmdet.mm.condensation import measure_condensation, statistics_shift
-from ubn_mmdet.mm.condensation_file import CondensationFile
-from ubn_mmdet.mm.condensation_hook import CondensationHook
+from ubn_mmdet.mm.condensation_hook import CondensationFile, CondensationHook
 
 CHANNELS = 3
 
@@ -91,21 +90,20 @@ def close(ours, expected):
 # --- the numbers ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('feature', ['flat', 'pooled'])
-@pytest.mark.parametrize('kind', ['ubn', 'ubn without gate', 'bn'])
-def test_numbers_are_the_definitions(tmp_path, kind, feature):
+@pytest.mark.parametrize('kind', ['flat', 'pooled', 'ubn without gate', 'bn'])
+def test_numbers_are_the_definitions(tmp_path, kind):
     layer = {
-        'ubn': lambda: UBN(CHANNELS, condensation_feature=feature),
+        'flat': lambda: UBN(CHANNELS),
+        'pooled': lambda: UBN(CHANNELS, condensation_feature='pooled'),
         'ubn without gate': lambda: UBN(CHANNELS, condensation_threshold=None),
         'bn': lambda: nn.BatchNorm2d(CHANNELS),
     }[kind]().double()
     xs = batches(5, alike=False) + batches(3)
-    settings = {'feature': 'flat' if kind == 'ubn' else feature}
-    record = Run(layer, tmp_path, interval=1, **settings).train(*xs).record
+    record = Run(layer, tmp_path, interval=1).train(*xs).record
     assert record['layers'] == ['']
-    assert record['has_gate'] == [kind == 'ubn']
+    assert record['has_gate'] == [kind in ('flat', 'pooled')]
     assert record['steps'] == [*range(1, 9)]
-    expected = cosines(xs, feature)
+    expected = cosines(xs, 'pooled' if kind == 'pooled' else 'flat')
     close(column(record, 'condensation'), expected)
     close(column(record, 'average'), averages(expected))
     assert not torch.allclose(column(record, 'average'), expected, atol=0.1)
@@ -462,7 +460,7 @@ def test_a_file_of_other_layers_is_not_continued(tmp_path):
 
 
 def test_a_long_file_is_written_less_often_and_completed(tmp_path):
-    file = CondensationFile(tmp_path / 'c.json', ['bn'], [True], [0.15])
+    file = CondensationFile(tmp_path / 'c.json', {'layers': ['bn']})
     writes, write = [], file.write
     file.write = lambda: (writes.append(len(file.steps)), write())
     row = {name: [0.5] for name in ('condensation', 'average', 'gate', 'shift')}
@@ -477,7 +475,7 @@ def test_a_long_file_is_written_less_often_and_completed(tmp_path):
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path):
-    file = CondensationFile(tmp_path / 'c.json', ['a', 'b', 'c'], [True] * 3, [0.1] * 3)
+    file = CondensationFile(tmp_path / 'c.json', {'layers': ['a', 'b', 'c']})
     row = [math.nan, None, 1 / 3]
     file.append(7, dict.fromkeys(('condensation', 'average', 'gate', 'shift'), row))
     text = file.path.read_text()
@@ -609,9 +607,7 @@ def test_a_model_without_batchnorm_trains(tmp_path):
     ('settings', 'error', 'allowed'),
     [
         ({'interval': 0}, ValueError, 'positive integer'),
-        ({'threshold': 1.0}, ValueError, r'\[0, 1\)'),
         ({'patience': 0}, ValueError, 'positive integer'),
-        ({'feature': 'flatt'}, ValueError, "'flat' or 'pooled'"),
         ({'intervall': 5}, TypeError, 'intervall'),
     ],
 )

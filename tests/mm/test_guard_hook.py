@@ -13,8 +13,8 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from ubn_mmdet import RBN, UBN
-from ubn_mmdet.mm import guard_hook
-from ubn_mmdet.mm.guard_hook import UBNGuardHook, report, unheeded_norm_eval, unmerged
+from ubn_mmdet.mm import hooks
+from ubn_mmdet.mm.hooks import UBNGuardHook, report, unheeded_norm_eval, unmerged
 from ubn_mmdet.mm.members import asks_for_ours
 from ubn_mmdet.mm.replacers import UBNReplacedError
 
@@ -176,7 +176,7 @@ def test_a_norm_eval_that_reaches_no_layer_is_warned_of(train, capfd, norm_eval)
 
 @pytest.mark.parametrize('ranks', [1, 2])
 def test_statistics_of_each_rank_are_warned_of(train, capfd, monkeypatch, ranks):
-    monkeypatch.setattr(guard_hook, 'get_world_size', lambda: ranks)
+    monkeypatch.setattr(hooks, 'get_world_size', lambda: ranks)
     train(TrainsOnNoise(nn.Sequential(UBN(3, sync=False), UBN(3))))
     said = ''.join(capfd.readouterr())
     warning = '1 UBN layer(s) do not merge their statistics over all 2 ranks'

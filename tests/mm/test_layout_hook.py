@@ -8,7 +8,7 @@ from mmdet.models import ResNet
 from mmengine.model import BaseModule
 from mmengine.registry import HOOKS
 
-from ubn_mmdet.mm.layout_hook import CheckpointLayoutError
+from ubn_mmdet.mm.start_hooks import CheckpointLayoutError
 
 BN = {'type': 'BN'}
 UBN = {'type': 'UBN'}

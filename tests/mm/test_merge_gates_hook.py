@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ubn_mmdet import UBN
-from ubn_mmdet.mm.merge_gates_hook import MergeGatesHook
+from ubn_mmdet.mm.hooks import MergeGatesHook
 
 
 def steps(cosine: float) -> dict:

@@ -18,9 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.mm.norm_gap import (
     BatchStatisticsHook,
-    Gap,
     Row,
-    Settings,
     gap_table,
     norm_gap,
     rows,
@@ -107,13 +105,11 @@ def scores(place, monkeypatch, tmp_path):
     def evaluate(checkpoint='trained.pth', save_precise=None, **settings):
         given = {'batches': 2, 'batch_size': 2, **settings}
         out = tmp_path / f'{len(list(tmp_path.iterdir()))}.json'
+        config = place / 'small.py'
         gaps = norm_gap(
-            Settings(place / 'small.py', place / checkpoint, **given),
-            out,
-            tmp_path,
-            save_precise,
+            config, place / checkpoint, out, save_precise=save_precise, **given
         )
-        return {gap.row: gap.metrics['score'] for gap in gaps}
+        return {row: metrics['score'] for row, metrics in gaps}
 
     return evaluate
 
@@ -237,7 +233,7 @@ def test_what_cannot_be_done_is_refused_before_work_begins(scores, place, tmp_pa
         scores(tmp_path / 'still.pth', options=still)
     (tmp_path / 'taken.json').write_text('[]')
     with pytest.raises(RecordError, match='holds something else'):
-        next(norm_gap(Settings(place / 'small.py', taken), tmp_path / 'taken.json', ''))
+        next(norm_gap(place / 'small.py', taken, tmp_path / 'taken.json'))
 
 
 def test_statistics_of_a_batch_leave_no_trace():
@@ -260,20 +256,19 @@ def test_a_single_component_has_no_rows_of_its_own():
 
 
 def test_the_table_says_how_far_each_is_from_running_statistics():
-    def gap(padding, statistics, value):
-        metrics = {'coco/bbox_mAP': value, 'coco/bbox_mAP_50': 0.9}
-        return Gap(Row(padding, statistics, 'all'), metrics)
+    def metrics(value):
+        return {'coco/bbox_mAP': value, 'coco/bbox_mAP_50': 0.9}
 
-    nothing = Gap(Row('left-out', 'batch', 'all'), {})
-    gaps = [
-        gap('counted', 'running', 0.1),
-        gap('counted', 'precise', 0.155),
-        gap('left-out', 'running', 0.125),
-        nothing,
-    ]
+    gaps = {
+        Row('counted', 'running', 'all'): metrics(0.1),
+        Row('counted', 'precise', 'all'): metrics(0.155),
+        Row('left-out', 'running', 'all'): metrics(0.125),
+        Row('left-out', 'batch', 'all'): {},
+    }
     assert gap_table(gaps).splitlines()[2:] == [
         '| running | all | 0.100 | 0.125 |',
         '| precise | all | 0.155 (+0.055) | |',
         '| batch | all | | nothing found |',
     ]
-    assert gap_table([nothing]).endswith('| batch | all | nothing found |')
+    nothing = gap_table({Row('left-out', 'batch', 'all'): {}})
+    assert nothing.endswith('| batch | all | nothing found |')

@@ -52,14 +52,14 @@ def test_the_weight_of_init_bn_learns_slowly_and_norms_and_biases_do_not_decay()
 
 
 def test_what_the_config_says_holds():
-    paramwise_cfg = {'norm_decay_mult': 0.5, 'init_bn_lr_mult': 0.2}
+    paramwise_cfg = {'norm_decay_mult': 0.5}
     groups = groups_of(*build(paramwise_cfg))
-    assert groups['init_bn.weight'] == (pytest.approx(0.02), 0.005)
+    assert groups['init_bn.weight'] == (pytest.approx(0.001), 0.005)
     assert groups['conv.bias'] == (0.1, 0)
-    assert paramwise_cfg == {'norm_decay_mult': 0.5, 'init_bn_lr_mult': 0.2}
+    assert paramwise_cfg == {'norm_decay_mult': 0.5}
 
 
-def test_the_multiplier_comes_on_top_of_custom_keys():
+def test_the_hundredth_comes_on_top_of_custom_keys():
     groups = groups_of(*build({'custom_keys': {'init_bn': {'lr_mult': 0.1}}}))
     assert groups['init_bn.weight'][0] == pytest.approx(0.1 * 0.1 * 0.01)
     assert groups['init_bn.bias'][0] == pytest.approx(0.1 * 0.1)
@@ -78,8 +78,3 @@ def test_a_step_moves_the_weight_by_a_hundredth():
 def test_what_is_multiplied_must_be_stated(lacks):
     with pytest.raises(ValueError, match=f'multiplies {lacks}: .*must state it'):
         build(**{lacks: None})
-
-
-def test_a_senseless_multiplier_is_refused():
-    with pytest.raises(ValueError, match='init_bn_lr_mult.*number >= 0, got -1'):
-        build({'init_bn_lr_mult': -1})

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from ubn_mmdet.mm.patching import Patch, Patches
+from ubn_mmdet.mm.guard import Patches
 
 
 def louder(original):
@@ -57,7 +57,7 @@ def home(monkeypatch):
 
 @pytest.fixture
 def patches(home):
-    patches = Patches([Patch('some_home', path, louder) for path in PATHS])
+    patches = Patches([('some_home', path, louder) for path in PATHS])
     patches.install()
     yield patches
     patches.uninstall()
@@ -111,8 +111,8 @@ def test_what_others_put_there_since_stays(patches, home, monkeypatch):
 def test_what_is_not_there_is_passed_over(home):
     paths = 'other', 'Speaker.other', 'Other.of_class'
     patches = Patches(
-        [Patch('no_such_home', 'speak', louder)]
-        + [Patch('some_home', path, louder) for path in paths]
+        [('no_such_home', 'speak', louder)]
+        + [('some_home', path, louder) for path in paths]
     )
     before = dict(vars(home))
     patches.install()
@@ -126,7 +126,7 @@ def test_a_module_that_loads_on_first_use_stays_asleep(home, tmp_path, monkeypat
     sleeper = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, 'sleeper', sleeper)
     spec.loader.exec_module(sleeper)
-    patches = Patches([Patch('some_home', 'speak', louder)])
+    patches = Patches([('some_home', 'speak', louder)])
     patches.install()
     patches.uninstall()
     with pytest.raises(RuntimeError, match='woken'):

@@ -118,7 +118,6 @@ def test_without_mmengine_importing_has_nothing_to_say(toolbox):
 def test_versions_outside_the_range_are_named(toolbox, name, version):
     sentence = problems(toolbox(OPENMMLAB | {name: version}))
     assert sentence.startswith(f'{name} {version} is not supported (from ')
-    assert 'install "' in sentence
 
 
 def test_an_old_mmengine_is_a_problem_for_importing(toolbox):
@@ -134,23 +133,14 @@ def test_a_broken_mmengine_is_a_problem_for_importing(toolbox):
 
 
 def test_mmcv_without_its_operators(toolbox):
-    rest = {'mmengine': '0.10.7', 'mmcv-lite': '2.1.0', 'mmdet': '3.3.0'}
-    sentence = problems(toolbox(rest, {'mmcv/_ext.py': None}))
-    assert 'mmcv-lite has no compiled operators' in sentence
-    assert 'pip uninstall -y mmcv-lite' in sentence
-    assert 'mim install "mmcv' in sentence
-
-
-def test_the_check_of_the_operators_imports_nothing(toolbox):
-    run = toolbox(GOOD, {'mmcv/__init__.py': '1 / 0', 'mmcv/_ext.py': None})
-    assert 'no compiled operators' in problems(run)
+    run = toolbox(GOOD, {'mmcv/ops.py': 'import mmcv._ext', 'mmcv/_ext.py': None})
+    assert 'mmcv.ops does not import (ModuleNotFoundError: No module' in problems(run)
 
 
 def test_mmdet_that_refuses_its_mmcv(toolbox):
     text = "assert False, 'MMCV==2.2.0 is used but incompatible. mmcv>=2, <2.2.0.'"
     sentence = problems(toolbox(OPENMMLAB, {'mmdet/__init__.py': text}))
     assert 'AssertionError: MMCV==2.2.0 is used but incompatible' in sentence
-    assert 'MMDetection refuses this MMCV' in sentence
 
 
 def test_mmengine_without_pkg_resources(toolbox):
@@ -162,22 +152,6 @@ def test_onedl_needs_no_pkg_resources(toolbox):
     assert problems(toolbox(GOOD, {'pkg_resources.py': None})) == ''
 
 
-@pytest.mark.parametrize(
-    ('error', 'advice'),
-    [
-        ('libGL.so.1: cannot open shared object file', 'opencv-python-headless'),
-        ('_ext.so: undefined symbol: _ZN3c10', 'built for another PyTorch'),
-        ('libc10.so: cannot open shared object file', 'built for another PyTorch'),
-        ('numpy.core.multiarray failed to import', 'numpy<2'),
-    ],
-)
-def test_known_import_errors_get_advice(toolbox, error, advice):
-    run = toolbox(GOOD, {'mmcv/ops.py': f'raise ImportError({error!r})'})
-    sentence = problems(run)
-    assert error in sentence
-    assert advice in sentence
-
-
 def test_old_checkpoints_loading_is_a_note(toolbox, monkeypatch):
     monkeypatch.delenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', raising=False)
     run = toolbox({'torch': '2.6.0'} | OPENMMLAB)
@@ -185,13 +159,6 @@ def test_old_checkpoints_loading_is_a_note(toolbox, monkeypatch):
     assert run(notes).startswith('[] mmengine 0.10.7 cannot load its own checkpoints')
     allow = "import os; os.environ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] = '1'\n"
     assert run(allow + notes) == '[]'
-
-
-def test_two_distributions_of_one_part_are_a_note(toolbox):
-    run = toolbox({'torch': '2.5.1', 'mmengine': '0.10.7'} | GOOD)
-    notes = run('print(toolbox_problems(), *toolbox_notes())')
-    assert 'pip uninstall -y onedl-mmengine mmengine' in notes
-    assert notes.startswith('[]')
 
 
 def test_require_toolbox_raises_an_import_error_with_every_sentence(toolbox):

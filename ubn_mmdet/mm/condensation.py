@@ -1,7 +1,7 @@
 """Measures what the gates of norm layers go by, in one training step."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,39 +16,27 @@ from ..ops.tensors import full_precision
 
 
 class StepMeasurement:
-    """Listens to layers from the moment it is made until it is read or closed.
+    """Listens to BatchNorm-like layers from the moment it is made until it is read.
 
     A layer with a gate says itself what ``m`` is, and ``c`` follows from how ``m`` moves:
     nothing is computed twice. (A batch with inf or nan, which leaves ``m`` alone, then
-    shows ``c = m``.) For others ``c`` of the input is measured.
-
-    Args:
-        layers: Of ``_BatchNorm``.
-        feature: ``'flat'`` or ``'pooled'``, for layers without a gate.
-        device: Where their tensors are.
+    shows ``c = m``.) For others ``c`` of the input is measured. ``device`` is that of the
+    layers' tensors.
     """
 
-    def __init__(
-        self, layers: Sequence[Any], feature: str, device: torch.device
-    ) -> None:
+    def __init__(self, layers: Sequence[Any], device: torch.device) -> None:
         self._layers = layers
         # Sum of c, and number of calls; by layer.
         self._calls = torch.zeros(2, len(layers), device=device)
         self._before = [_statistics(layer) for layer in layers]
-        self._handles = []
-        for calls, layer in zip(self._calls.unbind(1), layers, strict=True):
-            if layer.training and has_gate(layer):
-                handle = layer.register_forward_hook(_derive(calls, layer))
-            else:
-                compared_by = layer.condensation_feature if has_gate(layer) else feature
-                measure = functools.partial(_measure, calls, compared_by)
-                handle = layer.register_forward_pre_hook(measure)
-            self._handles.append(handle)
-
-    def close(self) -> None:
-        """Listen no more."""
-        for handle in self._handles:
-            handle.remove()
+        self._handles = [
+            layer.register_forward_hook(
+                partial(_derive, calls, layer.condensation.clone())
+            )
+            if layer.training and has_gate(layer)
+            else layer.register_forward_pre_hook(partial(_measure, calls))
+            for calls, layer in zip(self._calls.unbind(1), layers, strict=True)
+        ]
 
     def read(self) -> Tensor:
         """What the layers did, ``(5, layers)`` on the CPU, in one read of the device.
@@ -58,26 +46,23 @@ class StepMeasurement:
         with a gate; batches that have moved the running statistics by now; how far these
         moved in the step (:func:`statistics_shift`). A collective operation.
         """
-        self.close()
+        for handle in self._handles:
+            handle.remove()
         calls = self._calls[1].clone()
         all_reduce(self._calls)
         total, count = self._calls
-        rows = [
-            (
-                getattr(layer, 'condensation', None),
-                layer.num_batches_tracked,
-                _shift(before, layer),
-            )
-            for before, layer in zip(self._before, self._layers, strict=True)
-        ]
         nan = total.new_full((), torch.nan)
-        average, updates, shift = (
-            torch.stack([nan if value is None else value.float() for value in row])
-            for row in zip(*rows, strict=True)
-        )
-        return torch.stack([total / count, calls, average, updates, shift]).to(
-            'cpu', copy=True
-        )
+        rows: list[list[Tensor]] = [[], [], []]  # m, updates, shift
+        for before, layer in zip(self._before, self._layers, strict=True):
+            m = getattr(layer, 'condensation', None)
+            updates = layer.num_batches_tracked
+            after, shift = _statistics(layer), None
+            if before and after:
+                shift = statistics_shift(before, after, layer.eps)
+            for row, value in zip(rows, (m, updates, shift), strict=True):
+                row.append(nan if value is None else value.float())
+        found = torch.stack([total / count, calls, *map(torch.stack, rows)])
+        return found.to('cpu', copy=True)
 
 
 def has_gate(layer: nn.Module) -> bool:
@@ -96,10 +81,7 @@ def statistics_shift(
     the mean by one standard deviation, with the variance as it was, is 1; half of ``d^2``
     is the Kullback-Leibler divergence of small moves.
 
-    Args:
-        before: Running mean and variance, ``(C,)`` each.
-        after: The same after the step.
-        eps: The layer's.
+    ``before`` and ``after`` are the running mean and variance, ``(C,)`` each.
     """
     (mean, var), (new_mean, new_var) = before, after
     of_mean = (new_mean - mean).square() / (var + eps)
@@ -123,13 +105,6 @@ def measure_condensation(x: Tensor, feature: str) -> Tensor:
         return CONDENSATIONS[feature](*summary)
 
 
-def _shift(before: tuple[Tensor, Tensor] | None, layer: Any) -> Tensor | None:
-    after = _statistics(layer)
-    if before is None or after is None:
-        return None
-    return statistics_shift(before, after, layer.eps)
-
-
 def _statistics(layer: Any) -> tuple[Tensor, Tensor] | None:
     """Copies of running mean and variance, if there are any."""
     if layer.running_mean is None:
@@ -137,26 +112,20 @@ def _statistics(layer: Any) -> tuple[Tensor, Tensor] | None:
     return layer.running_mean.clone(), layer.running_var.clone()
 
 
-def _derive(calls: Tensor, layer: Any) -> Callable:
-    """A forward hook that finds ``c`` from ``m <- 0.9 m + 0.1 c``."""
-    before = layer.condensation.clone()
-
-    def derive(layer: Any, args: tuple, output: Tensor) -> None:
-        if is_in_backward():
-            return
-        after = layer.condensation
-        if args[0].numel():
-            _count(calls, torch.lerp(before, after, 1 / CONDENSATION_MOMENTUM))
-        before.copy_(after)
-
-    return derive
+def _derive(calls: Tensor, before: Tensor, layer: Any, args: tuple, _: object) -> None:
+    """Find ``c`` from ``m <- 0.9 m + 0.1 c``, after the forward."""
+    if is_in_backward():
+        return
+    if args[0].numel():
+        _count(calls, torch.lerp(before, layer.condensation, 1 / CONDENSATION_MOMENTUM))
+    before.copy_(layer.condensation)
 
 
-def _measure(calls: Tensor, feature: str, layer: nn.Module, args: tuple) -> None:
-    """A forward pre-hook, once bound, that computes ``c`` of the input."""
-    x = args[0]
-    if not is_in_backward() and x.numel():
-        _count(calls, measure_condensation(x, feature))
+def _measure(calls: Tensor, layer: Any, args: tuple) -> None:
+    """Compute ``c`` of the input, before the forward."""
+    if not is_in_backward() and args[0].numel():
+        feature = layer.condensation_feature if has_gate(layer) else 'flat'
+        _count(calls, measure_condensation(args[0], feature))
 
 
 def _count(calls: Tensor, c: Tensor) -> None:

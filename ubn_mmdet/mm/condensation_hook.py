@@ -4,10 +4,12 @@ Every run records layers with a gate; ``custom_hooks = [dict(type='CondensationH
 a config records BatchNorm as well, and more often.
 """
 
+import json
 import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,74 +21,54 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers.checks import check_choice, check_count, check_number
+from ..files import write_whole
+from ..layers.checks import check_count
 from ..layers.stages.statistics import CONDENSATION_MOMENTUM
-from ..ops.statistics import SUMMARIES
 from .condensation import StepMeasurement, has_gate
-from .condensation_file import QUANTITIES, CondensationFile
 from .members import unwrapped
 
 FILE = 'condensation.json'
+THRESHOLD = 0.15  # tau of layers that have no gate: UBN's
+QUANTITIES = 'condensation', 'average', 'gate', 'shift'
 
-Row = dict[str, list[float]]  # a number a layer, by quantity
+Row = Mapping[str, Sequence[float | None]]  # a number a layer, by quantity
 
 
 @HOOKS.register_module()
 class CondensationHook(Hook):
     """Records what UBN's gate goes by, for every BatchNorm-like layer of a model.
 
-    Every ``interval`` steps a row of numbers, one a layer:
+    Every ``interval`` steps a row of numbers, one a layer: ``condensation``, the batch's
+    mean pairwise cosine ``c`` (arXiv 2311.15993); ``average``, its moving average ``m``;
+    ``gate``, the share of the batches since the last row that the gate was open for; and
+    ``shift``, how far the running statistics moved in the step
+    (:func:`~ubn_mmdet.mm.condensation.statistics_shift`). docs/how-it-works.md says more.
 
-    - ``condensation``: the batch's mean pairwise cosine ``c`` (arXiv 2311.15993; the
-      layer's definition), the average if the layer is called several times in the step;
-    - ``average``: ``m``, its moving average after the step;
-    - ``gate``: the share of the batches since the last row that the gate was open for,
-      which is those that moved the running statistics;
-    - ``shift``: how far the running statistics moved in the step
-      (:func:`~ubn_mmdet.mm.condensation.statistics_shift`).
-
-    For layers without a gate, BatchNorm and UBN without one, the hook measures ``c`` of
-    the input, in the recorded steps alone; their ``m`` takes one measurement for all steps
-    since the last, and their ``gate``, 0 or 1, is the one that they would have. On several
-    ranks ``c`` is the mean over the ranks. A layer that is not called has no number but
-    its ``m``; one in evaluation mode has a measured ``c`` and a shift of 0, but neither
-    average nor gate, which play no part there.
+    If a layer is called several times in the step, ``c`` is their mean, and on several
+    ranks it is the mean over the ranks. For layers without a gate, BatchNorm and UBN
+    without one, ``c`` of whole maps of the input is measured. A layer that is not called
+    has no number but its ``m``; one in evaluation mode has neither average nor gate.
 
     A gate that has been closed for ``patience`` steps in a row is warned of, once: its
     layer trains on statistics that stand still.
 
-    Rows go to ``condensation.json`` in the work folder
-    (:class:`~ubn_mmdet.mm.condensation_file.CondensationFile`), which a resumed run
-    continues, and to the visualizer as ``condensation/<layer>``, ``shift/<layer>`` and
-    ``gate/open``, the mean over the layers. A row is one read back from the device, and
-    nothing is done in the steps between.
+    Rows go to ``condensation.json`` in the work folder, which a resumed run continues. The
+    visualizer gets ``condensation/<layer>``, ``shift/<layer>`` and ``gate/open``, the mean
+    over the layers. A row is one read back from the device, and nothing is done in the
+    steps between.
 
     Args:
         interval: Steps from one row to the next.
-        threshold: ``tau`` of layers that have no gate, in [0, 1).
-        feature: What samples are compared by in layers that do not do it themselves:
-            ``'flat'``, whole maps, or ``'pooled'``, their channel means.
         patience: Steps that a gate may stay closed for without a warning.
 
     Raises:
-        TypeError: For an argument of the wrong type.
-        ValueError: For an argument out of range.
+        TypeError, ValueError: For an argument that is not one of those described.
     """
 
-    def __init__(
-        self,
-        interval: int = 10,
-        threshold: float = 0.15,
-        feature: str = 'flat',
-        patience: int = 1000,
-    ) -> None:
+    def __init__(self, interval: int = 10, patience: int = 1000) -> None:
         check_count('interval', interval)
         check_count('patience', patience)
-        check_number('threshold', threshold, lambda v: 0 <= v < 1, 'within [0, 1)')
-        check_choice('feature', feature, SUMMARIES)
         self.interval = interval
-        self.threshold = threshold
-        self.feature = feature
         self.patience = patience
         self._layers: dict[str, Any] = {}  # of _BatchNorm, with tensors of their own
         self._measurement: StepMeasurement | None = None
@@ -110,14 +92,17 @@ class CondensationHook(Hook):
         # Of the last row, or the start: its step; the layers' averages, the batches that
         # had moved their statistics, and for how many steps none had.
         self._last_step = runner.iter
-        now = StepMeasurement(layers, self.feature, self._device).read()
+        now = StepMeasurement(layers, self._device).read()
         self._last = torch.stack([torch.ones(len(layers)), now[3], 0 * now[1]])
-        path = os.path.join(runner.work_dir, FILE)
-        thresholds = [
-            layer.condensation_threshold if gate else self.threshold
-            for layer, gate in zip(layers, gates, strict=True)
-        ]
-        self._file = CondensationFile(path, [*self._layers], gates, thresholds)
+        head = {
+            'layers': list(self._layers),
+            'has_gate': gates,
+            'threshold': [
+                layer.condensation_threshold if has_gate(layer) else THRESHOLD
+                for layer in layers
+            ],
+        }
+        self._file = CondensationFile(os.path.join(runner.work_dir, FILE), head)
         if runner.iter == 0:
             return
         if self._loaded and self._loaded['layers'].shape == self._last.shape:
@@ -129,10 +114,8 @@ class CondensationHook(Hook):
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Listen to the layers, if this step is to be recorded."""
         if self._layers and self.every_n_train_iters(runner, self.interval):
-            if self._measurement:  # of a step that was broken off
-                self._measurement.close()
             layers = list(self._layers.values())
-            self._measurement = StepMeasurement(layers, self.feature, self._device)
+            self._measurement = StepMeasurement(layers, self._device)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Record the step, if it is one to be recorded."""
@@ -171,7 +154,7 @@ class CondensationHook(Hook):
         average = torch.where(self._has_gate, own, average)
         moved = updates - last_updates
         gate = (moved / (steps * calls)).clamp(max=1)
-        gate = torch.where(self._has_gate, gate, (average > self.threshold).float())
+        gate = torch.where(self._has_gate, gate, (average > THRESHOLD).float())
         closed = torch.where(moved > 0, 0, last_closed + steps * (calls > 0))
         self._last, self._last_step = torch.stack([average, updates, closed]), step
         trains = torch.tensor([layer.training for layer in self._layers.values()])
@@ -197,11 +180,10 @@ class CondensationHook(Hook):
             f'the gate of {new[0]}{others} has been closed for {self.patience} steps in a '
             'row. A layer whose gate is closed normalises with its running statistics and '
             f'does not move them; {new[0]} has moved them {int(layer.num_batches_tracked)} '
-            f'times. {FILE} in the work folder has the course of each layer. If statistics '
-            f'are to move on, lower condensation_threshold ({layer.condensation_threshold}'
-            '), or set it to None, which takes the gate away, as the preset ubn-no-gate '
-            'does; in a comparison, train that as well. If they are to settle first, set '
-            'condensation_min_updates.',
+            f'times ({FILE} has the course of each layer). If statistics are to move on, '
+            f'lower condensation_threshold ({layer.condensation_threshold}), or set it to '
+            'None, as the preset ubn-no-gate does; in a comparison, train that as well. '
+            'If they are to settle first, set condensation_min_updates.',
             logger='current',
             level=logging.WARNING,
         )
@@ -246,3 +228,55 @@ def scalars(layers: Sequence[str], row: Mapping[str, Sequence]) -> dict[str, flo
     if gates := [gate for gate in row['gate'] if math.isfinite(gate)]:
         tags['gate/open'] = sum(gates) / len(gates)
     return {tag: value for tag, value in tags.items() if math.isfinite(value)}
+
+
+class CondensationFile:
+    """The record of a run, one JSON file: rows by step, a column a layer.
+
+    What there is no number for is null. ``head`` has a list for each key that says what the
+    columns are.
+    """
+
+    def __init__(self, path: str | os.PathLike, head: Mapping[str, object]) -> None:
+        self.path = Path(path)
+        self._head = head
+        self.steps: list[int] = []
+        self._rows: dict[str, list[list]] = {name: [] for name in QUANTITIES}
+        self._written = 0
+
+    def resume(self, step: int) -> bool:
+        """Take over the file on disk up to ``step``; whether it is of these layers."""
+        try:
+            known = json.loads(self.path.read_text())
+            if any(known[key] != value for key, value in self._head.items()):
+                return False
+            self._written = sum(s <= step for s in known['steps'])
+            self._rows = {name: known[name][: self._written] for name in QUANTITIES}
+        except (OSError, ValueError, KeyError):
+            return False
+        self.steps = known['steps'][: self._written]
+        return True
+
+    def append(self, step: int, row: Row) -> None:
+        """Add a row to each quantity, and write the file if it is time.
+
+        That is at once for the first hundred rows, later whenever the file has grown by
+        a hundredth: all of a long run's writing costs as much a row as it did then.
+        """
+        self.steps.append(step)
+        for name in QUANTITIES:
+            self._rows[name].append([*map(_short, row[name])])
+        if len(self.steps) - self._written > len(self.steps) // 100:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file, whole or not at all."""
+        content = {**self._head, 'steps': self.steps, **self._rows}
+        write_whole(self.path, json.dumps(content).encode())
+        self._written = len(self.steps)
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits, which is what float32 has; JSON knows no nan."""
+    known = value is not None and math.isfinite(value)
+    return float(f'{value:.6g}') if known else None

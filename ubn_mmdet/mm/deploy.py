@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from ..deploy import FoldReport, fold
 from ..deploy.fold import CONVOLUTIONS
 from .config_nodes import all_nodes
-from .folded_detector import folded_settings
 
 SIZE = 128, 128  # divisible by the strides of feature pyramids
 
@@ -38,7 +36,13 @@ def fold_detector(model: nn.Module, size: tuple[int, int] = SIZE) -> FoldReport:
     image, sample = example(model, size)
 
     def run() -> object:
-        with _no_thresholds(model):
+        settings = [getattr(module, 'test_cfg', None) for module in model.modules()]
+        with contextlib.ExitStack() as restored:
+            for node in all_nodes(settings):
+                if 'score_thr' in node:
+                    before = node['score_thr']
+                    restored.callback(node.__setitem__, 'score_thr', before)
+                    node['score_thr'] = 0.0
             return model(image, [sample], mode='predict')
 
     return fold(model, run, (*CONVOLUTIONS, Conv2d))
@@ -74,29 +78,18 @@ def fold_checkpoint(
         model.load_state_dict(checkpoint['state_dict'])
         model.eval()
         report = fold_detector(model)
-    cfg.model = folded_settings(cfg.model.to_dict(), report.folds)
+    kind = cfg.model.type
+    cfg.model = cfg.model.to_dict() | {
+        'type': 'FoldedDetector',
+        'detector': kind if '.' in kind else f'mmdet.{kind}',
+        'folds': [one._asdict() for one in report.folds],
+    }
     imports = cfg.get('custom_imports') or {}
     names = imports.get('imports', [])
-    names = [names] if isinstance(names, str) else [*names]
-    if 'ubn_mmdet' not in names:
-        names.append('ubn_mmdet')
+    names = [names] if isinstance(names, str) else names
+    names = [*dict.fromkeys([*names, 'ubn_mmdet'])]
     cfg.custom_imports = {'imports': names, 'allow_failed_imports': False}
     folded = checkpoint | {'state_dict': model.state_dict()}
     if 'meta' in checkpoint:  # where DetInferencer finds the config of lone weights
         folded['meta'] = checkpoint['meta'] | {'cfg': cfg.pretty_text}
     return cfg, folded, report
-
-
-@contextlib.contextmanager
-def _no_thresholds(model: nn.Module) -> Iterator[None]:
-    """Let every box through, whatever its score."""
-    settings = [getattr(module, 'test_cfg', None) for module in model.modules()]
-    found = [node for node in all_nodes(settings) if 'score_thr' in node]
-    before = [node['score_thr'] for node in found]
-    try:
-        for node in found:
-            node['score_thr'] = 0.0
-        yield
-    finally:
-        for node, threshold in zip(found, before, strict=True):
-            node['score_thr'] = threshold

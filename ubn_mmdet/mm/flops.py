@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from .members import is_ours
-from .patching import Patch
 
 COUNTED_AS = 'norm'  # among the operators
 
@@ -59,6 +58,8 @@ def _handles(names: Collection[str]) -> dict[str, Callable]:
     }
 
 
-COUNTER = Patch(
-    'mmengine.analysis.complexity_analysis', 'FlopAnalyzer.__init__', _counting_norms
+COUNTER = (
+    'mmengine.analysis.complexity_analysis',
+    'FlopAnalyzer.__init__',
+    _counting_norms,
 )

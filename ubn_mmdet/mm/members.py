@@ -27,23 +27,14 @@ def kinds(layers: Iterable[nn.Module]) -> str:
     return ' and '.join(sorted({type(layer).__name__ for layer in layers}))
 
 
-def evaluates_as_batchnorm(layer: nn.Module) -> bool:
-    """Whether ``layer`` says that its evaluation is BatchNorm's.
-
-    That is the affine map given by running statistics, ``weight`` and ``bias``, which
-    may be folded into a convolution.
-    """
-    return getattr(layer, 'evaluates_as_batchnorm', False)
-
-
 def asks_for_ours(config: object) -> bool:
     """Whether a ``type`` anywhere in ``config`` names one of our layers."""
-    return any(_is_our_type(node.get('type')) for node in all_nodes(config))
-
-
-def _is_our_type(kind: object) -> bool:
-    if isinstance(kind, str):
-        # A scope may stand before the name ('mmdet.UBN'), or the path of the class, as
-        # configs with lazy imports are written out.
-        kind = MODELS.module_dict.get(kind.rpartition('.')[2])
-    return isinstance(kind, type) and issubclass(kind, OURS)
+    for node in all_nodes(config):
+        kind = node.get('type')
+        if isinstance(kind, str):
+            # A scope may stand before the name ('mmdet.UBN'), or the path of the class, as
+            # configs with lazy imports are written out.
+            kind = MODELS.module_dict.get(kind.rpartition('.')[2])
+        if isinstance(kind, type) and issubclass(kind, OURS):
+            return True
+    return False

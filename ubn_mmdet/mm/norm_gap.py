@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
@@ -35,7 +36,8 @@ BATCHNORM: dict[str, Any] = {
     'condensation_threshold': None,
 }
 
-Averages = dict[str, Tensor]  # running means and variances, by their names in the model
+Averages = dict[str, list[Tensor]]  # running mean and variance, by the layer's name
+Metrics = dict[str, float]
 
 
 class Row(NamedTuple):
@@ -52,60 +54,36 @@ class Row(NamedTuple):
     statistics: str
     component: str
 
-    def __str__(self) -> str:
-        """Such as ``'precise statistics of the neck, padding counted'``."""
-        of = 'all layers' if self.component == ALL else f'the {self.component}'
-        return f'{self.statistics} statistics of {of}, padding {self.padding}'
 
+def norm_gap(
+    config: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    out: str | os.PathLike,
+    batches: int = 40,
+    batch_size: int = 8,
+    statistics: Sequence[str] = STATISTICS,
+    paddings: Sequence[str] = PADDINGS,
+    options: Mapping[str, object] | None = None,
+    save_precise: str | os.PathLike | None = None,
+) -> Iterator[tuple[Row, Metrics]]:
+    """Evaluate a detector with each of its statistics.
 
-class Gap(NamedTuple):
-    """The detector's metrics in one evaluation."""
-
-    row: Row
-    metrics: dict[str, float]
-
-
-class Settings(NamedTuple):
-    """What the figures depend on.
-
-    Attributes:
+    Args:
         config: Of the detector, with its data.
         checkpoint: Its weights.
+        out: A json file that gets each result as it comes. Results that it has already,
+            of the same settings, are not computed again.
         batches: Batches of training images, augmented as in training, that the precise
             statistics are of (:func:`~ubn_mmdet.precise_statistics`).
         batch_size: Images of each, and of each batch of validation images.
         statistics: Which of :data:`STATISTICS`.
         paddings: Which of :data:`PADDINGS`.
         options: Settings of the config to override.
-    """
-
-    config: str | os.PathLike
-    checkpoint: str | os.PathLike
-    batches: int = 40
-    batch_size: int = 8
-    statistics: Sequence[str] = STATISTICS
-    paddings: Sequence[str] = PADDINGS
-    options: Mapping[str, object] = {}
-
-
-def norm_gap(
-    settings: Settings,
-    out: str | os.PathLike,
-    work_dir: str | os.PathLike,
-    save_precise: str | os.PathLike | None = None,
-) -> Iterator[Gap]:
-    """Evaluate a detector with each of its statistics.
-
-    Args:
-        settings: What to evaluate.
-        out: A json file that gets each result as it comes. Results that it has already,
-            of the same settings, are not computed again.
-        work_dir: Where the toolbox logs.
         save_precise: A new file for the weights with precise statistics, of the first of
             ``paddings``; None for none.
 
     Yields:
-        The metrics of the config's evaluator for each of :func:`rows`.
+        Each of :func:`rows`, and the metrics of the config's evaluator.
 
     Raises:
         FileExistsError: If ``save_precise`` is there, or ``out`` with other settings.
@@ -114,16 +92,77 @@ def norm_gap(
             there are fewer training images, no statistics that move in training, or a
             data preprocessor that cannot leave padding out.
     """
-    _check(settings, save_precise)
-    cfg = _read(settings, work_dir)
-    known = _Results(out, settings, cfg)
-    detector = _Detector(cfg, settings)
+    check_count('batches', batches)
+    check_count('batch_size', batch_size)
+    for kind in statistics:
+        check_choice('statistics', kind, STATISTICS)
+    for padding in paddings:
+        check_choice('padding', padding, PADDINGS)
     if save_precise is not None:
-        detector.save_precise(save_precise, settings.paddings[0])
-    for row in rows(detector.components, settings.statistics, settings.paddings):
-        if row not in known.metrics:
-            known.add(row, detector.evaluate(row))
-        yield Gap(row, known.metrics[row])
+        check_new(save_precise)
+    cfg = _read(config, batch_size, options)
+    record = {
+        'checkpoint': hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        'config': cfg.to_dict(),
+        'batches': batches,
+        'batch_size': batch_size,
+    }
+    known = _read_results(Path(out), record)
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    if 'left-out' in paddings:
+        kind = str(preprocessor.get('type')).rpartition('.')[2]
+        if kind not in SWITCHABLE:
+            raise ValueError(
+                f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
+                f'preprocessor is {kind}: choose padding counted alone'
+            )
+        preprocessor['type'] = 'PaddingAware'
+    with TemporaryDirectory() as logs:
+        cfg.work_dir = logs
+        detector = _Detector(cfg, str(checkpoint), batches)
+        if 'precise' in statistics:
+            detector.check_images()
+        if save_precise is not None:
+            detector.save_precise(save_precise, paddings[0])
+        for row in rows(detector.components, statistics, paddings):
+            if row not in known:
+                known[row] = detector.evaluate(row)
+                results = [{**r._asdict(), 'metrics': m} for r, m in known.items()]
+                content = {'settings': record, 'results': results}
+                text = json.dumps(content, default=str, indent=1)
+                write_whole(out, text.encode() + b'\n')
+            yield row, known[row]
+
+
+def _read(
+    config: str | os.PathLike, batch_size: int, options: Mapping[str, object] | None
+) -> Config:
+    """The config of a detector that is to be evaluated, and nothing else."""
+    cfg = read_config(config, options)
+    cfg.load_from = None
+    cfg.resume = False
+    cfg.custom_hooks = []  # they belong to training: an EMA would put back its own
+    cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None}
+    cfg.randomness = {'seed': 0}
+    cfg.train_dataloader.batch_size = batch_size
+    cfg.val_dataloader.batch_size = batch_size
+    for evaluator in all_nodes(cfg.val_evaluator):
+        evaluator.pop('outfile_prefix', None)  # predictions of training stay
+    cfg.pop('work_dir', None)
+    return cfg
+
+
+def _read_results(out: Path, record: dict) -> dict[Row, Metrics]:
+    if not out.exists():
+        return {}
+    found = read_json(out)
+    if not isinstance(found, dict) or 'settings' not in found:
+        raise RecordError(f'{out} holds something else; name another file')
+    check_record(out, found['settings'], record, 'results')
+    return {
+        Row(*(result[field] for field in Row._fields)): result['metrics']
+        for result in found['results']
+    }
 
 
 def rows(
@@ -151,12 +190,11 @@ def component_of(name: str) -> str:
     return first if first in COMPONENTS else 'heads'
 
 
-def gap_table(gaps: Sequence[Gap]) -> str:
+def gap_table(found: Mapping[Row, Metrics]) -> str:
     """The mean APs in Markdown, and how far each is from that of running statistics.
 
     COCO's evaluator has no metrics where a detector finds nothing.
     """
-    found = {gap.row: gap.metrics for gap in gaps}
     names = list(dict.fromkeys(name for metrics in found.values() for name in metrics))
     shown = [name for name in names if name.endswith('mAP')] or names or ['metrics']
     paddings = list(dict.fromkeys(row.padding for row in found))
@@ -187,13 +225,10 @@ class _Detector:
     leave padding out.
     """
 
-    def __init__(self, cfg: Config, settings: Settings) -> None:
+    def __init__(self, cfg: Config, path: str, batches: int) -> None:
         self._cfg = cfg
-        self._batches = settings.batches
-        if 'left-out' in settings.paddings:
-            _leave_padding_out(cfg.model.get('data_preprocessor') or {})
+        self._batches = batches
         self._runner = Runner.from_cfg(cfg)
-        path = str(settings.checkpoint)
         try:
             self._loaded = self._runner.load_checkpoint(path, 'cpu', strict=True)
         except RuntimeError as error:
@@ -205,38 +240,34 @@ class _Detector:
         self._norms = moving_norms(self._model.train())
         found = {component_of(name) for name in self._norms}
         self.components = sorted(found, key=COMPONENTS.index)
-        self._averages: Averages = {
-            f'{name}.{average}': norm.get_buffer(average)
-            for name, norm in self._norms.items()
-            for average in RUNNING
-        }
-        self._running = _copy(self._averages)
+        self._running = self._averages()
         self._precise: dict[str, Averages] = {}
         self._batch_statistics = BatchStatisticsHook()
         self._runner.register_hook(self._batch_statistics)
-        if 'precise' in settings.statistics:
-            there = len(self._train_loader().dataset)
-            wanted = settings.batches * settings.batch_size
-            if there < wanted:
-                raise ValueError(
-                    f'{settings.batches} batches of {settings.batch_size} are {wanted} '
-                    f'images, and the training data has {there}'
-                )
 
-    def evaluate(self, row: Row) -> dict[str, float]:
+    def check_images(self) -> None:
+        """Raise ValueError if there are too few for precise statistics."""
+        there = len(self._train_loader().dataset)
+        size = self._cfg.train_dataloader.batch_size
+        if there < self._batches * size:
+            raise ValueError(
+                f'{self._batches} batches of {size} are {self._batches * size} images, '
+                f'and the training data has {there}'
+            )
+
+    def evaluate(self, row: Row) -> Metrics:
         """The metrics with the statistics of a row."""
-
-        def is_of_row(name: str) -> bool:
-            return row.component in (ALL, component_of(name))
-
+        if row.component == ALL:
+            chosen = list(self._norms)
+        else:
+            chosen = [n for n in self._norms if component_of(n) == row.component]
         self._put(self._running)
         self._batch_statistics.layers = []
         if row.statistics == 'precise':
             precise = self._precise_averages(row.padding)
-            self._put({name: precise[name] for name in precise if is_of_row(name)})
+            self._put({name: precise[name] for name in chosen})
         if row.statistics == 'batch':
-            layers = [norm for name, norm in self._norms.items() if is_of_row(name)]
-            self._batch_statistics.layers = layers
+            self._batch_statistics.layers = [self._norms[name] for name in chosen]
         self._choose(row.padding)
         return {name: float(value) for name, value in self._runner.val().items()}
 
@@ -257,13 +288,21 @@ class _Detector:
                 islice(self._train_loader(), self._batches),  # the last may be smaller
                 lambda data: model(**model.data_preprocessor(data, True), mode='loss'),
             )
-            self._precise[padding] = _copy(self._averages)
+            self._precise[padding] = self._averages()
             self._put(self._running)
         return self._precise[padding]
 
+    def _averages(self) -> Averages:
+        """Copies of what the layers have now."""
+        return {
+            name: [norm.get_buffer(average).clone() for average in RUNNING]
+            for name, norm in self._norms.items()
+        }
+
     def _put(self, averages: Averages) -> None:
-        for name, value in averages.items():
-            self._averages[name].copy_(value)
+        for name, values in averages.items():
+            for average, value in zip(RUNNING, values, strict=True):
+                self._norms[name].get_buffer(average).copy_(value)
 
     def _choose(self, padding: str) -> None:
         """Tell the data preprocessor, a ``PaddingAware`` if it is to leave padding out."""
@@ -273,99 +312,22 @@ class _Detector:
         return Runner.build_dataloader(self._cfg.train_dataloader, seed=0)
 
 
-def _copy(averages: Averages) -> Averages:
-    return {name: value.clone() for name, value in averages.items()}
-
-
 class BatchStatisticsHook(Hook):
     """Lets ``layers`` normalise as in training, and leaves their state as it is."""
 
     def __init__(self) -> None:
         self.layers: list[nn.Module] = []
-        self._state: list[tuple[Tensor, Tensor]] = []
 
     def before_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Keep the layers' state, and let them train."""
         for layer in self.layers:
             layer.train()
-            for buffer in layer.buffers():
-                self._state.append((buffer, buffer.clone()))
+        buffers = [buffer for layer in self.layers for buffer in layer.buffers()]
+        self._state = [(buffer, buffer.clone()) for buffer in buffers]
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Put the state back."""
         for buffer, value in self._state:
             buffer.copy_(value)
-        self._state.clear()
         for layer in self.layers:
             layer.eval()
-
-
-class _Results:
-    """The results that a json file has."""
-
-    def __init__(
-        self, path: str | os.PathLike, settings: Settings, cfg: Config
-    ) -> None:
-        self._path = Path(path)
-        self._record = {
-            'checkpoint': hashlib.sha256(
-                Path(settings.checkpoint).read_bytes()
-            ).hexdigest(),
-            'config': {k: v for k, v in cfg.to_dict().items() if k != 'work_dir'},
-            'batches': settings.batches,
-            'batch_size': settings.batch_size,
-        }
-        self.metrics: dict[Row, dict[str, float]] = {}
-        if self._path.exists():
-            found = read_json(self._path)
-            if not isinstance(found, dict) or 'settings' not in found:
-                raise RecordError(f'{path} holds something else; name another file')
-            check_record(path, found['settings'], self._record, 'results')
-            for result in found['results']:
-                row = Row(*(result[field] for field in Row._fields))
-                self.metrics[row] = result['metrics']
-
-    def add(self, row: Row, metrics: dict[str, float]) -> None:
-        """Put a result on disk."""
-        self.metrics[row] = metrics
-        results = [{**r._asdict(), 'metrics': m} for r, m in self.metrics.items()]
-        content = {'settings': self._record, 'results': results}
-        text = json.dumps(content, default=str, indent=1)
-        write_whole(self._path, text.encode() + b'\n')
-
-
-def _check(settings: Settings, save_precise: str | os.PathLike | None) -> None:
-    check_count('batches', settings.batches)
-    check_count('batch_size', settings.batch_size)
-    for kind in settings.statistics:
-        check_choice('statistics', kind, STATISTICS)
-    for padding in settings.paddings:
-        check_choice('padding', padding, PADDINGS)
-    if save_precise is not None:
-        check_new(save_precise)
-
-
-def _read(settings: Settings, work_dir: str | os.PathLike) -> Config:
-    """The config of a detector that is to be evaluated, and nothing else."""
-    cfg = read_config(settings.config, settings.options)
-    cfg.load_from = None
-    cfg.resume = False
-    cfg.custom_hooks = []  # they belong to training: an EMA would put back its own
-    cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None}
-    cfg.randomness = {'seed': 0}
-    cfg.train_dataloader.batch_size = settings.batch_size
-    cfg.val_dataloader.batch_size = settings.batch_size
-    for evaluator in all_nodes(cfg.val_evaluator):
-        evaluator.pop('outfile_prefix', None)  # predictions of training stay
-    cfg.work_dir = str(work_dir)
-    return cfg
-
-
-def _leave_padding_out(preprocessor: dict) -> None:
-    kind = str(preprocessor.get('type')).rpartition('.')[2]
-    if kind not in SWITCHABLE:
-        raise ValueError(
-            f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
-            f'preprocessor is {kind}: choose padding counted alone'
-        )
-    preprocessor['type'] = 'PaddingAware'

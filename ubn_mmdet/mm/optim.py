@@ -1,6 +1,6 @@
 """How norm layers learn: optimizer-wrapper constructors for configs."""
 
-import math
+from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -8,7 +8,6 @@ from torch import nn
 from torch.optim import SGD
 
 from ..layers import UBN, InitBN
-from ..layers.checks import check_number
 from ..layers.pipeline import PipelineNorm
 from ..layers.stages.affine import AUTHORS_GATE
 
@@ -19,10 +18,11 @@ SCALED = 'weight', 'spatial_weight', 'bias'  # what our form divides by the gate
 class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Lets norm layers have a say in the rate and the decay of their parameters.
 
-    Raises:
-        ValueError: If the ``optimizer`` of ``optim_wrapper_cfg`` does not state ``lr`` and
-            ``weight_decay``: its defaults are not known here.
+    The ``optimizer`` must state ``lr`` and ``weight_decay``, whose defaults are not known
+    here. :attr:`defaults` hold where ``paramwise_cfg`` is silent.
     """
+
+    defaults: dict[str, Any]
 
     def __init__(
         self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
@@ -33,7 +33,7 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     f'{type(self).__name__} multiplies {name}: '
                     'optim_wrapper.optimizer must state it'
                 )
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        super().__init__(optim_wrapper_cfg, self.defaults | (paramwise_cfg or {}))
 
     def add_params(
         self,
@@ -55,16 +55,11 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 is_custom = any(key in f'{prefix}.{name}' for key in keys)
                 self.adjust(group, module, name, is_custom)
 
-    def adjust(
-        self, group: dict, module: nn.Module, name: str, is_custom: bool
-    ) -> None:
+    def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Change what is special about the parameter ``name`` of ``module`` in place.
 
-        Args:
-            group: Of this parameter alone, with its ``lr`` and ``weight_decay``.
-            module: That has the parameter.
-            name: In the module.
-            is_custom: Whether ``custom_keys`` have decided about it.
+        ``group`` is of this parameter alone, with its ``lr`` and ``weight_decay``.
+        ``is_custom`` says whether ``custom_keys`` have decided about it.
         """
         raise NotImplementedError
 
@@ -78,49 +73,30 @@ class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
 
         optim_wrapper = dict(constructor='InitBNOptimWrapperConstructor', ...)
 
-    Args:
-        optim_wrapper_cfg: As for ``DefaultOptimWrapperConstructor``. Its ``optimizer``
-            must state ``lr`` and ``weight_decay``.
-        paramwise_cfg: Likewise. ``norm_decay_mult`` and ``bias_decay_mult`` are 0 unless
-            it says otherwise. ``init_bn_lr_mult`` is the multiplier, 0.01; it comes on
-            top of what ``custom_keys`` say of such a weight. As ever, a parameter that
-            ``custom_keys`` match decays as they say.
-
-    Raises:
-        ValueError: If ``lr`` or ``weight_decay`` is missing, or the multiplier negative.
-        TypeError: If the multiplier is no number.
+    The ``optimizer`` must state ``lr`` and ``weight_decay``. ``norm_decay_mult`` and
+    ``bias_decay_mult`` are 0 unless ``paramwise_cfg`` says otherwise. The hundredth comes
+    on top of what ``custom_keys`` say of such a weight. As ever, a parameter that
+    ``custom_keys`` match decays as they say.
     """
 
-    def __init__(
-        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
-    ) -> None:
-        paramwise_cfg = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0} | (
-            paramwise_cfg or {}
-        )
-        self._lr_mult = paramwise_cfg.pop('init_bn_lr_mult', LR_MULT)
-        _check_multiplier('init_bn_lr_mult', self._lr_mult)
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+    defaults = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0}
 
-    def adjust(
-        self, group: dict, module: nn.Module, name: str, is_custom: bool
-    ) -> None:
+    def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Slow the weight of an InitBN down."""
         if isinstance(module, InitBN) and name == 'weight':
-            group['lr'] *= self._lr_mult
+            group['lr'] *= LR_MULT
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
     """Trains UBN by SGD as its authors' layer trains (arXiv 2311.15993).
 
-    Our scaling gate is divided by ``g = sigmoid(1)``, what it starts from, and our kernel
-    and bias are the authors' times ``g``. The two layers compute the same, but a step of
-    SGD on ours moves the function ``1/g^2 = 1.87`` times as far. So ``weight``,
-    ``spatial_weight`` and ``bias`` learn at ``g^2`` of the rate, and their weight decay is
-    divided by ``g^2``, which leaves the product of the two as it is. All steps are then
-    the authors', with momentum and weight decay. This is for every UBN that has a scaling
-    gate and the paper's initialisation, ``initial_spatial='kaiming'``. One that starts as
-    BatchNorm learns at BatchNorm's rates.
+    ``weight``, ``spatial_weight`` and ``bias`` learn at ``g^2`` of the rate, and their
+    weight decay is divided by ``g^2``; ``g = sigmoid(1)`` is what the scaling gate starts
+    from. All steps are then the authors', with momentum and weight decay
+    (docs/how-it-works.md). This is for every UBN that has a scaling gate and the paper's
+    initialisation, ``initial_spatial='kaiming'``. One that starts as BatchNorm learns at
+    BatchNorm's rates.
 
     For all norm layers, the constructor does one thing more: the taps of a kernel,
     ``spatial_weight``, decay as convolutions do, also where ``norm_decay_mult`` says how
@@ -132,37 +108,29 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
             paramwise_cfg=dict(norm_decay_mult=0.0),
         )
 
-    Args:
-        optim_wrapper_cfg: As for ``DefaultOptimWrapperConstructor``. Its ``optimizer``
-            must state ``lr`` and ``weight_decay``.
-        paramwise_cfg: Likewise. ``norm_kernel_decay_mult``, 1.0, multiplies the decay of
-            ``spatial_weight``. The authors' rates come on top of what ``custom_keys``
-            say; what they match decays as they say.
+    The ``optimizer`` must state ``lr`` and ``weight_decay``. The authors' rates come on top
+    of what ``custom_keys`` say; what they match decays as they say.
 
     Raises:
-        ValueError: If ``lr`` or ``weight_decay`` is missing, the multiplier is negative,
-            or a layer needs the authors' rates and the optimizer is not SGD.
-        TypeError: If the multiplier is no number.
+        ValueError: If ``lr`` or ``weight_decay`` is missing, or a layer needs the authors'
+            rates and the optimizer is not SGD.
     """
 
-    def __init__(
-        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
-    ) -> None:
-        # The toolbox looks at single parameters only if there is an entry.
-        paramwise_cfg = {'custom_keys': {}} | (paramwise_cfg or {})
-        self._kernel_decay_mult = paramwise_cfg.pop('norm_kernel_decay_mult', 1.0)
-        _check_multiplier('norm_kernel_decay_mult', self._kernel_decay_mult)
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+    # The toolbox looks at single parameters only if there is an entry.
+    defaults = {'custom_keys': {}}
 
-    def adjust(
-        self, group: dict, module: nn.Module, name: str, is_custom: bool
-    ) -> None:
+    def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Set the kernel's own decay, and the authors' rates."""
         if not isinstance(module, PipelineNorm):
             return
         if name == 'spatial_weight' and not is_custom:
-            group['weight_decay'] = self.base_wd * self._kernel_decay_mult
-        if name in SCALED and _has_authors_start(module):
+            group['weight_decay'] = self.base_wd
+        has_authors_start = (
+            isinstance(module, UBN)
+            and module.scaling is not None
+            and module.initial_spatial == 'kaiming'
+        )
+        if name in SCALED and has_authors_start:
             if self.optimizer_cfg['type'] not in ('SGD', SGD):
                 raise ValueError(
                     "UBN with initial_spatial='kaiming' learns at the rates of its "
@@ -171,15 +139,3 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
                 )
             group['lr'] *= AUTHORS_GATE**2
             group['weight_decay'] /= AUTHORS_GATE**2
-
-
-def _has_authors_start(module: nn.Module) -> bool:
-    return (
-        isinstance(module, UBN)
-        and module.scaling is not None
-        and module.initial_spatial == 'kaiming'
-    )
-
-
-def _check_multiplier(name: str, value: object) -> None:
-    check_number(name, value, lambda v: 0 <= v < math.inf, 'a finite number >= 0')

@@ -2,11 +2,11 @@
 
 import functools
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..layers.padding import hide_padding
 from ..ops.padding import padded_images
 from .members import is_ours
-from .patching import Patch, Patches
 
 
 class PaddingAware(DetDataPreprocessor):
@@ -47,26 +46,21 @@ class PaddingAware(DetDataPreprocessor):
         self.has_looked = False
 
 
-def _with_announcement(original: Callable) -> Callable:
-    @functools.wraps(original)
-    def forward(self, inputs, data_samples=None, *args, **kwargs):
-        preprocessor = getattr(self, 'data_preprocessor', None)
-        if not getattr(preprocessor, 'announces_padding', False) or not data_samples:
-            return original(self, inputs, data_samples, *args, **kwargs)
-        return _forward(original, self, inputs, data_samples, *args, **kwargs)
+_original = BaseDetector.forward
 
-    return forward
+
+@functools.wraps(_original)
+def _forward(self, inputs, data_samples=None, *args, **kwargs):
+    preprocessor = getattr(self, 'data_preprocessor', None)
+    if getattr(preprocessor, 'announces_padding', False) and data_samples:
+        return _announced(self, inputs, data_samples, *args, **kwargs)
+    return _original(self, inputs, data_samples, *args, **kwargs)
 
 
 # A graph is for batches of any padding, and would be told nothing of this one's.
 @torch.compiler.disable
-def _forward(
-    original: Callable,
-    detector: Any,
-    inputs: Tensor,
-    data_samples: list,
-    *args: Any,
-    **kwargs: Any,
+def _announced(
+    detector: Any, inputs: Tensor, data_samples: list, *args: Any, **kwargs: Any
 ) -> object:
     apart = roi_layers(detector)
     if not detector.data_preprocessor.has_looked:
@@ -82,7 +76,7 @@ def _forward(
         hide_padding(detector)
     sizes = [_size(sample) for sample in data_samples]
     with padded_images(sizes, inputs.shape[-2:], apart):
-        return original(detector, inputs, data_samples, *args, **kwargs)
+        return _original(detector, inputs, data_samples, *args, **kwargs)
 
 
 def roi_layers(detector: nn.Module) -> set[nn.Module]:
@@ -101,7 +95,4 @@ def _size(sample: Any) -> tuple[int, int]:
     return tuple(shape[:2])
 
 
-_patches = Patches(
-    [Patch('mmdet.models.detectors.base', 'BaseDetector.forward', _with_announcement)]
-)
-_patches.install()
+BaseDetector.forward = _forward

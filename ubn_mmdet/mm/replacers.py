@@ -7,11 +7,11 @@ makes a SyncBatchNorm of a BatchNorm leaves ours, by :func:`leaving_ours`.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
-from .members import evaluates_as_batchnorm, is_ours, kinds
-from .patching import Patch
+from .members import is_ours, kinds
 
 
 class UBNReplacedError(RuntimeError):
@@ -19,13 +19,12 @@ class UBNReplacedError(RuntimeError):
 
 
 def refusing(
-    consequence: str, harmless: Callable[[nn.Module], bool] = lambda layer: False
+    consequence: str, harmless: Callable[[Any], bool] = lambda layer: False
 ) -> Callable[[Callable], Callable]:
     """A wrapper that refuses modules with layers of ours among the arguments.
 
-    Args:
-        consequence: What the function would do, and what to do instead.
-        harmless: For a layer of ours, whether it may pass all the same.
+    ``consequence`` says what the function would do, and what to do instead. Layers that
+    are ``harmless`` may pass all the same.
     """
 
     def wrap(original: Callable) -> Callable:
@@ -68,7 +67,8 @@ _folding = refusing(
     'it would fold them into convolutions as if they were BatchNorm, which in evaluation '
     'they are not. ubn_mmdet.deploy.fold folds those that do not depend on their input '
     '(docs/deploy.md)',
-    harmless=evaluates_as_batchnorm,
+    # Its evaluation is the affine map of running statistics, weight and bias.
+    harmless=lambda layer: layer.evaluates_as_batchnorm,
 )
 _tracing = refusing(
     "it can trace PyTorch's own BatchNorm alone. For layers whose own stages do nothing, "
@@ -78,24 +78,24 @@ _tracing = refusing(
 # Each function where it is defined, and where all its callers end: fuse_conv_bn looks up
 # _fuse_conv_bn, torch.ao.quantization looks up fuse_conv_bn_eval.
 REPLACERS = (
-    Patch(
+    (
         'torch.nn.modules.batchnorm',
         'SyncBatchNorm.convert_sync_batchnorm',
         leaving_ours,
     ),
-    Patch('torch.nn.utils.fusion', 'fuse_conv_bn_eval', _folding),
-    Patch('torch.nn.utils.fusion', 'fuse_linear_bn_eval', _folding),
-    Patch('mmengine.model.utils', 'convert_sync_batchnorm', leaving_ours),
-    Patch(
+    ('torch.nn.utils.fusion', 'fuse_conv_bn_eval', _folding),
+    ('torch.nn.utils.fusion', 'fuse_linear_bn_eval', _folding),
+    ('mmengine.model.utils', 'convert_sync_batchnorm', leaving_ours),
+    (
         'mmengine.model.efficient_conv_bn_eval',
         'efficient_conv_bn_eval_forward',
         _folding,
     ),
-    Patch(
+    (
         'mmengine.model.efficient_conv_bn_eval',
         'turn_on_efficient_conv_bn_eval_for_single_model',
         _tracing,
     ),
-    Patch('mmcv.cnn.bricks.conv_module', 'efficient_conv_bn_eval_forward', _folding),
-    Patch('mmcv.cnn.utils.fuse_conv_bn', '_fuse_conv_bn', _folding),
+    ('mmcv.cnn.bricks.conv_module', 'efficient_conv_bn_eval_forward', _folding),
+    ('mmcv.cnn.utils.fuse_conv_bn', '_fuse_conv_bn', _folding),
 )

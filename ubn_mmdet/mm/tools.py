@@ -37,15 +37,10 @@ def find_tool(package_name: str, name: str) -> Path:
 
 
 def run_tool(package: str, name: str, description: str) -> None:
-    """Be a command line: run a package's ``tools/<name>.py`` on ``sys.argv``.
+    """Be a command line: run ``tools/<name>.py`` of mmdet or mmpretrain on ``sys.argv``.
 
     If the toolbox cannot be used, the program ends with what is wrong, and ``--help``
-    prints ``description`` in place of the tool's own.
-
-    Args:
-        package: ``mmdet`` or ``mmpretrain``.
-        name: Of the tool.
-        description: What ours does.
+    prints ``description``, what ours does, in place of the tool's own.
     """
     try:
         _CHECKS[package]()

@@ -4,17 +4,18 @@ The ranks are processes on this machine's CPU that talk over gloo. Everything is
 float64, so that what ought to be equal differs by rounding alone, 1e-12 or so, and a norm
 that merges nothing, or merges wrongly, by far more.
 
-The losses of detectors draw samples at random, and divide by numbers of their own rank.
-The loss here is a sum over all elements of the outputs of backbone, neck and dense heads,
-with random weights that are fixed for each image. So gradients of the ranks, added up, are
-those of one process. Norm layers move their state for :data:`STEPS` steps.
+The loss is a sum over all elements of the outputs of backbone, neck and dense heads, with
+random weights that are fixed for each image: gradients of the ranks add up to those of one
+process (docs/distributed.md). Norm layers move their state for :data:`STEPS` steps.
 """
 
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -49,109 +50,20 @@ class Case(NamedTuple):
     Attributes:
         name: Of the case.
         images: The number of images of each rank.
-        is_padded: Whether images differ in size, and are padded to that of the largest.
+        sizes: Height and width of each image, those of the first rank first. Images that
+            differ are padded to the size of the largest.
     """
 
     name: str
     images: tuple[int, ...]
-    is_padded: bool = False
+    sizes: list[Size]
 
-    def sizes(self, image_size: int) -> list[Size]:
-        """Height and width of each image, those of the first rank first."""
-        full, half = image_size, image_size // 2 // STRIDE * STRIDE or STRIDE
-        sizes = [(full, full), (half, full), (full, half)]
-        if not self.is_padded:
-            sizes = sizes[:1]
-        return [sizes[i % len(sizes)] for i in range(sum(self.images))]
-
-    def part(self, rank: int) -> slice:
-        """Which of all images a rank has."""
+    def part(self, rank: int | None) -> slice:
+        """Which of all images a rank has; None is one process, which has all."""
+        if rank is None:
+            return slice(None)
         stops = [0, *accumulate(self.images)]
         return slice(stops[rank], stops[rank + 1])
-
-
-def cases(ranks: int) -> list[Case]:
-    """All cases; that with an empty rank last, because it may fail and end the rest."""
-    twos = (2,) * ranks
-    return [
-        Case('even', twos),
-        Case('uneven', tuple(range(1, ranks + 1))),
-        Case('padded', twos, is_padded=True),
-        Case('empty', (0, *twos[1:])),
-    ]
-
-
-class Difference(NamedTuple):
-    """What is not equal.
-
-    Attributes:
-        kind: ``'output'``, ``'gradient'`` or ``'buffer'``.
-        name: Of the layer, parameter or buffer.
-        layer: The class of the layer.
-        relative: The largest difference, divided by the largest value.
-    """
-
-    kind: str
-    name: str
-    layer: str
-    relative: float
-
-    def __str__(self) -> str:
-        """Such as ``'output of backbone.bn1 (BatchNorm2d), by 0.31'``."""
-        return f'{self.kind} of {self.name} ({self.layer}), by {self.relative:.2g}'
-
-
-class Verdict(NamedTuple):
-    """The outcome of a case.
-
-    Attributes:
-        case: The case.
-        compared: How many outputs, gradients and buffers were compared.
-        largest: The largest relative difference.
-        differences: All above :data:`LIMIT`: outputs in the order of forward, gradients
-            in that of backward, then buffers.
-        norms: How many norm layers in training were compared.
-        unreached: Norm layers in training that the forward did not reach.
-        exempt: Buffers that were compared between ranks alone.
-        failure: Why there is nothing to compare; None if there is.
-    """
-
-    case: Case
-    compared: dict[str, int] = {}
-    largest: float = 0.0
-    differences: tuple[Difference, ...] = ()
-    norms: int = 0
-    unreached: tuple[str, ...] = ()
-    exempt: tuple[str, ...] = ()
-    failure: str | None = None
-
-    @property
-    def is_equal(self) -> bool:
-        """Whether the ranks did what one process does."""
-        return not self.differences and self.failure is None
-
-    def first(self) -> list[Difference]:
-        """The first difference of each kind."""
-        return list({d.kind: d for d in reversed(self.differences)}.values())[::-1]
-
-    def __str__(self) -> str:
-        """The case and what came of it, and a line for each of the first differences."""
-        line = f'{self.case.name}, {" + ".join(map(str, self.case.images))} images: '
-        if self.failure:
-            return f'{line}FAILED\n{self.failure}'
-        compared = ', '.join(f'{n} {kind}s' for kind, n in self.compared.items())
-        line += 'equal' if self.is_equal else 'DIFFERS'
-        line += (
-            f'; {self.norms} norm layers in training, {compared}, largest difference '
-        )
-        firsts = (f'  first {difference}' for difference in self.first())
-        return '\n'.join([f'{line}{self.largest:.1g}', *firsts])
-
-    def record(self) -> dict:
-        """For json."""
-        differences = [difference._asdict() for difference in self.differences]
-        found = {'case': self.case._asdict(), 'differences': differences}
-        return self._asdict() | found | {'is_equal': self.is_equal}
 
 
 def verify(
@@ -159,7 +71,7 @@ def verify(
     ranks: int = 3,
     image_size: int = 64,
     options: Mapping[str, object] | None = None,
-) -> Iterator[Verdict]:
+) -> Iterator[dict]:
     """Compare a detector on ``ranks`` processes with itself on one, case by case.
 
     Args:
@@ -169,12 +81,14 @@ def verify(
         options: Settings of the config to override.
 
     Yields:
-        The verdict on each of :func:`cases`. After a failure none follows.
+        What :func:`compare` says of each of four cases. That with an empty rank is last,
+        because a rank may fail of it.
 
     Raises:
         TypeError, ValueError: If a number is not one of those.
-        ValueError: For a detector that does not train on a CPU, or that has no norm layer
-            in training.
+        ValueError: For a detector that has no norm layer in training.
+        RankError: If a rank fails, as with nn.SyncBatchNorm, which does not train on a
+            CPU; the message has the case and the traceback.
     """
     check_count('ranks', ranks, least=2)
     check_count('image_size', image_size)
@@ -182,23 +96,37 @@ def verify(
         raise ValueError(f'image_size must be a multiple of {STRIDE}, got {image_size}')
     torch.set_num_threads(1)  # as many as each rank has
     detector = build(config, options)
-    _check_detector(detector)
-    every = cases(ranks)
+    if not any(is_norm(module) and module.training for module in detector.modules()):
+        raise ValueError(
+            'the detector has no norm layer in training: none, or all are in evaluation '
+            '(norm_eval, frozen_stages)'
+        )
+    twos = (2,) * ranks
+    full, half = image_size, image_size // 2 // STRIDE * STRIDE or STRIDE
+    square = [(full, full)]
+    cases = [
+        Case(name, images, [*islice(cycle(sizes), sum(images))])
+        for name, images, sizes in (
+            ('even', twos, square),
+            ('uneven', tuple(range(1, ranks + 1)), square),
+            ('padded', twos, [*square, (half, full), (full, half)]),
+            ('empty', (0, *twos[1:]), square),
+        )
+    ]
     with TemporaryDirectory() as name:
-        work = Path(name), config, options, every, image_size
+        work = Path(name), config, options, cases
         # Before the ranks run: the first of them to fail is then seen to be the first.
         write_traces(None, *work)
         try:
             with rank_processes(ranks, write_traces, *work) as processes:
-                for case in every:
+                for case in cases:
                     files = [_file(work[0], case, rank) for rank in range(ranks)]
                     while not all(file.exists() for file in files):
                         processes.join(1.0)
                     joint = torch.load(_file(work[0], case, None))
-                    parts = [torch.load(file) for file in files]
-                    yield compare(case, detector, joint, parts)
+                    yield compare(case, detector, joint, [*map(torch.load, files)])
         except RankError as error:
-            yield Verdict(case, failure=str(error))
+            raise RankError(f'{case.name} images: {error}') from None
 
 
 def write_traces(
@@ -206,17 +134,29 @@ def write_traces(
     folder: Path,
     config: str | os.PathLike,
     options: Mapping[str, object] | None,
-    every: list[Case],
-    image_size: int,
+    cases: list[Case],
 ) -> None:
     """Write what a rank, or for None one process, does in each case, as it comes."""
     detector = build(config, options)
     start = {k: v.clone() for k, v in detector.state_dict().items()}
-    for case in every:
+    found: Trace = {}
+    _note_outputs(detector, found)
+    for case in cases:
         detector.load_state_dict(start)
-        part = slice(None) if rank is None else case.part(rank)
+        part = case.part(rank)
+        for step in range(STEPS):
+            found.clear()
+            detector.zero_grad()
+            images = _images(case.sizes, seed=step)[part]
+            results = _results(detector, images, case.sizes[part])
+            _loss(results, part, len(case.sizes)).backward()
+        for name, parameter in reversed(list(detector.named_parameters())):
+            if parameter.grad is not None:
+                found['gradient', name] = parameter.grad
+        for name, buffer in detector.named_buffers():
+            found['buffer', name] = buffer
         file = _file(folder, case, rank)
-        torch.save(trace(detector, case.sizes(image_size), part), f'{file}.tmp')
+        torch.save(found, f'{file}.tmp')
         os.replace(f'{file}.tmp', file)
 
 
@@ -240,64 +180,85 @@ def build(config: str | os.PathLike, options: Mapping[str, object] | None) -> nn
     return detector
 
 
-def trace(detector: nn.Module, sizes: list[Size], part: slice) -> Trace:
-    """Train for some steps on a part of the images.
+def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> dict:
+    """Compare the traces of the ranks with that of one process.
 
-    Args:
-        detector: As :func:`build` gives it; its state moves.
-        sizes: Height and width of all images.
-        part: The images that this process has.
+    Returns:
+        What json is to keep. ``case``: what the ranks got. ``compared``: how many outputs,
+        gradients and buffers. ``largest``: the largest difference, relative to the largest
+        value. ``differences``: all above :data:`LIMIT`, with their ``kind``, the ``name``
+        of layer, parameter or buffer, the class of the ``layer``, and how large they are,
+        ``relative``; outputs come in the order of forward, gradients in that of backward,
+        then buffers. ``norms``: how many norm layers in training were compared.
+        ``unreached``: those that the forward did not reach. ``exempt``: buffers that were
+        compared between ranks alone. ``is_equal``: whether there is no difference.
     """
-    for step in range(STEPS):
-        found: Trace = {}
-        handles = _watch(detector, found)
-        detector.zero_grad()
-        images = _images(sizes, seed=step)[part]
-        try:
-            _loss(_results(detector, images, sizes[part]), part, len(sizes)).backward()
-        finally:
-            for handle in handles:
-                handle.remove()
-    for name, parameter in reversed(list(detector.named_parameters())):
-        if parameter.grad is not None:
-            found['gradient', name] = parameter.grad
-    for name, buffer in detector.named_buffers():
-        found['buffer', name] = buffer
-    return found
-
-
-def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> Verdict:
-    """Compare the traces of the ranks with that of one process."""
     layers = dict(detector.named_modules())
-    exempt = _compared_between_ranks(layers)
+    # Whole maps are compared within a rank only, so one process has more pairs of images.
+    exempt = [
+        f'{name}.condensation'
+        for name, layer in layers.items()
+        if isinstance(layer, UBN) and layer.condensation is not None
+        if layer.condensation_feature == 'flat'
+    ]
     # The gradient of a bias before a norm is 0, and rounding all that is computed of it:
     # the largest of all says what is small.
     gradients = [tensor for (kind, _), tensor in joint.items() if kind == 'gradient']
     floor = {'gradient': 1e-6 * max(tensor.abs().max().item() for tensor in gradients)}
-    relative = {}
+    largest = 0.0
+    differences: list[dict] = []
     for (kind, name), expected in joint.items():
         if name in exempt:
             expected = ranks[0][kind, name]
         found = [rank.get((kind, name)) for rank in ranks]
-        relative[kind, name] = max(
+        relative = max(
             _relative(one, expected, floor.get(kind, 1e-6))
             for one in _as_of_one_process(kind, found)
         )
+        largest = max(largest, relative)
+        if relative > LIMIT:
+            owner = (
+                name.partition('#')[0] if kind == 'output' else name.rpartition('.')[0]
+            )
+            found_in = type(layers[owner]).__name__
+            differences.append(
+                {'kind': kind, 'name': name, 'layer': found_in, 'relative': relative}
+            )
     training = {n for n, layer in layers.items() if is_norm(layer) and layer.training}
     reached = {name for name in training if ('output', name) in joint}
-    return Verdict(
-        case,
-        dict(Counter(kind for kind, _ in relative)),
-        max(relative.values()),
-        tuple(
-            Difference(kind, name, _layer_of(name, kind, layers), value)
-            for (kind, name), value in relative.items()
-            if not value <= LIMIT  # nan is one, too
-        ),
-        len(reached),
-        tuple(sorted(training - reached)),
-        tuple(sorted(exempt)),
-    )
+    return {
+        'case': case._asdict(),
+        'compared': dict(Counter(kind for kind, _ in joint)),
+        'largest': largest,
+        'differences': differences,
+        'norms': len(reached),
+        'unreached': sorted(training - reached),
+        'exempt': exempt,
+        'is_equal': not differences,
+    }
+
+
+def first_differences(verdict: dict) -> list[dict]:
+    """The first of each kind."""
+    first: dict[str, dict] = {}
+    for difference in verdict['differences']:
+        first.setdefault(difference['kind'], difference)
+    return list(first.values())
+
+
+def verdict_text(verdict: dict) -> str:
+    """The case and what came of it, and a line for each of the first differences."""
+    images = ' + '.join(map(str, verdict['case']['images']))
+    compared = ', '.join(f'{n} {kind}s' for kind, n in verdict['compared'].items())
+    lines = [
+        f'{verdict["case"]["name"]}, {images} images: '
+        f'{"equal" if verdict["is_equal"] else "DIFFERS"}; {verdict["norms"]} norm layers '
+        f'in training, {compared}, largest difference {verdict["largest"]:.1g}'
+    ]
+    for difference in first_differences(verdict):
+        line = '  first {kind} of {name} ({layer}), by {relative:.2g}'
+        lines.append(line.format(**difference))
+    return '\n'.join(lines)
 
 
 def _as_of_one_process(kind: str, found: list[Tensor | None]) -> list[Tensor | None]:
@@ -314,57 +275,35 @@ def _as_of_one_process(kind: str, found: list[Tensor | None]) -> list[Tensor | N
 
 
 def _relative(found: Tensor | None, expected: Tensor, floor: float) -> float:
-    """The largest difference by the largest expected value, or by ``floor``."""
+    """The largest difference by the largest expected value or ``floor``; inf for nan."""
     if found is None or found.shape != expected.shape:
         return float('inf')
     if not expected.numel():
         return 0.0
     found, expected = found.double(), expected.double()
     difference = (found - expected).abs().max()
-    return (difference / expected.abs().max().clamp(min=floor)).item()
+    relative = (difference / expected.abs().max().clamp(min=floor)).item()
+    return float('inf') if math.isnan(relative) else relative
 
 
-def _compared_between_ranks(layers: Mapping[str, nn.Module]) -> set[str]:
-    """Buffers that one process has others of, by design.
-
-    Whole maps are compared within a rank only, so one process has more pairs of images.
-    """
-    return {
-        f'{name}.condensation'
-        for name, layer in layers.items()
-        if isinstance(layer, UBN) and layer.condensation is not None
-        if layer.condensation_feature == 'flat'
-    }
-
-
-def _layer_of(name: str, kind: str, layers: Mapping[str, nn.Module]) -> str:
-    """The class of the layer whose output, or whose tensor, has that name."""
-    owner = name.partition('#')[0] if kind == 'output' else name.rpartition('.')[0]
-    return type(layers[owner]).__name__
-
-
-def _watch(detector: nn.Module, found: Trace) -> list:
+def _note_outputs(detector: nn.Module, found: Trace) -> None:
     """Note the output of each layer that has tensors of its own, and of each norm.
 
     A layer that is called again is ``name#2``, and so on.
     """
-    calls: Counter[str] = Counter()
 
-    def note(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: object) -> None:
-            if isinstance(output, Tensor):
-                calls[name] += 1
-                key = f'{name}#{calls[name]}' if calls[name] > 1 else name
-                # A copy: an activation may work in place.
-                found['output', key] = output.detach().clone()
+    def note(name: str, module: nn.Module, args: tuple, output: object) -> None:
+        if isinstance(output, Tensor):
+            key, calls = name, 1
+            while ('output', key) in found:
+                calls += 1
+                key = f'{name}#{calls}'
+            # A copy: an activation may work in place.
+            found['output', key] = output.detach().clone()
 
-        return hook
-
-    return [
-        module.register_forward_hook(note(name))
-        for name, module in detector.named_modules()
-        if is_norm(module) or any(True for _ in module.parameters(recurse=False))
-    ]
+    for name, module in detector.named_modules():
+        if is_norm(module) or any(True for _ in module.parameters(recurse=False)):
+            module.register_forward_hook(partial(note, name))
 
 
 def _images(sizes: list[Size], seed: int) -> Tensor:
@@ -405,17 +344,3 @@ def _loss(results: list[Tensor], part: slice, total: int) -> Tensor:
 
 def _announces_padding(detector: Any) -> bool:
     return getattr(detector.data_preprocessor, 'announces_padding', False)
-
-
-def _check_detector(detector: nn.Module) -> None:
-    for name, module in detector.named_modules():
-        if type(module).__name__ == 'SyncBatchNorm':
-            raise ValueError(
-                f'{name} is a SyncBatchNorm, which does not train on several CPU '
-                'processes; the norm of configs/_base_/norms/bn-merged.py computes the same'
-            )
-    if not any(is_norm(module) and module.training for module in detector.modules()):
-        raise ValueError(
-            'the detector has no norm layer in training: none, or all are in evaluation '
-            '(norm_eval, frozen_stages)'
-        )

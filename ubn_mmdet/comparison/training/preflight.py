@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from pickle import UnpicklingError
 
-from mmengine.config import Config
-
 from ...files import write_whole
 from ...mm.preflight import Side, preflight
 from ..spec import Comparison, Norm, Run, SpecError
@@ -38,7 +36,10 @@ def check_norms(
     runs.setdefault(baseline, Run(Norm.read(baseline), runs[names[0]].seed))
 
     def side(name: str) -> Side:
-        cfg = _looked_after(resolve(comparison, runs[name], folder))
+        cfg = resolve(comparison, runs[name], folder)
+        # What a run of a comparison has anyway (hooks.WatchHook).
+        watch = {'type': 'CheckInvalidLossHook'}
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), watch]
         try:
             return Side(name, cfg)
         except UnpicklingError as error:
@@ -65,10 +66,3 @@ def check_norms(
         summary = f'Preflight of {name} beside {baseline}: {summary} ({path})'
         checked[name] = {'id': manifest['id'], 'summary': summary}
     return checked
-
-
-def _looked_after(cfg: Config) -> Config:
-    """The config with what a run of a comparison has anyway (hooks.WatchHook)."""
-    hooks = [*(cfg.get('custom_hooks') or []), {'type': 'CheckInvalidLossHook'}]
-    cfg.custom_hooks = hooks
-    return cfg

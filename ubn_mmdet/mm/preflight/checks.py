@@ -1,21 +1,101 @@
 """The checks: functions of two sides and the number of processes that yield findings."""
 
+import hashlib
+import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from importlib import import_module
+from itertools import cycle, islice
 from math import isclose, isfinite
-from typing import Any
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
 
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import Runner
+from mmengine.utils import track_iter_progress
+
+from ...layers import UBN
+from ...layers.checks import check_count
+from ...layers.stages.statistics import CONDENSATION_MOMENTUM
 from ...records import differences
-from ..feature_scale import LIMIT
-from ..layout_hook import norm_differences, pretrained_modules, pretrained_state
-from .finding import NOTE, REFUSAL, WARNING, Finding
-from .side import TRAITS, Side
+from ...version import __version__
+from ..condensation import StepMeasurement, has_gate
+from ..start_hooks import LIMIT, norm_differences, pretrained_modules, pretrained_state
+from .side import Side
 
+LEVELS = NOTE, WARNING, REFUSAL = 'note', 'warning', 'refusal'
+VERDICTS = {NOTE: 'pass', WARNING: 'warnings', REFUSAL: 'refusal'}  # by the highest
 NODE = 8  # processes whose statistics published comparisons merge at most
+STEPS = 1000  # that gates are forecast for
 _OF_NORMS = 'norm', 'norm_cfg', 'custom_imports'  # keys that say which norm it is
 _WARM_UPS = 'LinearLR', 'ConstantLR'
 
+
+class Finding(NamedTuple):
+    """What a check has found: how grave it is, at which key, layer, file or side, and what.
+
+    A note is for information. A warning is of a difference that may be meant. A refusal is
+    of a run whose result would be worth nothing.
+    """
+
+    level: str
+    where: str
+    what: str
+
+
 Findings = Iterator[Finding]
+
+
+def preflight(a: Side, b: Side, world: int = 1, images: int = 0) -> dict:
+    """Check two sides of a comparison.
+
+    Args:
+        a: The baseline.
+        b: What is compared with it.
+        world: Processes that each will train on.
+        images: Training images to forecast the gates from; 0 for no forecast.
+
+    Returns:
+        What json is to keep: ``verdict`` (one of ``VERDICTS``), ``findings``
+        (:class:`Finding`, as dicts), what they are of, and ``id``, a hash of all that.
+
+    Raises:
+        TypeError, ValueError: If a number is not one of those.
+        OSError: If there are no images to forecast the gates from.
+    """
+    check_count('world', world)
+    check_count('images', images, least=0)
+    findings = [finding for check in CHECKS for finding in check(a, b, world)]
+    for side in (a, b) if images else ():
+        findings += forecast_gates(side, images)
+    levels = [finding.level for finding in findings]
+    packages = 'torch', 'mmengine', 'mmcv', *dict.fromkeys((a.scope, b.scope))
+    versions = {name: import_module(name).__version__ for name in packages}
+    manifest = {
+        'verdict': VERDICTS[max(levels, key=LEVELS.index, default=NOTE)],
+        'configs': [
+            {
+                'name': side.name,
+                'file': Path(side.cfg.filename or '').name,
+                'hash': _short_hash(side.content()),
+            }
+            for side in (a, b)
+        ],
+        'world': world,
+        'images': images,
+        'versions': {'ubn_mmdet': __version__, **versions},
+        'findings': [finding._asdict() for finding in findings],
+    }
+    return {'id': _short_hash(manifest), **manifest}
+
+
+def _short_hash(content: dict) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def config_keys(a: Side, b: Side, world: int) -> Findings:
@@ -33,18 +113,16 @@ def norm_layers(a: Side, b: Side, world: int) -> Findings:
         first = min(a.norms.keys() ^ b.norms.keys())
         what = f'norm layers: {len(a.norms)} in {a.name}, {len(b.norms)} in {b.name}'
         yield Finding(WARNING, first, what)
-    traits = a.traits(world), b.traits(world)
-    for trait in TRAITS:
-        pairs = {
-            name: (traits[0][name][trait], traits[1][name][trait])
-            for name in traits[0]
-            if name in traits[1]
-        }
-        found = [name for name, (of_a, of_b) in pairs.items() if of_a != of_b]
-        if found:
-            of_a, of_b = pairs[found[0]]
-            what = f'{trait}: {of_a} with {a.name}, {of_b} with {b.name}'
-            yield Finding(WARNING, found[0], f'{what}; in {len(found)} norm layers')
+    of_a, of_b = a.traits(world), b.traits(world)
+    found: dict[str, list] = {}
+    for layer in [name for name in of_a if name in of_b]:
+        for trait, value in of_a[layer].items():
+            if value != of_b[layer][trait]:
+                found.setdefault(trait, []).append((layer, value, of_b[layer][trait]))
+    for trait, unequal in found.items():
+        layer, value, other = unequal[0]
+        what = f'{trait}: {value} with {a.name}, {other} with {b.name}'
+        yield Finding(WARNING, layer, f'{what}; in {len(unequal)} norm layers')
 
 
 def rates(a: Side, b: Side, world: int) -> Findings:
@@ -62,11 +140,12 @@ def rates(a: Side, b: Side, world: int) -> Findings:
             if rate is None:
                 continue
             told.append(f'{rate} with {side.name}')
-            like = 'weight of a convolution' if is_kernel else 'bias of a norm'
-            usual = side.kernel_shrinkage if is_kernel else side.bias_shrinkage
-            if (is_kernel or None in pair) and not isclose(rate.shrinkage, usual):
-                told[-1] += f', where lr * decay of the {like} is {usual:.3g}'
-                is_right = False
+            if is_kernel or None in pair:
+                usual = side.usual_shrinkage(is_kernel)
+                like = 'weight of a convolution' if is_kernel else 'bias of a norm'
+                if not isclose(rate.shrinkage, usual):
+                    told[-1] += f', where lr * decay of the {like} is {usual:.3g}'
+                    is_right = False
         what = f'{"; ".join(told)}; in {count} norm layers'
         yield Finding(NOTE if is_right else WARNING, tensor, what)
 
@@ -74,15 +153,15 @@ def rates(a: Side, b: Side, world: int) -> Findings:
 def schedule(a: Side, b: Side, world: int) -> Findings:
     """The learning rate is for the images of a step, and is reached by a warm-up."""
     for side in a, b:
-        images = side.batch_size * world
+        images = side.cfg.train_dataloader.batch_size * world
         scaling = side.cfg.get('auto_scale_lr') or {}
         base = scaling.get('base_batch_size', images)
         if images != base and not scaling.get('enable'):
-            what = f'{side.name} has {images} images a step, and a learning rate for {base}'
-            advice = (
+            what = (
+                f'{side.name} has {images} images a step, and a learning rate for {base}: '
                 f'enable=True scales it, base_batch_size={images} says it is for these'
             )
-            yield Finding(REFUSAL, 'auto_scale_lr', f'{what}: {advice}')
+            yield Finding(REFUSAL, 'auto_scale_lr', what)
         schedulers = side.cfg.get('param_scheduler') or []
         schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
         warms_up = any(s.type in _WARM_UPS and not s.get('begin') for s in schedulers)
@@ -99,9 +178,11 @@ def precautions(a: Side, b: Side, world: int) -> Findings:
             yield Finding(WARNING, 'randomness.seed', what)
         merged = [side.merges(layer, world) for layer in side.live.values()]
         if (largest := max(merged, default=1)) > NODE:
-            what = f'{side.name} has statistics of {largest} processes'
-            advice = f'sync_group_size={NODE} keeps them to a node'
-            yield Finding(WARNING, 'norm_cfg', f'{what}: {advice}')
+            what = (
+                f'{side.name} has statistics of {largest} processes: '
+                f'sync_group_size={NODE} keeps them to a node'
+            )
+            yield Finding(WARNING, 'norm_cfg', what)
         holds = side.holds_statistics
         for hook, is_needed, what in (
             ('CheckInvalidLossHook', True, 'goes on with a loss that is not finite'),
@@ -134,7 +215,7 @@ def layouts(a: Side, b: Side, world: int) -> Findings:
             # With live statistics, BatchNorm's weights are a start: each layer is it then.
             has_to_fit = side.holds_statistics or 'CheckpointLayoutHook' in side.hooks
             level = REFUSAL if has_to_fit or any(each.adds for each in found) else NOTE
-            place = '.'.join(filter(None, ('model', name)))
+            place = f'model.{name}' if name else 'model'
             what = (
                 f'is of another norm than {len(found)} layers of {place} of {side.name}'
             )
@@ -145,28 +226,21 @@ def silent_branches(a: Side, b: Side, world: int) -> Findings:
     """The same norm layers put out 0 at the start."""
     if a.absent or b.absent:
         return
-    silent = [
+    affine = 'weight', 'spatial_weight', 'bias'
+    of_a, of_b = (
         {
             name
             for name, layer in side.norms.items()
-            if not any(parameter.any() for parameter in _affine(layer))
+            if not any(p.any() for n, p in layer.named_parameters() if n in affine)
         }
         for side in (a, b)
-    ]
-    if one_sided := sorted(silent[0] ^ silent[1]):
-        counts = ' and '.join(
-            f'{len(names)} of {side.name}'
-            for names, side in zip(silent, (a, b), strict=True)
+    )
+    if one_sided := sorted(of_a ^ of_b):
+        what = (
+            f'norm layers that put out 0 at the start: {len(of_a)} of {a.name} and '
+            f'{len(of_b)} of {b.name} (zero_init_residual=False for both)'
         )
-        what = f'norm layers that put out 0 at the start: {counts}'
-        advice = 'zero_init_residual=False for both'
-        yield Finding(WARNING, one_sided[0], f'{what} ({advice})')
-
-
-def _affine(layer: Any) -> list:
-    names = 'weight', 'spatial_weight', 'bias'
-    found = (getattr(layer, name, None) for name in names)
-    return [parameter for parameter in found if parameter is not None]
+        yield Finding(WARNING, one_sided[0], what)
 
 
 def start_scales(a: Side, b: Side, world: int) -> Findings:
@@ -205,3 +279,65 @@ CHECKS: tuple[Callable[[Side, Side, int], Findings], ...] = (
     silent_branches,
     start_scales,
 )
+
+
+def forecast_gates(side: Side, images: int) -> Findings:
+    """Which gates will close, as ``images`` of the train loader pass the initial weights.
+
+    A gate that closes does so in the first steps, in which weights hardly move. Layers
+    without a gate are measured as if they had one.
+    """
+    if not side.live:
+        what = f'{side.name} holds all statistics, so gates play no part'
+        yield Finding(NOTE, 'gates', what)
+        return
+    settings = deepcopy(side.cfg.train_dataloader)
+    settings.update(num_workers=0, persistent_workers=False)
+    settings.pop('prefetch_factor', None)
+    loader = Runner.build_dataloader(settings, seed=0)
+    model: Any = revert_sync_batchnorm(deepcopy(side.model)).train()
+    modules = dict(model.named_modules())
+    layers = [modules[name] for name in side.live]
+    count = min(-(-images // settings.batch_size), len(loader))
+    rows = []
+    for data in track_iter_progress((islice(loader, count), count), file=sys.stderr):
+        measurement = StepMeasurement(layers, torch.device('cpu'))
+        with torch.no_grad():
+            model(**model.data_preprocessor(data, True), mode='loss')
+        rows.append(measurement.read()[0])
+    start = ' with random weights' if side.absent else ''
+    found = torch.stack(rows, 1).tolist()  # by layer, nan where it was not reached
+    reached = closing = 0
+    for (name, layer), row in zip(side.live.items(), found, strict=True):
+        values = [c for c in row if isfinite(c)]
+        reached += bool(values)
+        if not (closed := closed_steps(layer, values)):
+            continue
+        closing += 1
+        what = (
+            f'the gate of {side.name} closes at step {closed[0]}{start}, and is closed '
+            f'in {len(closed)} of {STEPS} steps: c is {fmean(values):.3f}'
+        )
+        if has_gate(layer):
+            yield Finding(WARNING, name, what)
+        else:
+            yield Finding(NOTE, name, f'if it had: {what}')
+    what = f'{reached - closing} of {reached} gates of {side.name} stay open'
+    yield Finding(NOTE, 'gates', f'{what}{start}, in {count} batches')
+
+
+def closed_steps(layer: Any, values: Sequence[float]) -> list[int]:
+    """The steps, from 1 to :data:`STEPS`, that end with the gate of ``layer`` closed.
+
+    ``values`` are ``c`` of batch after batch, and what follows is taken to repeat them. A
+    layer without a gate is supposed to have UBN's.
+    """
+    gate: Any = deepcopy(layer) if has_gate(layer) else UBN(1)
+    closed = []
+    for step, c in enumerate(islice(cycle(values), STEPS), 1):
+        gate.condensation += CONDENSATION_MOMENTUM * (c - gate.condensation)
+        if gate.gate_is_open:
+            gate.num_batches_tracked += 1
+        else:
+            closed.append(step)
+    return closed

@@ -1,45 +1,34 @@
 """One of two configs that are compared, and what it builds."""
 
-import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import cached_property
 from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint, set_random_seed
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from ...layers.stages.affine import AUTHORS_GATE
 from ..config_nodes import all_nodes
-from ..layout_hook import pretrained_modules
 from ..members import is_ours
-from .scales import output_scales
+from ..start_hooks import pretrained_modules
 
-TRAITS = 'eps', 'momentum', 'images in live statistics', 'learns'
-
-
-@contextmanager
-def _quiet_toolbox() -> Iterator[None]:
-    """Without a line for every tensor."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+IMAGES, SIZE = 2, 128  # generated ones, and their pixels
 
 
 class Rate(NamedTuple):
@@ -80,6 +69,8 @@ class Side:
         absent: Files of weights that are not on this machine. What they would have filled
             is at random here.
         model: In training mode.
+        norms: Its norm layers, by name.
+        rates: Of each parameter that learns, as the optimizer has it.
     """
 
     def __init__(self, name: str, cfg: Config) -> None:
@@ -101,40 +92,24 @@ class Side:
         init_default_scope(self.scope)
         set_random_seed(0)
         self.model = MODELS.build(settings)
-        with _quiet_toolbox():
+        logger = MMLogger.get_current_instance()
+        with ExitStack() as quiet:  # else there is a line for every tensor
+            quiet.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
             self.model.init_weights()
             if self.load_from:
                 load_checkpoint(self.model, self.load_from, 'cpu')
-        self.model.train()
+            self.model.train()
+            self.rates = self._rates()
+        modules = self.model.named_modules()
+        self.norms: dict[str, Any] = {n: m for n, m in modules if is_norm(m)}
 
-    def _is_absent(self, path: str) -> bool:
-        if not Path(path).is_file():
-            self.absent.append(path)
-        return path in self.absent
-
-    @cached_property
-    def norms(self) -> dict[str, Any]:
-        """The norm layers, by name."""
-        return {name: m for name, m in self.model.named_modules() if is_norm(m)}
-
-    @property
-    def live(self) -> dict[str, Any]:
-        """Those that train on statistics of their batches."""
-        return {
-            name: layer
-            for name, layer in self.norms.items()
-            if layer.training and isinstance(layer, _BatchNorm)
-        }
-
-    @cached_property
-    def rates(self) -> dict[str, Rate]:
-        """Of each parameter that learns, as the optimizer has it."""
+    def _rates(self) -> dict[str, Rate]:
         keys = 'optimizer', 'constructor', 'paramwise_cfg'
         settings = {k: v for k, v in self.cfg.optim_wrapper.items() if k in keys}
         # Mixed precision is another wrapper's matter, which wants a GPU.
         settings['type'] = 'OptimWrapper'
-        with _quiet_toolbox():
-            wrapper = build_optim_wrapper(self.model, settings)
+        wrapper = build_optim_wrapper(self.model, settings)
         rates = {
             id(parameter): Rate(group['lr'], group.get('weight_decay', 0.0))
             for group in wrapper.optimizer.param_groups
@@ -143,46 +118,25 @@ class Side:
         named = self.model.named_parameters()
         return {n: rates[id(p)] for n, p in named if p.requires_grad and id(p) in rates}
 
-    @property
-    def kernel_shrinkage(self) -> float:
-        """The usual one of a convolution's kernel."""
-        modules = self.model.named_modules()
-        return self._shrinkage(
-            'weight', [n for n, m in modules if isinstance(m, nn.Conv2d)]
-        )
+    def _is_absent(self, path: str) -> bool:
+        if not Path(path).is_file():
+            self.absent.append(path)
+        return path in self.absent
 
     @property
-    def bias_shrinkage(self) -> float:
-        """The usual one of a norm layer's bias."""
-        return self._shrinkage('bias', self.norms)
-
-    def _shrinkage(self, tensor: str, layers: Iterable[str]) -> float:
-        names = (f'{layer}.{tensor}' for layer in layers)
-        found = Counter(self.rates[n].shrinkage for n in names if n in self.rates)
-        return found.most_common(1)[0][0] if found else 0.0
-
-    def traits(self, world: int) -> dict[str, dict[str, Any]]:
-        """Each of :data:`TRAITS` of every layer that is a kind of BatchNorm, by name."""
-        found = {}
-        for name, layer in self.norms.items():
-            if isinstance(layer, _BatchNorm):
-                images = self.batch_size * self.merges(layer, world)
-                learns = any(
-                    parameter.requires_grad for parameter in layer.parameters()
-                )
-                values = layer.eps, layer.momentum, images * layer.training, learns
-                found[name] = dict(zip(TRAITS, values, strict=True))
-        return found
-
-    @cached_property
-    def scales(self) -> dict[str, list[float]]:
-        """:func:`~.scales.output_scales` of the model."""
-        return output_scales(self.model)
+    def live(self) -> dict[str, Any]:
+        """The norm layers that train on statistics of their batches."""
+        return {
+            name: layer
+            for name, layer in self.norms.items()
+            if layer.training and isinstance(layer, _BatchNorm)
+        }
 
     @property
-    def batch_size(self) -> int:
-        """Images of a step of one process."""
-        return self.cfg.train_dataloader.batch_size
+    def holds_statistics(self) -> bool:
+        """Whether it trains with the statistics of a pre-training."""
+        is_given = self.absent or self.load_from or any(pretrained_modules(self.model))
+        return bool(is_given and self.norms and not self.live)
 
     @property
     def hooks(self) -> set[str]:
@@ -190,11 +144,11 @@ class Side:
         hooks = self.cfg.get('custom_hooks') or []
         return {str(hook['type']).rpartition('.')[2] for hook in hooks}
 
-    @property
-    def holds_statistics(self) -> bool:
-        """Whether it trains with the statistics of a pre-training."""
-        is_given = self.absent or self.load_from or any(pretrained_modules(self.model))
-        return bool(is_given and self.norms and not self.live)
+    def content(self) -> dict:
+        """The config as json has it."""
+        content = self.cfg.to_dict()
+        content.pop('work_dir', None)
+        return json.loads(json.dumps(content, default=str))
 
     def merges(self, layer: Any, world: int) -> int:
         """How many processes' batches are normalised together."""
@@ -203,18 +157,64 @@ class Side:
         is_merged = isinstance(layer, SyncBatchNorm) or self.cfg.get('sync_bn')
         return world if is_merged else 1
 
-    def content(self) -> dict:
-        """The config as json has it."""
-        content = self.cfg.to_dict()
-        content.pop('work_dir', None)
-        return json.loads(json.dumps(content, default=str))
-
-    @property
-    def description(self) -> dict:
-        """For a record: name, file and hash of the config."""
-        content = json.dumps(self.content(), sort_keys=True).encode()
+    def traits(self, world: int) -> dict[str, dict[str, Any]]:
+        """What every kind of BatchNorm has, by the layer's name."""
+        batch_size = self.cfg.train_dataloader.batch_size
         return {
-            'name': self.name,
-            'file': Path(self.cfg.filename or '').name,
-            'hash': hashlib.sha256(content).hexdigest()[:16],
+            name: {
+                'eps': layer.eps,
+                'momentum': layer.momentum,
+                'images in live statistics': (
+                    batch_size * self.merges(layer, world) * layer.training
+                ),
+                'learns': any(p.requires_grad for p in layer.parameters()),
+            }
+            for name, layer in self.norms.items()
+            if isinstance(layer, _BatchNorm)
+        }
+
+    def usual_shrinkage(self, is_kernel: bool) -> float:
+        """The most frequent one, of the biases of norms or the weights of convolutions."""
+        names = [f'{name}.bias' for name in self.norms]
+        if is_kernel:
+            modules = self.model.named_modules()
+            names = [f'{n}.weight' for n, m in modules if isinstance(m, nn.Conv2d)]
+        found = Counter(self.rates[n].shrinkage for n in names if n in self.rates)
+        return found.most_common(1)[0][0] if found else 0.0
+
+    @cached_property
+    def scales(self) -> dict[str, list[float]]:
+        """Standard deviations of what backbone, neck and heads put out in training.
+
+        By the name of the component, a number for each tensor: of a level, or of logits
+        and boxes.
+        """
+        model = revert_sync_batchnorm(deepcopy(self.model))
+        outputs: dict[str, object] = {}
+        for name, module in model.named_modules():
+            kind = type(module).__name__
+            is_head = kind.endswith('Head') and not kind.endswith('RoIHead')
+            if is_head or name in ('backbone', 'neck'):
+                module.register_forward_hook(
+                    lambda _, args, out, name=name: outputs.update({name: out})
+                )
+        generator = torch.Generator().manual_seed(0)
+        small = torch.randn(IMAGES, 3, SIZE // 16, SIZE // 16, generator=generator)
+        images = interpolate(small, (SIZE, SIZE), mode='bilinear')  # smooth, as photos
+        samples = None
+        if not hasattr(model, 'head'):  # a classifier asks for nothing
+            from ..deploy import example  # imports the toolbox for detection
+
+            samples = [example(model, (SIZE, SIZE))[1] for _ in range(IMAGES)]
+        with torch.no_grad():
+            result = model(images, samples, mode='tensor')
+        if hasattr(model, 'bbox_head'):  # a one-stage detector calls it past hooks
+            outputs.setdefault('bbox_head', result)
+        return {
+            name: [
+                float(leaf.std())
+                for leaf in tree_leaves(output)
+                if isinstance(leaf, Tensor) and leaf.numel() > 1
+            ]
+            for name, output in outputs.items()
         }

@@ -1,18 +1,21 @@
-"""The hook that looks, at the first training step, at what became of our layers."""
+"""Hooks that look at norm layers in training, and what some of the layers want there."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
-from mmengine.dist import get_world_size
+import torch
+from mmengine.dist import all_reduce, broadcast, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
+from ..layers import MBN, second_forward
 from ..ops.recompute import is_in_backward
+from .condensation import has_gate
 from .members import asks_for_ours, is_ours, kinds, unwrapped
 from .replacers import UBNReplacedError
 
@@ -34,9 +37,7 @@ class UBNGuardHook(Hook):
         self._calls: Counter[str] = Counter()
         self._handles: list = []
 
-    def before_train_iter(
-        self, runner: Runner | FlexibleRunner, *args: Any, **kwargs: Any
-    ) -> None:
+    def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Report, before the first step: the model is in training mode by then."""
         if self._has_reported:
             return
@@ -51,9 +52,8 @@ class UBNGuardHook(Hook):
             )
         if layers:
             print_log(report(layers), logger='current')
-        # A warning and no cure. To hold the layers in evaluation, the hook would have to
-        # undo every model.train() of the run, and the same model would train otherwise
-        # in a loop of one's own. SyncBatchNorm trains on in these places, too.
+        # A warning and no cure: the same model would train otherwise in a loop of one's
+        # own. SyncBatchNorm trains on in these places, too.
         if unheeded := unheeded_norm_eval(model):
             _warn(
                 f'norm_eval=True does not reach these {kinds(layers.values())} layers, '
@@ -71,11 +71,10 @@ class UBNGuardHook(Hook):
                 'model_wrapper_cfg, by which all ranks have those of rank 0 throughout.'
             )
         for name, layer in layers.items():
-            self._handles.append(layer.register_forward_pre_hook(self._counter(name)))
+            handle = layer.register_forward_pre_hook(partial(self._count, name))
+            self._handles.append(handle)
 
-    def after_train_iter(
-        self, runner: Runner | FlexibleRunner, *args: Any, **kwargs: Any
-    ) -> None:
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Judge the first step's calls."""
         if not self._handles:
             return
@@ -92,20 +91,13 @@ class UBNGuardHook(Hook):
                 'norm for each level (RetinaSepBNHead, as in configs/scratch/).'
             )
 
-    def _counter(self, name: str) -> Callable:
-        def count(*_: object) -> None:
-            if not is_in_backward():
-                self._calls[name] += 1
-
-        return count
+    def _count(self, name: str, *_: object) -> None:
+        if not is_in_backward():
+            self._calls[name] += 1
 
 
 def report(layers: dict[str, nn.Module]) -> str:
-    """How many of our layers each component has and how many are in training mode.
-
-    Args:
-        layers: By their names in the model.
-    """
+    """How many of our layers, by name, each component has, and how many are in training."""
     total: Counter[str] = Counter()
     training: Counter[str] = Counter()
     for name, layer in layers.items():
@@ -142,3 +134,90 @@ def unheeded_norm_eval(model: nn.Module) -> list[str]:
 
 def _warn(text: str) -> None:
     print_log(text, logger='current', level=logging.WARNING)
+
+
+@HOOKS.register_module()
+class BroadcastBuffersHook(Hook):
+    """Gives all ranks the buffers of rank 0 before they evaluate.
+
+    Where norm layers do not merge their statistics (``sync=False``, BatchNorm), each rank
+    has running statistics of its own, while a checkpoint holds those of rank 0. An
+    evaluation in training would then mix models of which one alone is saved. The ranks
+    train on with what they are given, as they do in a run that is resumed.
+    """
+
+    priority = 'LOWEST'  # after hooks that put other weights in place, such as EMAHook
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Send them."""
+        for buffer in runner.model.buffers():
+            broadcast(buffer)
+
+
+@HOOKS.register_module()
+class MergeGatesHook(Hook):
+    """Averages ``condensation`` over all ranks after each step, with one all-reduce.
+
+    With ``sync=False``, or a ``sync_group_size``, each rank goes by batches of its own.
+    Without this hook one rank's gate could close for good and another's stay open. The
+    average over the ranks moves as ``m <- 0.9 m + 0.1 c`` does, with the mean of all ranks'
+    ``c``. Where statistics are merged over all ranks there is nothing to do.
+
+    Every runner has one once ``ubn_mmdet`` is imported.
+    """
+
+    priority = 'ABOVE_NORMAL'  # before what is recorded after a step
+
+    def before_train(self, runner: Any) -> None:
+        """Find the layers."""
+        self._layers = [m for m in unwrapped(runner).modules() if has_gate(m)]
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        """Average."""
+        own = [m.condensation for m in unmerged(self._layers, get_world_size())]
+        if not own:
+            return
+        merged = torch.stack(own)
+        all_reduce(merged, op='mean')
+        for condensation, value in zip(own, merged, strict=True):
+            condensation.copy_(value)
+
+
+@HOOKS.register_module()
+class DoubleForwardHook(Hook):
+    """Repeats the forward after each update, for ``MBN`` (AAAI 2018, arXiv 2010.04947).
+
+    What the layers have memorized of the batch is replaced by its statistics under the new
+    weights. ``custom_hooks = [dict(type='DoubleForwardHook')]`` in a config.
+
+    A step takes a forward more, which is logged as ``data_time``. Augmentations of whole
+    batches, in the data preprocessor, are drawn anew. With gradient accumulation the last
+    batch before an update is repeated, and the others are not.
+
+    Raises:
+        ValueError: At the start of training, if the model has no ``MBN``.
+    """
+
+    # After the hooks that follow the step itself, and before a checkpoint is saved.
+    priority = 'BELOW_NORMAL'
+
+    def before_train(self, runner: Any) -> None:
+        """Look for the layers."""
+        if not any(isinstance(module, MBN) for module in runner.model.modules()):
+            raise ValueError(
+                'DoubleForwardHook repeats forwards for MBN layers, and the model has '
+                "none: remove the hook, or give the model norm_cfg=dict(type='MBN')"
+            )
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Repeat the forward, if there was an update."""
+        wrapper = runner.optim_wrapper
+        if not wrapper.should_update():
+            return
+        # Not through a wrapper: it would prepare for a backward.
+        model = unwrapped(runner)
+        with second_forward(model), wrapper.optim_context(model):
+            data = model.data_preprocessor(data_batch, True)
+            model._run_forward(data, mode='loss')
