@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ubn_mmdet import (
     BNET,
     MABN,
+    MBN,
     RBN,
     UBN,
     padded_images,
@@ -191,6 +192,7 @@ UNCOMPILED = {
     'forward-mode': lambda x: torch.func.jvp(UBN(2).eval(), (x,), (x,)),
     'dispatch mode': lambda x: within(Count(), UBN(2), x),
     'state in the backward': lambda x: MABN(2)(x),
+    'a second forward': lambda x: MBN(2)(x),
     'float64': lambda x: UBN(2).double()(x.double()),
     'empty': lambda x: UBN(2)(x[:0]),
 }

@@ -1,6 +1,5 @@
 """Checks of constructor arguments: each names the value and what is allowed."""
 
-import inspect
 from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 from typing import cast
@@ -63,23 +62,3 @@ def check_tracks(settings: Mapping[str, object]) -> None:
             'track_running_stats must be True, got False: training normalises with the '
             'running statistics'
         )
-
-
-def check_known(kind: type, base: type, unknown: Collection[str]) -> None:
-    """Raise TypeError if there are ``unknown`` keywords, and name those that exist.
-
-    Args:
-        kind: The class that is built.
-        base: The one that takes the keywords common to all.
-        unknown: What neither has taken.
-    """
-    if not unknown:
-        return
-    own = [*inspect.signature(kind).parameters.values()]
-    common = inspect.signature(base).parameters.values()
-    taken = [p.name for p in (*own, *common) if p.kind == p.POSITIONAL_OR_KEYWORD]
-    names = ', '.join(name for name in dict.fromkeys(taken) if name != 'stages')
-    raise TypeError(
-        f'{kind.__name__} has no argument {", ".join(map(repr, unknown))}; '
-        f'it has {names}'
-    )

@@ -8,8 +8,8 @@ passes over ``x``, a reduction and an apply (``ops/passes.py``).
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,32 +22,22 @@ from ..ops.passes import Coefficients, Passes, passes_for
 from ..ops.recompute import Calls, is_in_backward, not_recomputed, unwatched
 from ..ops.statistics import batch_statistics, merge_statistics, sync_group
 from ..ops.tensors import compute_dtype, full_precision, is_empty
-from .checks import check_count, check_dtype, check_flag, check_known, check_number
-from .stages import (
-    BatchStatistics,
-    Centering,
-    ChannelAffine,
-    Entry,
-    L2Equalizing,
-    NormalizedScaling,
-    Stage,
-    Statistics,
-)
-from .stages.stage import Layer
-from .stages.statistics import Batch, State, Summary
+from .checks import check_count, check_dtype, check_flag, check_number
+from .stages.affine import Centering, ChannelAffine, L2Equalizing, NormalizedScaling
+from .stages.stage import Entry, Layer, Stage
+from .stages.statistics import Batch, BatchStatistics, State, Summary
 
 BATCHNORM = 'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'
 
-S = TypeVar('S', bound=Statistics)
-
 
 @dataclass(frozen=True)
-class Stages(Generic[S]):
+class Stages:
     """What a layer consists of; the default is BatchNorm.
 
     Attributes:
         centering: Shifts the input by its own mean; None for not at all.
-        statistics: Mean and standard deviation to normalise with, and their averages.
+        statistics: Mean and standard deviation to normalise with, and their averages: a
+            :class:`~.stages.statistics.BatchStatistics`.
         scaling: A gate by the input's own mean; None for no gate.
         affine: Writes the result.
         equalizing: Scales each sample by a factor of its own, before all else; None for
@@ -55,20 +45,15 @@ class Stages(Generic[S]):
     """
 
     centering: Centering | None = None
-    statistics: S = field(default_factory=BatchStatistics)  # type: ignore[assignment]
+    statistics: Any = BatchStatistics()
     scaling: NormalizedScaling | None = None
-    affine: ChannelAffine = field(default_factory=ChannelAffine)
+    affine: ChannelAffine = ChannelAffine()
     equalizing: L2Equalizing | None = None
 
     def __iter__(self) -> Iterator[Stage]:
         """Those that there are, in the order of the computation."""
-        stages = (
-            self.equalizing,
-            self.centering,
-            self.statistics,
-            self.scaling,
-            self.affine,
-        )
+        before = self.equalizing, self.centering
+        stages = *before, self.statistics, self.scaling, self.affine
         return (stage for stage in stages if stage is not None)
 
     def entries(self) -> list[Entry]:
@@ -190,9 +175,7 @@ class PipelineNorm(Base):
         sync_group_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **unknown: object,
     ) -> None:
-        check_known(type(self), PipelineNorm, unknown)
         check_count('num_features', num_features)
         check_number('eps', eps, lambda v: 0 < v < math.inf, 'a finite number > 0')
         if momentum is not None:
@@ -207,15 +190,8 @@ class PipelineNorm(Base):
         check_dtype(dtype)
         self.stages = stages
         self._calls = Calls()
-        super().__init__(
-            num_features,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            device=device,
-            dtype=dtype,
-        )
+        of_batchnorm = num_features, eps, momentum, affine, track_running_stats
+        super().__init__(*of_batchnorm, device=device, dtype=dtype)
         self.sync = sync
         self.sync_group_size = sync_group_size
         absent = () if affine else stages.affine.entries()
@@ -232,8 +208,6 @@ class PipelineNorm(Base):
                 self.register_parameter(entry.name, parameter)
             else:
                 self.register_buffer(entry.name, tensor)
-        for stage in stages:
-            stage.prepare(self)
         self.reset_parameters()
 
     @property
@@ -301,7 +275,8 @@ class PipelineNorm(Base):
         if group is None:
             if is_empty(x):
                 return x + 0 * sum(parameter.sum() for parameter in self.parameters())
-            if of_batch and self._has_one_value(x, valid):
+            values = stages.statistics.values
+            if of_batch and values(_elements(x, valid), x.shape[1]) == 1:
                 raise ValueError(
                     f'expected more than 1 value per {stages.statistics.unit} when '
                     f'training, got input size {tuple(x.shape)}'
@@ -321,10 +296,6 @@ class PipelineNorm(Base):
             if kernel is None or bias is None:
                 return passes.pointwise(pivot, scale, shift)
             return passes.depthwise(pivot, scale, shift, kernel, bias)
-
-    def _has_one_value(self, x: Tensor, valid: ValidPart | None) -> bool:
-        count = _elements(x, valid)
-        return self.stages.statistics.values(count, x.shape[1]) == 1
 
     @property
     def _tracks(self) -> bool:
@@ -370,34 +341,29 @@ class PipelineNorm(Base):
                     self._calls.add(mean, var, state)
         return run(own_coefficients, maps, state)
 
+    @torch.no_grad()
     def _state(self, batch: Batch) -> State:
-        """What a batch is normalised with, beside itself: the state that it moves."""
-        with torch.no_grad(), unwatched():
-            # Detached also from forward-mode derivatives, which are not for buffers.
-            return self._advance(
-                batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
-            )
-
-    def _advance(self, batch: Batch) -> State:
         """Move the state by a batch, unless it was here before; what it is used with."""
-        advance = self.stages.statistics.advance
-        if torch.compiler.is_compiling():
-            return tuple(map(not_recomputed, advance(self, batch)))
-        if torch._C._are_functorch_transforms_active():
-            return advance(self, batch)
-        if not is_in_backward():
-            state = advance(self, batch)
-            self._calls.add(batch.mean, batch.var, state)
-            return state
-        found = self._calls.find(batch.mean, batch.var, self.eps)
-        if found is None:
-            return advance(self, batch)
-        is_repeated, past = found
-        is_new = ~is_repeated if batch.counts is None else batch.counts & ~is_repeated
-        present = advance(self, batch._replace(counts=is_new))
-        return tuple(
-            torch.where(is_repeated, *pair) for pair in zip(past, present, strict=True)
-        )
+        # Detached also from forward-mode derivatives, which are not for buffers.
+        batch = batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
+        advance, found = self.stages.statistics.advance, None
+        with unwatched():
+            if torch.compiler.is_compiling():
+                return tuple(map(not_recomputed, advance(self, batch)))
+            if torch._C._are_functorch_transforms_active():
+                return advance(self, batch)
+            if is_in_backward():
+                found = self._calls.find(batch.mean, batch.var, self.eps)
+            if found is None:
+                state = advance(self, batch)
+                if not is_in_backward():
+                    self._calls.add(batch.mean, batch.var, state)
+                return state
+            repeated, past = found
+            is_new = ~repeated if batch.counts is None else batch.counts & ~repeated
+            present = advance(self, batch._replace(counts=is_new))
+            pairs = zip(past, present, strict=True)
+            return tuple(torch.where(repeated, *pair) for pair in pairs)
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -418,6 +384,12 @@ class PipelineNorm(Base):
                 f'expected input with {self.num_features} channels, '
                 f'got {x.shape[1]}: {tuple(x.shape)}'
             )
+
+    def extra_repr(self) -> str:
+        """BatchNorm's, and the settings of the statistics."""
+        settings = vars(self.stages.statistics).items()
+        shown = [f'{k}={v}' for k, v in settings if not k.startswith('_')]
+        return ', '.join([super().extra_repr(), *shown])
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args: Any
@@ -487,8 +459,6 @@ def coefficients(
     stages = layer.stages
     if batch is None:
         mu, inv_std = stages.statistics.running(layer, maps.dtype)
-    elif state is None:
-        mu, inv_std = stages.statistics.of_batch(layer, batch)
     else:
         mu, inv_std = stages.statistics.normalizer(layer, batch, state)
     if not stages.by_sample:

@@ -19,10 +19,16 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.recompute import Calls
-from .checks import check_choice, check_flag
+from .checks import check_choice, check_count, check_flag
 from .pipeline import PipelineNorm, Stages
-from .stages import Centering, DepthwiseAffine, GatedStatistics, NormalizedScaling
-from .stages.affine import channel_or_depthwise
+from .stages.affine import (
+    STARTS,
+    Centering,
+    ChannelAffine,
+    DepthwiseAffine,
+    NormalizedScaling,
+)
+from .stages.statistics import GatedStatistics
 
 # What a layer with every stage on has; a stage that is off leaves None in its place.
 ALL_ENTRIES = Stages(
@@ -78,8 +84,6 @@ class UBN(PipelineNorm, _BatchNorm):
     Input, output and errors are those of :class:`PipelineNorm`.
     """
 
-    stages: Stages[GatedStatistics]
-
     def __init__(
         self,
         num_features: int,
@@ -103,6 +107,11 @@ class UBN(PipelineNorm, _BatchNorm):
     ) -> None:
         check_flag('centering', centering)
         check_choice('scaling', scaling, ('normalized', None))
+        check_count('kernel_size', kernel_size, odd=True)
+        check_choice('initial_spatial', initial_spatial, STARTS)
+        affine_stage = ChannelAffine(initial_weight)
+        if kernel_size > 1:
+            affine_stage = DepthwiseAffine(kernel_size, initial_spatial, initial_weight)
         self.centering = centering
         self.scaling = scaling
         self.kernel_size = kernel_size
@@ -118,7 +127,7 @@ class UBN(PipelineNorm, _BatchNorm):
                     condensation_min_updates,
                 ),
                 NormalizedScaling() if scaling else None,
-                channel_or_depthwise(kernel_size, initial_spatial, initial_weight),
+                affine_stage,
             ),
             eps,
             momentum,
@@ -177,7 +186,7 @@ class UBN(PipelineNorm, _BatchNorm):
     def extra_repr(self) -> str:
         """BatchNorm's, and the stages."""
         return (
-            f'{super().extra_repr()}, centering={self.centering}, '
+            f'{_BatchNorm.extra_repr(self)}, centering={self.centering}, '
             f'scaling={self.scaling!r}, kernel_size={self.kernel_size}, '
             f'condensation_threshold={self.condensation_threshold}, '
             f'condensation_feature={self.condensation_feature!r}, '

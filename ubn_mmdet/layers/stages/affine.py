@@ -1,4 +1,4 @@
-"""Centering, scaling and affine: what is learnt around the normalisation.
+"""Equalizing, centering, scaling and affine: the stages around the statistics.
 
 Each is an affine map of every sample and channel, so its coefficients are ``(N, C)`` or
 ``(C,)``; with a kernel, the affine stage is a depthwise convolution.
@@ -13,6 +13,29 @@ from ...ops.passes import Coefficients
 from ...ops.tensors import over_positions
 from ..checks import check_choice, check_count, check_flag, check_number
 from .stage import Entry, Layer, Stage
+
+
+class L2Equalizing(Stage):
+    """Scales every sample to one L2 norm, ``sqrt(C*H*W)`` (L2BN, arXiv 2207.02625).
+
+    Its elements then have a mean square of 1. A sample of zeros stays what it is.
+    """
+
+    def __call__(self, mean: Tensor, var: Tensor) -> Tensor:
+        """The factor of each sample, ``(N, 1)``: ``sqrt(C*H*W) / |x_n|``.
+
+        ``|x_n|^2`` is ``H*W * sum_c (V + K^2)``, and takes no pass. Where padded pixels
+        are left out, both are over the valid part.
+
+        Args:
+            mean: ``K``, the mean of each map, ``(N, C)``.
+            var: ``V``, biased, ``(N, C)``.
+        """
+        square = torch.addcmul(var, mean, mean).mean(dim=1, keepdim=True)
+        # 0 for a sample of zeros, which then has no gradient in place of an infinite one.
+        least = torch.finfo(square.dtype).tiny
+        factor = torch.rsqrt(square.clamp(min=least))
+        return torch.where(square < least, torch.zeros_like(factor), factor)
 
 
 class Centering(Stage):
@@ -158,6 +181,9 @@ class ChannelAffine(Stage):
         return Coefficients(pivot, inv_std, shift)
 
 
+STARTS = 'zeros', 'kaiming', 'fan_in'  # of a depthwise kernel
+
+
 class DepthwiseAffine(ChannelAffine):
     """``s * (depthwise(xhat; kernel) + bias)``, zero padding.
 
@@ -187,7 +213,7 @@ class DepthwiseAffine(ChannelAffine):
     ) -> None:
         super().__init__(initial_weight, bias_is_scaled)
         check_count('kernel_size', kernel_size, odd=True, least=3)
-        check_initial_spatial(initial_spatial)
+        check_choice('initial_spatial', initial_spatial, STARTS)
         self.kernel_size = kernel_size
         self.initial_spatial = initial_spatial
 
@@ -266,24 +292,3 @@ def _centre(kernel: Tensor) -> Tensor:
     """A view of the centre taps, ``(C,)``, of a ``(C, k, k)``."""
     middle = kernel.shape[-1] // 2
     return kernel.detach()[..., middle, middle]
-
-
-def channel_or_depthwise(
-    kernel_size: int,
-    initial_spatial: str,
-    initial_weight: float,
-) -> ChannelAffine:
-    """The affine stage with a kernel of that size; of size 1 it is BatchNorm's own.
-
-    ``initial_spatial`` is checked, and has no effect, for ``kernel_size=1``.
-    """
-    check_count('kernel_size', kernel_size, odd=True)
-    check_initial_spatial(initial_spatial)
-    if kernel_size == 1:
-        return ChannelAffine(initial_weight)
-    return DepthwiseAffine(kernel_size, initial_spatial, initial_weight)
-
-
-def check_initial_spatial(value: object) -> None:
-    """Raise ValueError unless it names a start."""
-    check_choice('initial_spatial', value, ('zeros', 'kaiming', 'fan_in'))

@@ -9,10 +9,10 @@ from torch.autograd.function import once_differentiable
 
 from ...ops.tensors import refuse_forward_mode
 from .stage import Layer
-from .statistics import Batch, Statistics, all_finite, count_batch, move
+from .statistics import Batch, BatchStatistics, State, all_finite, count_batch, move
 
 
-class QuadraticStatistics(Statistics):
+class QuadraticStatistics(BatchStatistics):
     """``xhat = (x - p) / sqrt(E[(x - p)^2] + eps)``: nothing is centred.
 
     ``p`` is ``running_mean``, which never moves: 0 in a fresh layer, as the definitions
@@ -20,13 +20,25 @@ class QuadraticStatistics(Statistics):
     quadratic means; with ``p`` it makes evaluation BatchNorm's.
     """
 
-    evaluates_as_batchnorm = True
     compiles = False
 
-    def of_batch(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """``p`` and the batch's own quadratic mean."""
-        pivot = self.pivot(layer, batch)
-        return pivot, torch.rsqrt(self.square(layer, batch) + layer.eps)
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State | None
+    ) -> tuple[Tensor, Tensor]:
+        """``p``, and what makes a scale of the batch's quadratic mean.
+
+        That is :meth:`scale` where the averages move, else the batch's own.
+        """
+        square = self.square(layer, batch)
+        if state is None:
+            inv_std = torch.rsqrt(square + layer.eps)
+        else:
+            inv_std = self.scale(layer, batch, square, state)
+        return self.pivot(layer, batch), inv_std
+
+    def scale(self, layer: Layer, batch: Batch, square: Tensor, state: State) -> Tensor:
+        """The scale of a batch of this quadratic mean, ``(C,)`` each."""
+        raise NotImplementedError
 
     def pivot(self, layer: Layer, batch: Batch) -> Tensor:
         """``p``, ``(C,)``."""
