@@ -144,22 +144,6 @@ def test_a_cotangent_that_needs_no_gradient_is_no_way_around():
         torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
 
 
-def test_one_reduction_and_one_apply_a_call():
-    x = images(2, 2, 3, 3)
-    zero, one = torch.zeros(2).double(), torch.ones(2).double()
-    passes = FusedPasses(x)
-    passes.moments()
-    with pytest.raises(RuntimeError, match='one reduction'):
-        passes.mean()
-    passes.pointwise(zero, one, zero)
-    with pytest.raises(RuntimeError, match='one apply'):
-        passes.pointwise(zero, one, zero)
-    with pytest.raises(RuntimeError, match='one apply'):
-        passes.depthwise(zero, one, zero, torch.ones(2, 3, 3).double(), zero)
-    with pytest.raises(RuntimeError, match='before its apply'):
-        passes.moments()
-
-
 @KERNELS
 @MODES
 @pytest.mark.parametrize('backward', [True, False])

@@ -17,7 +17,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.compiling import Compiler, is_compiled
-from ..ops.padding import PaddedPasses, ValidPart, images_for, valid_part
+from ..ops.padding import PaddedPasses, ValidPart, valid_part
 from ..ops.passes import Coefficients, Passes, passes_for
 from ..ops.recompute import Calls, is_in_backward, not_recomputed, unwatched
 from ..ops.statistics import batch_statistics, merge_statistics, sync_group
@@ -255,15 +255,10 @@ class PipelineNorm(Base):
             path = tracer.path_of_module(self)
             return tracer.create_proxy('call_module', path, (x,), {})
         self._check_input(x)
-        y = self._normalize(x, self._valid_part(x))
+        y = self._normalize(x, valid_part(self, x))
         for name in self.applied_after:
             y = getattr(self, name)(y)
         return y
-
-    def _valid_part(self, x: Tensor) -> ValidPart | None:
-        """The part of ``x`` that is image, where that has been announced."""
-        images = images_for(self, x)
-        return None if images is None else valid_part(images, x)
 
     def _normalize(self, x: Tensor, valid: ValidPart | None) -> Tensor:
         """One reduction over ``x``, the stages in their order, one apply."""

@@ -71,15 +71,11 @@ class Kernels(NamedTuple):
 class FusedPasses:
     """The passes of one call, as in :class:`~ubn_mmdet.ops.passes.ReferencePasses`.
 
-    One reduction at most, then one apply: the two share a hand-over, and a second apply
-    would overwrite what the first has left there.
+    One reduction at most, then one apply: the two share a hand-over (:class:`_Call`).
 
     Args:
         x: ``(N, C, H, W)``.
         kernels: What to compute with; PyTorch's operations if None.
-
-    Raises:
-        RuntimeError: For a reduction after another, or for anything after an apply.
     """
 
     def __init__(self, x: Tensor, kernels: Kernels | None = None) -> None:
@@ -107,8 +103,6 @@ class FusedPasses:
         return self._apply(coefficients, kernel.to(bias.dtype), bias)
 
     def _reduce(self, with_var: bool) -> tuple[Tensor, Tensor]:
-        if self._call.is_reduced or self._call.is_applied:
-            raise RuntimeError('a call has one reduction, before its apply')
         self._call.is_reduced = True
         self.x, mean, var = _Reduce.apply(self.x, with_var, self._call)
         return mean, var
@@ -116,9 +110,6 @@ class FusedPasses:
     def _apply(
         self, coefficients: list[Tensor], kernel: Tensor | None, bias: Tensor | None
     ) -> Tensor:
-        if self._call.is_applied:
-            raise RuntimeError('a call has one apply')
-        self._call.is_applied = True
         return _Apply.apply(self.x, *coefficients, kernel, bias, self._call)
 
     def _per_map(self, *coefficients: Tensor) -> list[Tensor]:
@@ -136,7 +127,7 @@ class _Call:
 
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
-        self.is_reduced = self.is_applied = False
+        self.is_reduced = False
         self.scale: Tensor | None = None
         self.kernel: Tensor | None = None
 
