@@ -121,9 +121,9 @@ def passes_alone(layer, x):
     ones = torch.ones_like(mean)
     if isinstance(layer, UBN):
         flat_summary(x, mean, var)
-        y = passes.depthwise(mean, var, ones, layer.spatial_weight, ones)
+        y = passes.apply(mean, var, ones, layer.spatial_weight, ones)
     else:
-        y = passes.pointwise(mean, var, ones)
+        y = passes.apply(mean, var, ones)
     y.pow(3).sum().backward()
 
 

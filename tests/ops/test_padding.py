@@ -98,7 +98,7 @@ def test_passes_keep_the_memory_format(memory_format):
     passes = PaddedPasses(x, Images([(5, 8), (8, 6)], (8, 8)).valid_part(x))
     zero, one = torch.zeros(3), torch.ones(3)
     for y in (
-        passes.pointwise(zero, one, zero),
-        passes.depthwise(zero, one, zero, torch.ones(3, 3, 3), zero),
+        passes.apply(zero, one, zero),
+        passes.apply(zero, one, zero, torch.ones(3, 3, 3), zero),
     ):
         assert y.is_contiguous(memory_format=memory_format)

@@ -91,12 +91,15 @@ class BNET(PipelineNorm, _BatchNorm):
         initial_spatial: str = 'zeros',
         **common: Any,
     ) -> None:
-        affine = DepthwiseAffine(kernel_size, initial_spatial, initial_weight)
+        self.kernel_size = kernel_size
+        affine = DepthwiseAffine(
+            initial_weight, kernel_size=kernel_size, initial_spatial=initial_spatial
+        )
         super().__init__(num_features, Stages(affine=affine), **common)
 
     def extra_repr(self) -> str:
         """BatchNorm's, and the kernel's size."""
-        return f'{super().extra_repr()}, kernel_size={self.stages.affine.kernel_size}'
+        return f'{super().extra_repr()}, kernel_size={self.kernel_size}'
 
 
 class InitBN(PipelineNorm, _BatchNorm):

@@ -1,6 +1,7 @@
 """Moving Average Batch Normalization (MABN), ICLR 2020."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import check_count, check_number, check_tracks
 from .pipeline import PipelineNorm, Stages
-from .stages.quadratic import QuadraticStatistics, scale_with_gradient
+from .stages.quadratic import QuadraticStatistics
 from .stages.stage import Entry, Layer
 from .stages.statistics import Batch, State, all_finite, memorize, memory_entries
 
@@ -128,11 +129,12 @@ class MemoryStatistics(QuadraticStatistics):
         self.move_square(layer, chi, is_valid)
         return r * curvature.sqrt(), curvature, is_warm, is_valid, slot
 
-    def scale(self, layer: Layer, batch: Batch, square: Tensor, state: State) -> Tensor:
-        """Of the averages; the batch's gradient will enter one in backward."""
+    def averages(
+        self, layer: Layer, square: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Those over the memory; the batch's gradient will enter one in backward."""
         scale, curvature, is_warm, is_valid, slot = state
-        respond = partial(_respond, layer, slot, is_valid, is_warm)
-        return scale_with_gradient(square, scale, curvature, batch, respond)
+        return scale, curvature, partial(_respond, layer, slot, is_valid, is_warm)
 
 
 def _respond(

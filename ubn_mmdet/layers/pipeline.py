@@ -277,7 +277,7 @@ class PipelineNorm(Base):
                     f'training, got input size {tuple(x.shape)}'
                 )
         with full_precision(x.device.type):
-            passes: Passes | PaddedPasses
+            passes: Passes
             passes = passes_for(x, self) if valid is None else PaddedPasses(x, valid)
             maps = self._reduce(passes, of_batch, valid)
             statistics_compile = group is None and stages.statistics.compiles
@@ -287,19 +287,14 @@ class PipelineNorm(Base):
                 centred, batch = centred_batch(self, maps, group)
                 state = self._state(batch) if batch and self._tracks else None
                 found = coefficients(self, maps, state, centred, batch)
-            pivot, scale, shift, kernel, bias = found
-            if kernel is None or bias is None:
-                return passes.pointwise(pivot, scale, shift)
-            return passes.depthwise(pivot, scale, shift, kernel, bias)
+            return passes.apply(*found)
 
     @property
     def _tracks(self) -> bool:
         """Whether a batch in training has to do with the running statistics."""
         return self.track_running_stats and self.running_mean is not None
 
-    def _reduce(
-        self, passes: Passes | PaddedPasses, of_batch: bool, valid: ValidPart | None
-    ) -> Maps:
+    def _reduce(self, passes: Passes, of_batch: bool, valid: ValidPart | None) -> Maps:
         """What the stages want to know of the maps of ``x``."""
         dtype, count = compute_dtype(passes.x), _elements(passes.x, valid)
         equalizing, summary, factor = self.stages.equalizing, None, None

@@ -1,5 +1,6 @@
 """Power Normalization (PowerNorm), arXiv 2003.07845."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import check_count, check_tracks
 from .pipeline import PipelineNorm, Stages
-from .stages.quadratic import QuadraticStatistics, scale_with_gradient
+from .stages.quadratic import QuadraticStatistics
 from .stages.stage import Entry, Layer
 from .stages.statistics import Batch, State, all_finite
 
@@ -88,13 +89,14 @@ class PowerStatistics(QuadraticStatistics):
         self.move_square(layer, square, is_valid)
         return used, is_warm, is_valid
 
-    def scale(self, layer: Layer, batch: Batch, square: Tensor, state: State) -> Tensor:
-        """Of the running quadratic mean of before the batch."""
+    def averages(
+        self, layer: Layer, square: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Those from before the batch."""
         used, is_warm, is_valid = state
         curvature = (used + layer.eps).reciprocal()
-        power = square.detach() * curvature
-        respond = partial(_respond, layer, is_warm, is_valid, power)
-        return scale_with_gradient(square, curvature.sqrt(), curvature, batch, respond)
+        respond = partial(_respond, layer, is_warm, is_valid, square * curvature)
+        return curvature.sqrt(), curvature, respond
 
 
 def _respond(

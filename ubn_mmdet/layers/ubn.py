@@ -111,7 +111,9 @@ class UBN(PipelineNorm, _BatchNorm):
         check_choice('initial_spatial', initial_spatial, STARTS)
         affine_stage = ChannelAffine(initial_weight)
         if kernel_size > 1:
-            affine_stage = DepthwiseAffine(kernel_size, initial_spatial, initial_weight)
+            affine_stage = DepthwiseAffine(
+                initial_weight, kernel_size=kernel_size, initial_spatial=initial_spatial
+            )
         self.centering = centering
         self.scaling = scaling
         self.kernel_size = kernel_size

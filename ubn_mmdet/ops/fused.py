@@ -91,31 +91,26 @@ class FusedPasses:
         """``K, V``, ``(N, C)`` each: mean and biased variance of each map."""
         return self._reduce(with_var=True)
 
-    def pointwise(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """``scale * (x - pivot) + shift`` in the dtype of ``x``."""
-        return self._apply(self._per_map(pivot, scale, shift), None, None)
-
-    def depthwise(
-        self, pivot: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, bias: Tensor
+    def apply(
+        self,
+        pivot: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        kernel: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """``depthwise(scale * (x - pivot) + shift; kernel) + bias`` in ``x``'s dtype."""
-        *coefficients, bias = self._per_map(pivot, scale, shift, bias)
-        return self._apply(coefficients, kernel.to(bias.dtype), bias)
+        """``z = scale * (x - pivot) + shift``, or ``depthwise(z; kernel) + bias``."""
+        # Those of a layer in float64 may be wider than what is computed in.
+        dtype, maps = compute_dtype(self.x), self.x.shape[:2]
+        of_maps = [c.to(dtype).expand(maps) for c in (pivot, scale, shift)]
+        if kernel is not None and bias is not None:
+            kernel, bias = kernel.to(dtype), bias.to(dtype).expand(maps)
+        return _Apply.apply(self.x, *of_maps, kernel, bias, self._call)
 
     def _reduce(self, with_var: bool) -> tuple[Tensor, Tensor]:
         self._call.is_reduced = True
         self.x, mean, var = _Reduce.apply(self.x, with_var, self._call)
         return mean, var
-
-    def _apply(
-        self, coefficients: list[Tensor], kernel: Tensor | None, bias: Tensor | None
-    ) -> Tensor:
-        return _Apply.apply(self.x, *coefficients, kernel, bias, self._call)
-
-    def _per_map(self, *coefficients: Tensor) -> list[Tensor]:
-        # Those of a layer in float64 may be wider than what is computed in.
-        dtype = compute_dtype(self.x)
-        return [c.to(dtype).expand(self.x.shape[:2]) for c in coefficients]
 
 
 class _Call:

@@ -174,11 +174,17 @@ class PaddedPasses(ReferencePasses):
         deviation = self.valid.fill(self.x - over_positions(mean))
         return mean, deviation.square().sum(dim=(2, 3)) / self.valid.positions
 
-    def depthwise(
-        self, pivot: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, bias: Tensor
+    def apply(
+        self,
+        pivot: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        kernel: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """As on maps that end where the valid part does."""
-        return self.valid.fill(super().depthwise(pivot, scale, shift, kernel, bias))
+        y = super().apply(pivot, scale, shift, kernel, bias)
+        return y if kernel is None else self.valid.fill(y)
 
     def _affine(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return self.valid.fill(super()._affine(pivot, scale, shift))

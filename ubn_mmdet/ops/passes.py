@@ -29,10 +29,7 @@ from .tensors import compute_dtype, is_empty, over_positions
 
 
 class Coefficients(NamedTuple):
-    """What an apply makes the result of: the arguments of ``depthwise``.
-
-    Without a kernel, which then is None as the bias is, those of ``pointwise``.
-    """
+    """What an apply makes the result of: its arguments."""
 
     pivot: Tensor
     scale: Tensor
@@ -71,22 +68,23 @@ class ReferencePasses:
     # In terms of x - pivot: the coefficients' gradients are then sums over deviations,
     # exact also where the mean is large against the deviation.
 
-    def pointwise(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """``scale * (x - pivot) + shift`` in the dtype of ``x``.
-
-        The coefficients are ``(N, C)`` or ``(C,)``.
-        """
-        return self._affine(pivot, scale, shift).to(self.x.dtype)
-
-    def depthwise(
-        self, pivot: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, bias: Tensor
+    def apply(
+        self,
+        pivot: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        kernel: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """``depthwise(scale * (x - pivot) + shift; kernel) + bias`` in ``x``'s dtype.
+        """``z = scale * (x - pivot) + shift``, or ``depthwise(z; kernel) + bias``.
 
         The convolution pads with zeros, ``k // 2`` on each side. ``kernel`` is
-        ``(C, k, k)``, the other coefficients are ``(N, C)`` or ``(C,)``.
+        ``(C, k, k)``, the other coefficients are ``(N, C)`` or ``(C,)``. The result is in
+        the dtype of ``x``.
         """
         normalized = self._affine(pivot, scale, shift)
+        if kernel is None or bias is None:
+            return normalized.to(self.x.dtype)
         if is_empty(self.x):  # the convolution refuses maps without positions
             y = normalized + 0 * kernel.sum()
         else:

@@ -5,13 +5,14 @@ Each is an affine map of every sample and channel, so its coefficients are ``(N,
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ...ops.passes import Coefficients
 from ...ops.tensors import over_positions
-from ..checks import check_choice, check_count, check_flag, check_number
+from ..checks import check_choice, check_count, check_number
 from .stage import Entry, Layer, Stage
 
 
@@ -61,7 +62,7 @@ class NormalizedScaling(Stage):
     Divided by its initial value, a fresh gate is exactly one.
     """
 
-    initial_bias = 1.0
+    initial_bias, is_raw = 1.0, False
 
     def entries(self) -> tuple[Entry, ...]:
         """``scaling_weight`` and ``scaling_bias``, ``(C,)``: ``w_v`` and ``w_b``."""
@@ -78,7 +79,7 @@ class NormalizedScaling(Stage):
             pooled: ``GAP(xhat)``, ``(N, C)``.
             raw: ``GAP(x)``, ``(N, C)``.
         """
-        source = self._source(pooled, raw)
+        source = raw if self.is_raw else pooled
         return self._gate(layer.scaling_weight * source + layer.scaling_bias)
 
     def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
@@ -95,44 +96,34 @@ class NormalizedScaling(Stage):
     def _gate(self, z: Tensor) -> Tensor:
         return torch.sigmoid(z) * (1 + math.exp(-self.initial_bias))
 
-    def _source(self, pooled: Tensor, raw: Tensor) -> Tensor:
-        return pooled
-
 
 class RawScaling(NormalizedScaling):
     """``s = sigmoid(w_v * GAP(x) + w_b) / sigmoid(-1)`` (IEBN, AAAI 2020, eq. 5)."""
 
-    initial_bias = -1.0
-
-    def _source(self, pooled: Tensor, raw: Tensor) -> Tensor:
-        return raw
+    initial_bias, is_raw = -1.0, True
 
 
 # What the gate of UBN's authors starts at, where ours starts at one.
 AUTHORS_GATE = 1 / (1 + math.exp(-NormalizedScaling.initial_bias))
 
 
+@dataclass(eq=False)
 class ChannelAffine(Stage):
     """BatchNorm's own: ``s * (weight * xhat + bias)``, or the bias outside of ``s``.
 
     Args:
         initial_weight: What ``weight`` starts from.
         bias_is_scaled: Whether the scaling gate ``s`` acts on the bias as well.
-
-    Attributes:
-        kernel_size: Of the depthwise kernel; 1 for none.
     """
 
     evaluates_as_batchnorm = True
-    kernel_size = 1
 
-    def __init__(
-        self, initial_weight: float = 1.0, bias_is_scaled: bool = True
-    ) -> None:
-        check_number('initial_weight', initial_weight, math.isfinite, 'a finite number')
-        check_flag('bias_is_scaled', bias_is_scaled)
-        self.initial_weight = initial_weight
-        self.bias_is_scaled = bias_is_scaled
+    initial_weight: float = 1.0
+    bias_is_scaled: bool = True
+
+    def __post_init__(self) -> None:
+        weight = self.initial_weight
+        check_number('initial_weight', weight, math.isfinite, 'a finite number')
 
     def parameters(self, layer: Layer) -> tuple[Tensor, Tensor]:
         """Weight and bias."""
@@ -184,6 +175,7 @@ class ChannelAffine(Stage):
 STARTS = 'zeros', 'kaiming', 'fan_in'  # of a depthwise kernel
 
 
+@dataclass(eq=False)
 class DepthwiseAffine(ChannelAffine):
     """``s * (depthwise(xhat; kernel) + bias)``, zero padding.
 
@@ -194,28 +186,23 @@ class DepthwiseAffine(ChannelAffine):
     Sources: BNET, arXiv 2011.14150; UBN, arXiv 2311.15993.
 
     Args:
+        initial_weight: What the centre tap starts from, or around.
+        bias_is_scaled: Whether the scaling gate ``s`` acts on the bias as well.
         kernel_size: Odd size ``k`` of the kernel, at least 3.
         initial_spatial: What every tap, the centre included, has added at the start:
             nothing (``'zeros'``), or a normal part with standard deviation
             ``sigmoid(1) * sqrt(2/(k*k*C))`` (``'kaiming'``) or ``1/k`` (``'fan_in'``).
-        initial_weight: What the centre tap starts from, or around.
-        bias_is_scaled: Whether the scaling gate ``s`` acts on the bias as well.
     """
 
     evaluates_as_batchnorm = False
 
-    def __init__(
-        self,
-        kernel_size: int = 3,
-        initial_spatial: str = 'zeros',
-        initial_weight: float = 1.0,
-        bias_is_scaled: bool = True,
-    ) -> None:
-        super().__init__(initial_weight, bias_is_scaled)
-        check_count('kernel_size', kernel_size, odd=True, least=3)
-        check_choice('initial_spatial', initial_spatial, STARTS)
-        self.kernel_size = kernel_size
-        self.initial_spatial = initial_spatial
+    kernel_size: int = 3
+    initial_spatial: str = 'zeros'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count('kernel_size', self.kernel_size, odd=True, least=3)
+        check_choice('initial_spatial', self.initial_spatial, STARTS)
 
     def entries(self) -> tuple[Entry, ...]:
         """``spatial_weight``, ``(C, k, k)``."""
