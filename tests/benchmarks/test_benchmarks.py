@@ -21,7 +21,7 @@ from benchmarks.layers import layer_steps, training_step
 from benchmarks.measuring import time_in_turns
 from benchmarks.reporting import Results, ResultsError
 from ubn_mmdet import UBN
-from ubn_mmdet.deploy.evaluation import is_norm
+from ubn_mmdet.deploy.fold import is_norm
 
 CPU = torch.device('cpu')
 NORMS = {'BatchNorm', 'UBN k=1', 'BatchNorm + depthwise 3x3', 'UBN k=3'}

@@ -23,7 +23,7 @@ from ubn_mmdet import (
     reference_passes,
 )
 from ubn_mmdet.ops import compiling
-from ubn_mmdet.ops.fused import FusedPasses
+from ubn_mmdet.ops.fused import Coefficients, FusedPasses
 from ubn_mmdet.ops.statistics import flat_summary
 
 LAYERS = {
@@ -121,9 +121,10 @@ def passes_alone(layer, x):
     ones = torch.ones_like(mean)
     if isinstance(layer, UBN):
         flat_summary(x, mean, var)
-        y = passes.apply(mean, var, ones, layer.spatial_weight, ones)
+        kernel = layer.spatial_weight
+        y = passes.apply(Coefficients(mean, var, ones, kernel, ones))
     else:
-        y = passes.apply(mean, var, ones)
+        y = passes.apply(Coefficients(mean, var, ones))
     y.pow(3).sum().backward()
 
 

@@ -9,7 +9,7 @@ from helpers.passes import gradients
 
 from ubn_mmdet import reference_passes
 from ubn_mmdet.ops import fused, tensors
-from ubn_mmdet.ops.fused import FusedPasses
+from ubn_mmdet.ops.fused import Coefficients, FusedPasses
 from ubn_mmdet.ops.passes import ReferencePasses
 
 KERNELS = pytest.mark.parametrize('kernel_size', [1, 3])
@@ -180,6 +180,6 @@ def test_coefficients_that_share_one_number(shape):
         # Of memory where the next numbers are not the same.
         scale, shift = (torch.stack([v, v + 1e9])[:1, 0] for v in (one, one + 1))
         scale, shift = (v.expand(shape[1]).requires_grad_() for v in (scale, shift))
-        y = kind(leaf).apply(shift, scale, shift)
+        y = kind(leaf).apply(Coefficients(shift, scale, shift))
         results.append([y, *torch.autograd.grad(y, [leaf, scale, shift], upstream)])
     torch.testing.assert_close(*results)

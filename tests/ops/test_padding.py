@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ubn_mmdet import padded_images
+from ubn_mmdet.ops.fused import Coefficients
 from ubn_mmdet.ops.padding import (
     Images,
     PaddedPasses,
@@ -98,7 +99,7 @@ def test_passes_keep_the_memory_format(memory_format):
     passes = PaddedPasses(x, Images([(5, 8), (8, 6)], (8, 8)).valid_part(x))
     zero, one = torch.zeros(3), torch.ones(3)
     for y in (
-        passes.apply(zero, one, zero),
-        passes.apply(zero, one, zero, torch.ones(3, 3, 3), zero),
+        passes.apply(Coefficients(zero, one, zero)),
+        passes.apply(Coefficients(zero, one, zero, torch.ones(3, 3, 3), zero)),
     ):
         assert y.is_contiguous(memory_format=memory_format)

@@ -106,9 +106,12 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
     def convert(norm: StateDict) -> StateDict:
         stages.affine.upgrade(norm, '')  # the file may be an old one
         try:
-            return stages.fold(norm)
+            folded = stages.fold(norm)
         except ValueError as error:
             raise ConversionError(str(error)) from None
+        if 'spatial_weight' in folded:
+            raise ConversionError('spatial_weight is not zero off the centre')
+        return folded
 
     prefixes = norm_prefixes(state)
     if own:  # else its layers have the very keys of a BatchNorm
@@ -144,19 +147,14 @@ def _convert(
     keys: tuple[str, ...],
     convert: Callable[[StateDict], StateDict],
 ) -> StateDict:
-    """Replace each layer's keys by what ``convert`` makes of them, in their place."""
-    owner = {f'{p}.{key}': p for p in prefixes for key in keys}
-    result, done = {}, set()
-    for key, value in state.items():
-        prefix = owner.get(key)
-        if prefix is None:
-            result[key] = value
-        elif prefix not in done:
-            done.add(prefix)
-            norm = {k: state[f'{prefix}.{k}'] for k in keys if f'{prefix}.{k}' in state}
-            try:
-                converted = convert(norm)
-            except ConversionError as error:
-                raise ConversionError(f'{prefix}: {error}') from None
-            result |= {f'{prefix}.{k}': v for k, v in converted.items()}
+    """Replace each layer's keys by what ``convert`` makes of them."""
+    result = dict(state)
+    for prefix in prefixes:
+        there = [key for key in keys if f'{prefix}.{key}' in state]
+        norm = {key: result.pop(f'{prefix}.{key}') for key in there}
+        try:
+            converted = convert(norm)
+        except ConversionError as error:
+            raise ConversionError(f'{prefix}: {error}') from None
+        result |= {f'{prefix}.{key}': value for key, value in converted.items()}
     return result

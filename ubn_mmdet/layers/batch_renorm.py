@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checks import check_count, check_number, check_tracks
+from .checks import check_count, check_number
 from .pipeline import PipelineNorm, Stages
 from .stages.stage import Layer
 from .stages.statistics import Batch, BatchStatistics, State, running_statistics
@@ -49,7 +49,6 @@ class BatchRenorm(PipelineNorm, _BatchNorm):
         momentum: float | None = 0.01,
         **common: Any,
     ) -> None:
-        check_tracks(common)
         statistics = RenormStatistics(r_max, d_max, plain_steps, r_steps, d_steps)
         super().__init__(
             num_features, Stages(statistics=statistics), momentum=momentum, **common
@@ -59,6 +58,8 @@ class BatchRenorm(PipelineNorm, _BatchNorm):
 @dataclass(eq=False)
 class RenormStatistics(BatchStatistics):
     """``mu_B`` and ``sigma_B``, corrected to the running ones of before (algorithm 1)."""
+
+    needs_tracking = True
 
     r_max: float
     d_max: float

@@ -37,8 +37,7 @@ class BGN(PipelineNorm, _BatchNorm):
 
     Parameters are ``weight`` and ``bias``, ``(C,)`` each. Buffers are ``running_mean`` and
     ``running_var``, ``(G,)`` each, and ``num_batches_tracked``. With ``num_groups`` equal
-    to ``num_features`` it is BatchNorm; otherwise a BatchNorm checkpoint does not fit, and
-    loading one is an error that says so.
+    to ``num_features`` it is BatchNorm; otherwise a BatchNorm checkpoint does not fit.
 
     A group is the same share of the features in every input. So running statistics serve
     inputs of any size, and ranks whose sizes differ merge theirs, each element counting
@@ -86,31 +85,13 @@ class BGN(PipelineNorm, _BatchNorm):
             return y
         return y.contiguous(memory_format=torch.channels_last)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        for name in ('running_mean', 'running_var'):
-            value, own = state_dict.get(prefix + name), getattr(self, name)
-            if own is not None and value is not None and value.shape != own.shape:
-                errors = args[-1]
-                errors.append(
-                    f'{prefix}{name} has {value.numel()} values, and BGN with '
-                    f'num_groups={self.num_groups} keeps one for each group. A BatchNorm '
-                    f'keeps one for each channel: its checkpoints fit '
-                    f'num_groups={self.num_features} alone.'
-                )
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 # Both stages see the features in pieces, as if these were channels: ``P`` equal parts in
 # the features' order, each of which lies in one group and in one channel.
 
 
 class GroupStatistics(BatchStatistics):
-    """Mean and variance over ``(N, D/G)``; the running ones are ``(G,)``.
-
-    Args:
-        num_groups: ``G``.
-        times: Pieces of a group.
-    """
+    """Mean and variance over ``(N, D/G)``, of groups of so many pieces each."""
 
     evaluates_as_batchnorm = False
     unit = 'group'
@@ -150,8 +131,6 @@ class GroupStatistics(BatchStatistics):
 
 class PieceAffine(ChannelAffine):
     """BatchNorm's weight and bias, for channels that come in so many pieces."""
-
-    evaluates_as_batchnorm = False
 
     def __init__(self, times: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Checks of constructor arguments: each names the value and what is allowed."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from numbers import Real
 from typing import cast
 
@@ -53,12 +53,3 @@ def check_dtype(value: object) -> None:
         and torch.finfo(value).bits >= 16
     ):
         raise TypeError(f'dtype must be {allowed}, got {value!r}')
-
-
-def check_tracks(settings: Mapping[str, object]) -> None:
-    """Raise ValueError for ``track_running_stats=False``, where it makes no sense."""
-    if settings.get('track_running_stats', True) is False:
-        raise ValueError(
-            'track_running_stats must be True, got False: training normalises with the '
-            'running statistics'
-        )

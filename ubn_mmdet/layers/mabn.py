@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checks import check_count, check_number, check_tracks
+from .checks import check_count, check_number
 from .pipeline import PipelineNorm, Stages
 from .stages.quadratic import QuadraticStatistics
 from .stages.stage import Entry, Layer
@@ -73,7 +73,6 @@ class MABN(PipelineNorm, _BatchNorm):
         momentum: float | None = 0.02,
         **common: Any,
     ) -> None:
-        check_tracks(common)
         statistics = MemoryStatistics(memory_size, warmup_steps, renorm_steps, r_max)
         super().__init__(
             num_features, Stages(statistics=statistics), momentum=momentum, **common

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.recompute import is_in_backward
-from .checks import check_count, check_number, check_tracks
+from .checks import check_count, check_number
 from .pipeline import PipelineNorm, Stages
 from .stages.stage import Entry, Layer
 from .stages.statistics import (
@@ -62,7 +62,6 @@ class MBN(PipelineNorm, _BatchNorm):
         decay: float = 0.9,
         **common: Any,
     ) -> None:
-        check_tracks(common)
         self.is_second_forward = False
         self._awaits_second_forward = False
         stages = Stages(statistics=MemorizedStatistics(memory_size, decay))
@@ -128,6 +127,7 @@ class MemorizedStatistics(BatchStatistics):
     memory: it is the same, of other weights.
     """
 
+    needs_tracking = True
     compiles = False  # a compiled function does not see ``is_second_forward``
 
     memory_size: int

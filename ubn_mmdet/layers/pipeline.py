@@ -66,25 +66,20 @@ class Stages:
         of_samples = self.equalizing, self.centering, self.scaling
         return any(stage is not None for stage in of_samples)
 
-    def fold(
-        self, state: dict[str, Tensor], keeps_kernel: bool = False
-    ) -> dict[str, Tensor]:
+    def fold(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The BatchNorm that a layer with this state is in evaluation.
 
-        A stage none of whose tensors is there counts as switched off.
+        With a ``spatial_weight``, if it has neighbours, around ``weight``: BatchNorm and a
+        kernel. A stage none of whose tensors is there counts as switched off.
 
         Args:
             state: Of one layer, by the names of its tensors; all of BatchNorm's are there.
-            keeps_kernel: Leave a ``spatial_weight`` there: the layer is BatchNorm with the
-                kernel that ``weight`` is the centre of in place of ``weight``.
 
         Raises:
             ValueError: If the layer depends on its input in a way that BatchNorm does not.
         """
         state = dict(state)
         for stage in reversed(list(self)):
-            if keeps_kernel and stage is self.affine:
-                continue
             names = [entry.name for entry in stage.entries()]
             if not names or any(name in state for name in names):
                 stage.fold(state, self.affine.bias_is_scaled)
@@ -184,6 +179,11 @@ class PipelineNorm(Base):
             )
         check_flag('affine', affine)
         check_flag('track_running_stats', track_running_stats)
+        if stages.statistics.needs_tracking and not track_running_stats:
+            raise ValueError(
+                'track_running_stats must be True, got False: training normalises with '
+                'the running statistics'
+            )
         check_flag('sync', sync)
         if sync_group_size is not None:
             check_count('sync_group_size', sync_group_size)
@@ -214,11 +214,6 @@ class PipelineNorm(Base):
     def evaluates_as_batchnorm(self) -> bool:
         """Whether evaluation is BatchNorm's with the same state, whatever is learnt."""
         return all(stage.evaluates_as_batchnorm for stage in self.stages)
-
-    @property
-    def initial_weight(self) -> float:
-        """What ``weight`` starts from."""
-        return self.stages.affine.initial_weight
 
     def start_weight(self) -> None:
         """Start ``weight`` anew, as after construction."""
@@ -282,12 +277,12 @@ class PipelineNorm(Base):
             maps = self._reduce(passes, of_batch, valid)
             statistics_compile = group is None and stages.statistics.compiles
             if statistics_compile and is_compiled(self, passes):
-                found = self._compiled_coefficients(maps)
+                result = self._compiled_coefficients(maps)
             else:
-                centred, batch = centred_batch(self, maps, group)
+                _, batch = found = centred_batch(self, maps, group)
                 state = self._state(batch) if batch and self._tracks else None
-                found = coefficients(self, maps, state, centred, batch)
-            return passes.apply(*found)
+                result = coefficients(self, maps, state, found)
+            return passes.apply(result)
 
     @property
     def _tracks(self) -> bool:
@@ -329,7 +324,7 @@ class PipelineNorm(Base):
                 else:
                     mean, var, state = run(advanced, maps)
                     self._calls.add(mean, var, state)
-        return run(own_coefficients, maps, state)
+        return run(coefficients, maps, state)
 
     @torch.no_grad()
     def _state(self, batch: Batch) -> State:
@@ -434,25 +429,23 @@ def coefficients(
     layer: Layer,
     maps: Maps,
     state: State | None,
-    centred: Tensor | None,
-    batch: Batch | None,
+    found: tuple[Tensor | None, Batch | None] | None = None,
 ) -> Coefficients:
     """What the result is made with: the stages, without their memory.
 
-    Args:
-        layer: The layer that has the parameters.
-        maps: What is known of the maps.
-        state: What a batch has moved; None if it moves nothing.
-        centred: From :func:`centred_batch`, as is
-        batch: the batch that has a say; None for the running statistics.
+    ``found`` is what :func:`centred_batch` finds; None where it follows from the maps. A
+    batch that has moved nothing has no ``state``.
     """
     stages = layer.stages
+    centred, batch = found or centred_batch(layer, maps)
     if batch is None:
         mu, inv_std = stages.statistics.running(layer, maps.dtype)
     else:
         mu, inv_std = stages.statistics.normalizer(layer, batch, state)
     if not stages.by_sample:
-        return stages.affine(layer, mu, inv_std, torch.zeros_like(mu), None)
+        xhat = Coefficients(mu, inv_std, torch.zeros_like(mu))
+        return stages.affine(layer, xhat, None)
+    assert centred is not None and maps.mean is not None  # a stage has asked for them
     # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
     pooled = inv_std * (centred - mu)
     if maps.factor is not None:
@@ -460,22 +453,17 @@ def coefficients(
     gate = None
     if stages.scaling is not None:
         gate = stages.scaling(layer, pooled, maps.mean)
-    return stages.affine(layer, maps.mean, inv_std, pooled, gate)
-
-
-# What is compiled. On one rank the batch follows from its maps, in both.
+    return stages.affine(layer, Coefficients(maps.mean, inv_std, pooled), gate)
 
 
 def advanced(layer: Layer, maps: Maps) -> tuple[Tensor, Tensor, State]:
-    """Mean and variance of the batch, ``(C,)``, and the state that it has moved."""
+    """Mean and variance of the batch, ``(C,)``, and the state that it has moved.
+
+    This and :func:`coefficients` are compiled. On one rank both find the batch by the maps.
+    """
     _, batch = centred_batch(layer, maps)
     assert batch is not None
     return batch.mean, batch.var, layer.stages.statistics.advance(layer, batch)
-
-
-def own_coefficients(layer: Layer, maps: Maps, state: State | None) -> Coefficients:
-    """The :func:`coefficients` from those of the maps alone."""
-    return coefficients(layer, maps, state, *centred_batch(layer, maps))
 
 
 def _elements(x: Tensor, valid: ValidPart | None) -> int:

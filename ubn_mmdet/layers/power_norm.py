@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checks import check_count, check_tracks
+from .checks import check_count
 from .pipeline import PipelineNorm, Stages
 from .stages.quadratic import QuadraticStatistics
 from .stages.stage import Entry, Layer
@@ -47,7 +47,6 @@ class PowerNorm(PipelineNorm, _BatchNorm):
         momentum: float = 0.1,
         **common: Any,
     ) -> None:
-        check_tracks(common)
         if momentum is None:
             raise ValueError(
                 'momentum must be within [0, 1], got None: the average of the gradient '

@@ -27,13 +27,7 @@ def FoldedDetector(
     """
     model = MODELS.build({'type': detector, **settings})
     model.eval()
-    restructure(
-        model,
-        [
-            Fold(one['norm'], tuple(one['convolutions']), one['kernel_size'])
-            for one in folds
-        ],
-    )
+    restructure(model, [Fold(**one) for one in folds])
     return model
 
 

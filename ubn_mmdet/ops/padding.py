@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .passes import ReferencePasses
+from .passes import Coefficients, ReferencePasses
 from .recompute import remembered
 from .tensors import compute_dtype, over_positions
 
@@ -174,17 +174,10 @@ class PaddedPasses(ReferencePasses):
         deviation = self.valid.fill(self.x - over_positions(mean))
         return mean, deviation.square().sum(dim=(2, 3)) / self.valid.positions
 
-    def apply(
-        self,
-        pivot: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        kernel: Tensor | None = None,
-        bias: Tensor | None = None,
-    ) -> Tensor:
+    def apply(self, coefficients: Coefficients) -> Tensor:
         """As on maps that end where the valid part does."""
-        y = super().apply(pivot, scale, shift, kernel, bias)
-        return y if kernel is None else self.valid.fill(y)
+        y = super().apply(coefficients)
+        return y if coefficients.kernel is None else self.valid.fill(y)
 
     def _affine(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return self.valid.fill(super()._affine(pivot, scale, shift))

@@ -142,23 +142,17 @@ class ChannelAffine(Stage):
         """
 
     def __call__(
-        self,
-        layer: Layer,
-        pivot: Tensor,
-        inv_std: Tensor,
-        shift: Tensor,
-        gate: Tensor | None,
+        self, layer: Layer, xhat: Coefficients, gate: Tensor | None
     ) -> Coefficients:
-        """What makes the result, from ``xhat = inv_std * (x - pivot) + shift``.
+        """What makes the result, from what makes ``xhat``.
 
         Args:
             layer: The layer that has the parameters; None in place of all of them for
                 no affine stage at all.
-            pivot: ``(N, C)`` or ``(C,)``, as are the next two.
-            inv_std: What ``x`` is multiplied by.
-            shift: Added.
+            xhat: Without a kernel.
             gate: The scaling gate, ``(N, C)``, or None.
         """
+        pivot, inv_std, shift, *_ = xhat
         if layer.weight is not None:
             weight, bias = self.parameters(layer)
             inv_std, shift = weight * inv_std, weight * shift
@@ -183,15 +177,7 @@ class DepthwiseAffine(ChannelAffine):
     ``spatial_weight`` takes no part: it stays zero and gets no gradient, so that every
     tap is one parameter.
 
-    Sources: BNET, arXiv 2011.14150; UBN, arXiv 2311.15993.
-
-    Args:
-        initial_weight: What the centre tap starts from, or around.
-        bias_is_scaled: Whether the scaling gate ``s`` acts on the bias as well.
-        kernel_size: Odd size ``k`` of the kernel, at least 3.
-        initial_spatial: What every tap, the centre included, has added at the start:
-            nothing (``'zeros'``), or a normal part with standard deviation
-            ``sigmoid(1) * sqrt(2/(k*k*C))`` (``'kaiming'``) or ``1/k`` (``'fan_in'``).
+    Sources: BNET, arXiv 2011.14150, whose settings these are; UBN, arXiv 2311.15993.
     """
 
     evaluates_as_batchnorm = False
@@ -240,23 +226,19 @@ class DepthwiseAffine(ChannelAffine):
             state[spatial] = kernel
 
     def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
-        """A kernel that has its centre tap alone is a channel weight."""
-        kernel = state.pop('spatial_weight').clone()
+        """A kernel that has its centre tap alone is a channel weight; others stay."""
+        kernel = state['spatial_weight'].clone()
         _centre(kernel).zero_()
-        if kernel.any():
-            raise ValueError('spatial_weight is not zero off the centre')
+        if not kernel.any():
+            del state['spatial_weight']
 
     def __call__(
-        self,
-        layer: Layer,
-        pivot: Tensor,
-        inv_std: Tensor,
-        shift: Tensor,
-        gate: Tensor | None,
+        self, layer: Layer, xhat: Coefficients, gate: Tensor | None
     ) -> Coefficients:
         """As for :class:`ChannelAffine`."""
         if layer.weight is None:
-            return super().__call__(layer, pivot, inv_std, shift, gate)
+            return super().__call__(layer, xhat, gate)
+        pivot, inv_std, shift, *_ = xhat
         kernel = spatial_kernel(layer.weight, layer.spatial_weight)
         bias = layer.bias
         if gate is not None:

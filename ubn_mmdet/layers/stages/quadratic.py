@@ -21,6 +21,7 @@ class QuadraticStatistics(BatchStatistics):
     """
 
     compiles = False
+    needs_tracking = True
 
     def normalizer(
         self, layer: Layer, batch: Batch, state: State | None

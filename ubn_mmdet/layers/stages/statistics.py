@@ -56,11 +56,13 @@ class BatchStatistics(Stage):
     Attributes:
         unit: What has one mean.
         compiles: Whether it can be compiled. One whose backward moves a state cannot.
+        needs_tracking: Whether training needs the running statistics, too.
     """
 
     evaluates_as_batchnorm = True
     unit = 'channel'
     compiles = True
+    needs_tracking = False
 
     def values(self, count: int, channels: int) -> int:
         """Values that share a mean in a batch of ``count`` elements a channel."""
@@ -118,15 +120,7 @@ class GatedStatistics(BatchStatistics):
     ``condensation``, the moving average of the batches' mean pairwise cosine, opens the
     gate while it is above a threshold. With the gate closed, a batch is normalised with
     the running statistics, held constant, and leaves them alone (UBN, arXiv 2311.15993).
-
-    Args:
-        threshold: In [0, 1); None for no gate.
-        feature: What samples are compared by: ``'flat'``, whole maps, or ``'pooled'``,
-            their channel means.
-        opens: Which batches the gate is open for: ``'similar'`` ones, or, the other way
-            round, ``'dissimilar'`` ones.
-        min_updates: How often the running statistics have to be moved before the gate may
-            close.
+    The settings are UBN's, whose names begin with ``condensation_``.
     """
 
     threshold: float | None = 0.15
