@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from ..layers.pipeline import Stages
+from ..layers.pipeline import BATCHNORM, Stages
 from ..layers.stages.affine import AUTHORS_GATE
 
 StateDict = dict[str, Tensor]
 
-BATCHNORM_KEYS = ('weight', 'bias', 'running_mean', 'running_var')
-_BATCHNORM = (*BATCHNORM_KEYS, 'num_batches_tracked')
 # The authors' layer, without weight and bias of its own; * may also be (1, C, 1, 1).
 AUTHORS_KEYS = {
     'center_weight': 'centering_weight',  # *
@@ -49,7 +47,7 @@ def from_batchnorm(state: StateDict, stages: Stages) -> StateDict:
 
     own = [entry.name for entry in entries]
     unconverted = [p for p in norm_prefixes(state) if not _has_any(state, p, own)]
-    return _convert(state, unconverted, _BATCHNORM, convert)
+    return _convert(state, unconverted, BATCHNORM, convert)
 
 
 def authors_to_ubn(state: StateDict) -> StateDict:
@@ -116,7 +114,7 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
     prefixes = norm_prefixes(state)
     if own:  # else its layers have the very keys of a BatchNorm
         prefixes = [p for p in prefixes if _has_any(state, p, own)]
-    return _convert(state, prefixes, (*_BATCHNORM, *own), convert)
+    return _convert(state, prefixes, (*BATCHNORM, *own), convert)
 
 
 def torchvision_to_backbone(state: StateDict) -> tuple[StateDict, list[str]]:
@@ -134,7 +132,7 @@ def norm_prefixes(state: StateDict) -> list[str]:
     """Names of the layers with the keys of a BatchNorm."""
     suffix = '.running_var'
     prefixes = [key.removesuffix(suffix) for key in state if key.endswith(suffix)]
-    return [p for p in prefixes if all(f'{p}.{key}' in state for key in BATCHNORM_KEYS)]
+    return [p for p in prefixes if all(f'{p}.{key}' in state for key in BATCHNORM[:-1])]
 
 
 def _has_any(state: StateDict, prefix: str, keys: Iterable[str]) -> bool:

@@ -101,22 +101,21 @@ def second_forward(model: nn.Module) -> Iterator[None]:
     Args:
         model: With the layers.
     """
-    norms: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    memories = [norm for norm in norms if isinstance(norm, MBN)]
-    others = [norm for norm in norms if not isinstance(norm, MBN)]
-    tracks = [norm.track_running_stats for norm in others]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    tracks = [norm.track_running_stats for norm in norms]
     try:
-        for norm in memories:
-            norm.is_second_forward = True
-        for norm in others:
-            norm.track_running_stats = False
+        for norm in norms:
+            if isinstance(norm, MBN):
+                norm.is_second_forward = True
+            else:
+                norm.track_running_stats = False
         with torch.no_grad():
             yield
     finally:
-        for norm in memories:
-            norm.is_second_forward = False
-        for norm, track in zip(others, tracks, strict=True):
+        for norm, track in zip(norms, tracks, strict=True):
             norm.track_running_stats = track
+            if isinstance(norm, MBN):
+                norm.is_second_forward = False
 
 
 @dataclass(eq=False)
@@ -148,7 +147,8 @@ class MemorizedStatistics(BatchStatistics):
             The weight of the batch in all of them, ``()``; mean and biased variance of the
             others, ``(C,)`` each.
         """
-        is_valid = is_finite(batch, *to_store(layer, batch))
+        stored = to_store(layer, batch)
+        is_valid = is_finite(batch, *stored)
         count = layer.batches_memorized
         if not layer.is_second_forward:
             count.add_(is_valid)
@@ -158,7 +158,15 @@ class MemorizedStatistics(BatchStatistics):
         memorize(layer.mean_memory, batch.mean, is_here)
         memorize(layer.var_memory, batch.var, is_here)
         state = self._others(layer, ages, batch.mean.dtype)
-        self._move(layer, batch, state, is_valid)
+        if layer.momentum is None:
+            if not layer.is_second_forward:
+                move_mean_and_var(layer, *stored, is_valid)
+            return state
+        if not layer.is_second_forward:
+            count_batch(layer, is_valid)
+        averages = layer.running_mean, layer.running_var
+        for average, value in zip(averages, _with_others(batch, state), strict=True):
+            average.copy_(torch.where(is_valid, value.to(average.dtype), average))
         return state
 
     def normalizer(
@@ -179,18 +187,6 @@ class MemorizedStatistics(BatchStatistics):
         mean = (weights * means).sum(dim=1)
         spread = (means - mean.unsqueeze(1)).square()
         return 1 / (1 + total), mean, (weights * (variances + spread)).sum(dim=1)
-
-    def _move(self, layer: Layer, batch: Batch, state: State, is_valid: Tensor) -> None:
-        """Move the running statistics, if the batch ``is_valid``."""
-        if layer.momentum is None:
-            if not layer.is_second_forward:
-                move_mean_and_var(layer, *to_store(layer, batch), is_valid)
-            return
-        if not layer.is_second_forward:
-            count_batch(layer, is_valid)
-        averages = layer.running_mean, layer.running_var
-        for average, value in zip(averages, _with_others(batch, state), strict=True):
-            average.copy_(torch.where(is_valid, value.to(average.dtype), average))
 
 
 def _with_others(batch: Batch, state: State) -> tuple[Tensor, Tensor]:

@@ -387,8 +387,8 @@ class PipelineNorm(Base):
             self.stages.affine.upgrade(state_dict, prefix)
         entries = self.stages.entries()
         own = [entry for entry in entries if getattr(self, entry.name) is not None]
-        names = ('weight', 'bias', 'running_mean', 'running_var')
-        wanted = [prefix + name for name in names if getattr(self, name) is not None]
+        names = [name for name in BATCHNORM[:-1] if getattr(self, name) is not None]
+        wanted = [prefix + name for name in names]
         is_batchnorm = wanted and all(key in state_dict for key in wanted)
         if is_batchnorm and not any(prefix + e.name in state_dict for e in own):
             like = state_dict[wanted[0]]  # for its device: this layer's may be meta

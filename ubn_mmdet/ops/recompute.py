@@ -99,12 +99,9 @@ class Calls:
         return Calls, ()
 
     def add(self, mean: Tensor, var: Tensor, state: tuple[Tensor, ...]) -> None:
-        """Remember a call, by tensors without a graph.
+        """Remember a call by its batch's mean and biased variance, ``(C,)``.
 
-        Args:
-            mean: Of the batch, ``(C,)``: what the call is recognised by, as by ``var``.
-            var: Biased, likewise.
-            state: What it was normalised with, beside the batch's own statistics.
+        ``state`` is what it was normalised with beside these. No tensor has a graph.
         """
         self._calls.append((mean, var, state))
 

@@ -26,11 +26,8 @@ class L2Equalizing(Stage):
         """The factor of each sample, ``(N, 1)``: ``sqrt(C*H*W) / |x_n|``.
 
         ``|x_n|^2`` is ``H*W * sum_c (V + K^2)``, and takes no pass. Where padded pixels
-        are left out, both are over the valid part.
-
-        Args:
-            mean: ``K``, the mean of each map, ``(N, C)``.
-            var: ``V``, biased, ``(N, C)``.
+        are left out, both are over the valid part. ``K`` and ``V`` are ``mean`` and
+        ``var``, biased, of each map, ``(N, C)``.
         """
         square = torch.addcmul(var, mean, mean).mean(dim=1, keepdim=True)
         # 0 for a sample of zeros, which then has no gradient in place of an infinite one.
@@ -72,13 +69,7 @@ class NormalizedScaling(Stage):
         )
 
     def __call__(self, layer: Layer, pooled: Tensor, raw: Tensor) -> Tensor:
-        """The gate ``s``, ``(N, C)``.
-
-        Args:
-            layer: The layer that has the parameters.
-            pooled: ``GAP(xhat)``, ``(N, C)``.
-            raw: ``GAP(x)``, ``(N, C)``.
-        """
+        """The gate ``s`` by ``GAP(xhat)`` and ``GAP(x)``, ``(N, C)`` each."""
         source = raw if self.is_raw else pooled
         return self._gate(layer.scaling_weight * source + layer.scaling_bias)
 
@@ -134,23 +125,15 @@ class ChannelAffine(Stage):
         nn.init.constant_(weight, self.initial_weight)
 
     def upgrade(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Bring the entries of an older checkpoint up to date, in place.
-
-        Args:
-            state: A model's.
-            prefix: Of the names of the layer's tensors.
-        """
+        """Bring a layer's entries in an older model's state up to date, in place."""
 
     def __call__(
         self, layer: Layer, xhat: Coefficients, gate: Tensor | None
     ) -> Coefficients:
-        """What makes the result, from what makes ``xhat``.
+        """What makes the result, from what makes ``xhat``, which has no kernel.
 
-        Args:
-            layer: The layer that has the parameters; None in place of all of them for
-                no affine stage at all.
-            xhat: Without a kernel.
-            gate: The scaling gate, ``(N, C)``, or None.
+        The scaling gate is ``(N, C)`` or None. All parameters of the layer are None where
+        there is no affine stage at all.
         """
         pivot, inv_std, shift, *_ = xhat
         if layer.weight is not None:

@@ -73,11 +73,8 @@ class BatchStatistics(Stage):
     ) -> Summary | None:
         """What else to learn of a batch; both parts must add up over ranks.
 
-        Args:
-            layer: The layer that has the state.
-            x: The input, ``(N, C, H, W)``.
-            mean: Of each map, ``(N, C)``.
-            var: Biased, of each map, ``(N, C)``.
+        The input ``x`` is ``(N, C, H, W)``; ``mean`` and ``var``, biased, are those of each
+        of its maps, ``(N, C)``.
         """
         return None
 
@@ -100,11 +97,8 @@ class BatchStatistics(Stage):
     ) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` of a batch.
 
-        Args:
-            layer: The layer that has the state.
-            batch: The batch.
-            state: What :meth:`advance` has returned; None where there are no running
-                statistics, or they stand still.
+        ``state`` is what :meth:`advance` has returned; None where there are no running
+        statistics, or they stand still.
         """
         return inverse_std(layer, batch.mean, batch.var)
 
