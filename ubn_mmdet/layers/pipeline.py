@@ -324,7 +324,7 @@ class PipelineNorm(Base):
                 else:
                     mean, var, state = run(advanced, maps)
                     self._calls.add(mean, var, state)
-        return run(coefficients, maps, state)
+        return run(coefficients, maps, state, None)
 
     @torch.no_grad()
     def _state(self, batch: Batch) -> State:
@@ -429,7 +429,7 @@ def coefficients(
     layer: Layer,
     maps: Maps,
     state: State | None,
-    found: tuple[Tensor | None, Batch | None] | None = None,
+    found: tuple[Tensor | None, Batch | None] | None,
 ) -> Coefficients:
     """What the result is made with: the stages, without their memory.
 
