@@ -19,7 +19,7 @@ from benchmarks.detectors import (
 )
 from benchmarks.reporting import Results, ratio, ratio_table
 from ubn_mmdet import UBN
-from ubn_mmdet.deploy.evaluation import is_norm
+from ubn_mmdet.deploy.fold import is_norm
 from ubn_mmdet.measuring import time_in_turns
 from ubn_mmdet.records import RecordError
 

@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from ubn_mmdet.ops.fused import Coefficients
 from ubn_mmdet.ops.triton_passes import KERNELS
 
 POINTERS = {
@@ -80,8 +81,9 @@ def launch_passes(x: torch.Tensor) -> None:
     map_, kernel = x.new_zeros(n, c, dtype=torch.float32), torch.zeros(c, 3, 3)
     KERNELS.moments(x)
     for each, bias in ((None, None), (kernel, map_)):
-        KERNELS.apply(x, map_, map_, map_, each, bias)
-        KERNELS.sums(x, x, map_, map_, map_, each)
+        coefficients = Coefficients(map_, map_, map_, each, bias)
+        KERNELS.apply(x, coefficients)
+        KERNELS.sums(x, x, coefficients)
         KERNELS.gradient(x, each, map_, x, None, None, None)
         KERNELS.gradient(x, each, map_, x, None, None, map_)
         KERNELS.gradient(x, each, map_, x, map_, map_, map_)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ubn_mmdet.ops.passes import ReferencePasses
+from ubn_mmdet.ops.passes import Coefficients, ReferencePasses
 
 
 def coefficients(x: Tensor, kernel_size: int = 1, seed: int = 2) -> dict[str, Tensor]:
@@ -30,7 +30,7 @@ def applied(
     inputs = {k: v.detach().double().requires_grad_() for k, v in inputs.items()}
     x, *rest = inputs.values()
     passes = ReferencePasses(x)
-    y = passes.depthwise(*rest) if 'kernel' in given else passes.pointwise(*rest)
+    y = passes.apply(Coefficients(*rest))
     gradients = torch.autograd.grad(y, inputs.values(), dy.double())
     return y.detach(), dict(zip(inputs, gradients, strict=True))
 

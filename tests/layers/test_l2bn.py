@@ -10,7 +10,8 @@ from torch import nn
 from ubn_mmdet import L2BN, padded_images
 from ubn_mmdet.checkpoints.layouts import ConversionError, to_batchnorm
 from ubn_mmdet.layers.pipeline import PipelineNorm, Stages
-from ubn_mmdet.layers.stages import Centering, GatedStatistics, L2Equalizing
+from ubn_mmdet.layers.stages.affine import Centering, L2Equalizing
+from ubn_mmdet.layers.stages.statistics import GatedStatistics
 
 
 class TestL2BN(NormTester):

@@ -45,11 +45,6 @@ class TestInitBN(Relative):
     wrong = [({'initial_weight': 'small'}, "initial_weight.*number, got 'small'")]
 
 
-def test_an_unknown_keyword_is_named_with_those_that_there_are():
-    with pytest.raises(TypeError, match='it has num_features, kernel_size, .*dtype$'):
-        BNET(4, moment=0.1)
-
-
 def test_which_evaluate_as_batchnorm():
     """They alone may be folded into a convolution."""
     told = {norm: norm(4).evaluates_as_batchnorm for norm in (RBN, IEBN, BNET, InitBN)}

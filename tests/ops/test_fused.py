@@ -9,7 +9,7 @@ from helpers.passes import gradients
 
 from ubn_mmdet import reference_passes
 from ubn_mmdet.ops import fused, tensors
-from ubn_mmdet.ops.fused import FusedPasses
+from ubn_mmdet.ops.fused import Coefficients, FusedPasses
 from ubn_mmdet.ops.passes import ReferencePasses
 
 KERNELS = pytest.mark.parametrize('kernel_size', [1, 3])
@@ -144,22 +144,6 @@ def test_a_cotangent_that_needs_no_gradient_is_no_way_around():
         torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
 
 
-def test_one_reduction_and_one_apply_a_call():
-    x = images(2, 2, 3, 3)
-    zero, one = torch.zeros(2).double(), torch.ones(2).double()
-    passes = FusedPasses(x)
-    passes.moments()
-    with pytest.raises(RuntimeError, match='one reduction'):
-        passes.mean()
-    passes.pointwise(zero, one, zero)
-    with pytest.raises(RuntimeError, match='one apply'):
-        passes.pointwise(zero, one, zero)
-    with pytest.raises(RuntimeError, match='one apply'):
-        passes.depthwise(zero, one, zero, torch.ones(2, 3, 3).double(), zero)
-    with pytest.raises(RuntimeError, match='before its apply'):
-        passes.moments()
-
-
 @KERNELS
 @MODES
 @pytest.mark.parametrize('backward', [True, False])
@@ -196,6 +180,6 @@ def test_coefficients_that_share_one_number(shape):
         # Of memory where the next numbers are not the same.
         scale, shift = (torch.stack([v, v + 1e9])[:1, 0] for v in (one, one + 1))
         scale, shift = (v.expand(shape[1]).requires_grad_() for v in (scale, shift))
-        y = kind(leaf).pointwise(shift, scale, shift)
+        y = kind(leaf).apply(Coefficients(shift, scale, shift))
         results.append([y, *torch.autograd.grad(y, [leaf, scale, shift], upstream)])
     torch.testing.assert_close(*results)

@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ubn_mmdet import padded_images
+from ubn_mmdet.ops.fused import Coefficients
 from ubn_mmdet.ops.padding import (
     Images,
     PaddedPasses,
-    images_for,
     map_stride,
     valid_part,
 )
@@ -33,7 +33,7 @@ def test_the_valid_part_is_what_the_image_alone_would_give(padded):
     batch = list(halved(torch.zeros(len(sizes), 1, *padded)))
     alone = [list(halved(torch.zeros(1, 1, *size))) for size in sizes]
     for level, x in enumerate(batch):
-        valid = valid_part(Images(tuple(sizes), padded), x)
+        valid = Images(sizes, padded).valid_part(x)
         for i in range(len(sizes)):
             h, w = alone[i][level].shape[2:]
             want = torch.zeros(x.shape[2:], dtype=torch.bool)
@@ -61,25 +61,25 @@ def test_the_stride_of_maps(padded, size, stride):
 
 
 def test_maps_that_are_not_of_the_images_are_wholly_valid():
-    images = Images(((5, 8), (8, 6)), (8, 8))
-    assert valid_part(images, torch.zeros(2, 3, 4, 4)) is not None
+    images = Images([(5, 8), (8, 6)], (8, 8))
+    assert images.valid_part(torch.zeros(2, 3, 4, 4)) is not None
     for shape in [(3, 3, 4, 4), (1, 3, 8, 8), (2, 3, 7, 7), (0, 3, 8, 8)]:
-        assert valid_part(images, torch.zeros(shape)) is None
+        assert images.valid_part(torch.zeros(shape)) is None
 
 
 def test_what_is_announced_holds_within_and_not_for_layers_apart():
     layer, apart = nn.Identity(), nn.Identity()
-    assert images_for(layer, X) is None
+    assert valid_part(layer, X) is None
     with padded_images([(5, 8)], (8, 8), apart=[apart]):
-        assert images_for(layer, X).sizes == ((5, 8),)
-        assert images_for(apart, X) is None
-        with padded_images([(2, 2)], (4, 4)):
-            assert images_for(layer, X).padded == (4, 4)
-        assert images_for(layer, X).padded == (8, 8)
-    assert images_for(layer, X) is None
+        assert valid_part(layer, X).count == 5 * 8
+        assert valid_part(apart, X) is None
+        with padded_images([(2, 2)], (8, 8)):
+            assert valid_part(layer, X).count == 2 * 2
+        assert valid_part(layer, X).count == 5 * 8
+    assert valid_part(layer, X) is None
     with pytest.raises(RuntimeError, match='within'), padded_images([(5, 8)], (8, 8)):
         raise RuntimeError('within')
-    assert images_for(layer, X) is None
+    assert valid_part(layer, X) is None
 
 
 @pytest.mark.parametrize('size', [(0, 3), (3, 9), (9, 3), (-1, 2)])
@@ -96,10 +96,10 @@ def test_sizes_that_cannot_be_are_refused(size):
 )
 def test_passes_keep_the_memory_format(memory_format):
     x = torch.randn(2, 3, 8, 8).to(memory_format=memory_format)
-    passes = PaddedPasses(x, valid_part(Images(((5, 8), (8, 6)), (8, 8)), x))
+    passes = PaddedPasses(x, Images([(5, 8), (8, 6)], (8, 8)).valid_part(x))
     zero, one = torch.zeros(3), torch.ones(3)
     for y in (
-        passes.pointwise(zero, one, zero),
-        passes.depthwise(zero, one, zero, torch.ones(3, 3, 3), zero),
+        passes.apply(Coefficients(zero, one, zero)),
+        passes.apply(Coefficients(zero, one, zero, torch.ones(3, 3, 3), zero)),
     ):
         assert y.is_contiguous(memory_format=memory_format)

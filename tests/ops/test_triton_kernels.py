@@ -7,6 +7,7 @@ from helpers.passes import applied, coefficients
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
+from ubn_mmdet.ops.fused import Coefficients  # noqa: E402
 from ubn_mmdet.ops.tensors import memory_format  # noqa: E402
 from ubn_mmdet.ops.triton_passes import KERNELS, tiles  # noqa: E402
 
@@ -45,13 +46,13 @@ def assert_close(got, want, dtype=torch.float32):
 def assert_apply_is_the_references(x, dy, given):
     """The result, and its gradients, also with the reduction's."""
     expected, gradients = applied(x, dy, given)
-    y = KERNELS.apply(x, **{'kernel': None, 'bias': None} | given)
+    y = KERNELS.apply(x, Coefficients(**given))
     assert_like(y, x)
     assert_close(y, expected, x.dtype)
 
     kernel = given.get('kernel')
     pivot, scale, shift = (given[name] for name in ('pivot', 'scale', 'shift'))
-    sums = KERNELS.sums(dy, x, pivot, scale, shift, kernel)
+    sums = KERNELS.sums(dy, x, Coefficients(**given))
     assert_close(sums.scale, gradients['scale'])
     assert_close(sums.shift, gradients['shift'])
     if kernel is None:

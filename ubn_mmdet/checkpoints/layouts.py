@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from ..layers.pipeline import Stages
+from ..layers.pipeline import BATCHNORM, Stages
 from ..layers.stages.affine import AUTHORS_GATE
 
 StateDict = dict[str, Tensor]
 
-BATCHNORM_KEYS = ('weight', 'bias', 'running_mean', 'running_var')
-_BATCHNORM = (*BATCHNORM_KEYS, 'num_batches_tracked')
 # The authors' layer, without weight and bias of its own; * may also be (1, C, 1, 1).
 AUTHORS_KEYS = {
     'center_weight': 'centering_weight',  # *
@@ -49,7 +47,7 @@ def from_batchnorm(state: StateDict, stages: Stages) -> StateDict:
 
     own = [entry.name for entry in entries]
     unconverted = [p for p in norm_prefixes(state) if not _has_any(state, p, own)]
-    return _convert(state, unconverted, _BATCHNORM, convert)
+    return _convert(state, unconverted, BATCHNORM, convert)
 
 
 def authors_to_ubn(state: StateDict) -> StateDict:
@@ -106,14 +104,17 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
     def convert(norm: StateDict) -> StateDict:
         stages.affine.upgrade(norm, '')  # the file may be an old one
         try:
-            return stages.fold(norm)
+            folded = stages.fold(norm)
         except ValueError as error:
             raise ConversionError(str(error)) from None
+        if 'spatial_weight' in folded:
+            raise ConversionError('spatial_weight is not zero off the centre')
+        return folded
 
     prefixes = norm_prefixes(state)
     if own:  # else its layers have the very keys of a BatchNorm
         prefixes = [p for p in prefixes if _has_any(state, p, own)]
-    return _convert(state, prefixes, (*_BATCHNORM, *own), convert)
+    return _convert(state, prefixes, (*BATCHNORM, *own), convert)
 
 
 def torchvision_to_backbone(state: StateDict) -> tuple[StateDict, list[str]]:
@@ -131,7 +132,7 @@ def norm_prefixes(state: StateDict) -> list[str]:
     """Names of the layers with the keys of a BatchNorm."""
     suffix = '.running_var'
     prefixes = [key.removesuffix(suffix) for key in state if key.endswith(suffix)]
-    return [p for p in prefixes if all(f'{p}.{key}' in state for key in BATCHNORM_KEYS)]
+    return [p for p in prefixes if all(f'{p}.{key}' in state for key in BATCHNORM[:-1])]
 
 
 def _has_any(state: StateDict, prefix: str, keys: Iterable[str]) -> bool:
@@ -144,19 +145,14 @@ def _convert(
     keys: tuple[str, ...],
     convert: Callable[[StateDict], StateDict],
 ) -> StateDict:
-    """Replace each layer's keys by what ``convert`` makes of them, in their place."""
-    owner = {f'{p}.{key}': p for p in prefixes for key in keys}
-    result, done = {}, set()
-    for key, value in state.items():
-        prefix = owner.get(key)
-        if prefix is None:
-            result[key] = value
-        elif prefix not in done:
-            done.add(prefix)
-            norm = {k: state[f'{prefix}.{k}'] for k in keys if f'{prefix}.{k}' in state}
-            try:
-                converted = convert(norm)
-            except ConversionError as error:
-                raise ConversionError(f'{prefix}: {error}') from None
-            result |= {f'{prefix}.{k}': v for k, v in converted.items()}
+    """Replace each layer's keys by what ``convert`` makes of them."""
+    result = dict(state)
+    for prefix in prefixes:
+        there = [key for key in keys if f'{prefix}.{key}' in state]
+        norm = {key: result.pop(f'{prefix}.{key}') for key in there}
+        try:
+            converted = convert(norm)
+        except ConversionError as error:
+            raise ConversionError(f'{prefix}: {error}') from None
+        result |= {f'{prefix}.{key}': value for key, value in converted.items()}
     return result

@@ -1,20 +1,75 @@
 """Folds norm layers into convolutions, where evaluation stays what it was."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import CentralizedConv2d
-from .evaluation import BATCHNORMS, Evaluation, evaluation_of, is_norm
+from ..layers.pipeline import PipelineNorm
+from ..layers.stages.affine import spatial_kernel
 from .neighbours import convolutions_before
 from .structure import Fold, modules_by_name, restructure
 
+BATCHNORMS = nn.BatchNorm2d, nn.SyncBatchNorm  # and no subclasses: they do more
 # Subclasses may do to their weight what a factor in it does not survive.
 CONVOLUTIONS: tuple[type[nn.Module], ...] = nn.Conv2d, CentralizedConv2d
+
+
+class Evaluation(NamedTuple):
+    """``y = depthwise(scale * x + shift; kernel) + bias``, zero padding, in float64.
+
+    Attributes:
+        scale: ``(C,)``.
+        shift: ``(C,)``.
+        kernel: ``(C, k, k)``; None, as is ``bias``, where there are no neighbours in it.
+        bias: ``(C,)``.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    kernel: Tensor | None = None
+    bias: Tensor | None = None
+
+    @property
+    def kernel_size(self) -> int:
+        """``k``; 1 without a kernel."""
+        return 1 if self.kernel is None else self.kernel.shape[-1]
+
+
+def is_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a module is of the family, or a BatchNorm of 4D input."""
+    return isinstance(module, PipelineNorm) or type(module) in BATCHNORMS
+
+
+@torch.no_grad()
+def evaluation_of(norm: _BatchNorm) -> Evaluation:
+    """The evaluation of a norm layer, whatever its input is.
+
+    Raises:
+        ValueError: If it depends on the input; the message names what does.
+    """
+    state = {
+        name: tensor.double() if tensor.is_floating_point() else tensor
+        for name, tensor in norm.state_dict().items()
+    }
+    if 'running_var' not in state:
+        raise ValueError('it has no running statistics')
+    state.setdefault('weight', torch.ones_like(state['running_var']))
+    state.setdefault('bias', torch.zeros_like(state['running_var']))
+    if isinstance(norm, PipelineNorm):
+        state = norm.stages.fold(state)
+    scale = torch.rsqrt(state['running_var'] + norm.eps)
+    shift = -scale * state['running_mean']
+    weight, bias = state['weight'], state['bias']
+    if 'spatial_weight' not in state:
+        return Evaluation(weight * scale, weight * shift + bias)
+    kernel = spatial_kernel(weight, state['spatial_weight'])
+    return Evaluation(scale, shift, kernel, bias)
 
 
 @dataclass(frozen=True)
@@ -74,7 +129,13 @@ def fold(
         ValueError: If a norm layer is in training mode, or is the model itself.
     """
     norms = {module: name for name, module in model.named_modules() if is_norm(module)}
-    _check(norms)
+    if model in norms:
+        raise ValueError('the model is a norm layer: there is nothing to fold it into')
+    for norm, name in norms.items():
+        if norm.training:
+            raise ValueError(
+                f'{name} is in training mode: call eval() on the model first'
+            )
     evaluations: dict[_BatchNorm, Evaluation] = {}
     left = {}
     for norm, name in norms.items():
@@ -103,28 +164,14 @@ def fold(
     return FoldReport(tuple(folds), left)
 
 
-def _check(norms: Mapping[_BatchNorm, str]) -> None:
-    for norm, name in norms.items():
-        if not name:
-            raise ValueError(
-                'the model is a norm layer: there is nothing to fold it into'
-            )
-        if norm.training:
-            raise ValueError(
-                f'{name} is in training mode: call eval() on the model first'
-            )
-
-
 def _has_hooks(module: nn.Module) -> bool:
     """Whether something changes what goes in or comes out, as weight_norm does."""
     return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
 def _scale(convolution: nn.Module, evaluation: Evaluation) -> None:
-    weight, bias = (
-        convolution.get_parameter('weight'),
-        convolution.get_parameter('bias'),
-    )
+    weight = convolution.get_parameter('weight')
+    bias = convolution.get_parameter('bias')
     scale, shift = evaluation.scale, evaluation.shift
     scaled = scale[:, None, None, None] * weight.double()
     convolution.weight = _parameter(scaled, weight)

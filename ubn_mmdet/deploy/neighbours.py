@@ -23,14 +23,9 @@ def convolutions_before(
     operator outside of PyTorch's dispatcher that takes the output of a convolution beside
     the norm would not be seen.)
 
-    Args:
-        run: Runs the model on an example.
-        norms: The norm layers.
-        convolutions: Those that come into question.
-
     Returns:
-        For each norm layer that was run: the convolutions, if every call's input came from
-        one of them; else an empty set.
+        For each of the ``norms`` that was run: those of the ``convolutions`` that its
+        inputs came from, if every one did; else an empty set.
     """
     watch = _Watch(convolutions)
     hooks = [layer.register_forward_pre_hook(watch.makes) for layer in convolutions]

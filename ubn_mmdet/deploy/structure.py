@@ -1,11 +1,11 @@
 """The modules that stand in the place of folded norm layers, without their values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import nn
 
-from ..layers.replace import replace_submodule
+from ..layers.convert import replace_submodule
 
 
 class Fold(NamedTuple):
@@ -19,7 +19,7 @@ class Fold(NamedTuple):
     """
 
     norm: str
-    convolutions: tuple[str, ...]
+    convolutions: Sequence[str]
     kernel_size: int
 
     def __str__(self) -> str:

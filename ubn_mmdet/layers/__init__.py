@@ -2,19 +2,14 @@
 
 from .batch_renorm import BatchRenorm
 from .bgn import BGN
-from .bnet import BNET
-from .centralized_conv import CentralizedConv2d
 from .convert import convert_batchnorm
-from .iebn import IEBN
-from .init_bn import InitBN
 from .js_norm import JSNorm
-from .l2bn import L2BN
-from .mabn import MABN
+from .mabn import MABN, CentralizedConv2d
 from .mbn import MBN, second_forward
 from .padding import hide_padding
 from .power_norm import PowerNorm
 from .precise import precise_statistics
-from .rbn import RBN
+from .relatives import BNET, IEBN, L2BN, RBN, InitBN
 from .ubn import UBN
 
 # Each is registered under its name where there is a toolbox.

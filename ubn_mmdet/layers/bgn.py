@@ -8,10 +8,13 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.padding import ValidPart
+from ..ops.statistics import batch_statistics
 from ..ops.tensors import is_empty
 from .checks import check_count
 from .pipeline import PipelineNorm, Stages
-from .stages import GroupStatistics, PieceAffine
+from .stages.affine import ChannelAffine
+from .stages.stage import Layer
+from .stages.statistics import Batch, BatchStatistics, State
 
 
 class BGN(PipelineNorm, _BatchNorm):
@@ -30,77 +33,115 @@ class BGN(PipelineNorm, _BatchNorm):
         num_features: Channels ``C`` of the input ``(N, C, H, W)``.
         num_groups: ``G``. It must divide ``C*H*W``; if it divides ``C``, that holds for
             every size of input, and groups are whole maps.
-        **common: ``eps``, ``momentum``, ``affine``, ``track_running_stats``, ``sync``,
-            ``sync_group_size``, ``device`` and ``dtype``, as in :class:`PipelineNorm`.
+        **common: As in :class:`PipelineNorm`, as are input, output and errors.
 
     Parameters are ``weight`` and ``bias``, ``(C,)`` each. Buffers are ``running_mean`` and
     ``running_var``, ``(G,)`` each, and ``num_batches_tracked``. With ``num_groups`` equal
-    to ``num_features`` it is BatchNorm; otherwise a BatchNorm checkpoint does not fit, and
-    loading one is an error that says so.
+    to ``num_features`` it is BatchNorm; otherwise a BatchNorm checkpoint does not fit.
 
     A group is the same share of the features in every input. So running statistics serve
     inputs of any size, and ranks whose sizes differ merge theirs, each element counting
     once. Where groups cut maps, that share is another part of the picture at another
     height or width: statistics then mix parts.
 
-    Input, output and errors are those of :class:`PipelineNorm`.
-
     Raises:
         ValueError: In ``forward``, if ``num_groups`` does not divide ``C*H*W``; or, where
             padded pixels are to be left out, if it does not divide ``num_features``.
     """
 
-    stages: Stages[GroupStatistics]
-
     def __init__(self, num_features: int, num_groups: int, **common: Any) -> None:
         check_count('num_features', num_features)
         check_count('num_groups', num_groups)
-        pieces = lcm(num_groups, num_features)
+        self.num_groups = num_groups
+        self._pieces = lcm(num_groups, num_features)
         stages = Stages(
-            statistics=GroupStatistics(num_groups, pieces),
-            affine=PieceAffine(pieces // num_features),
+            statistics=GroupStatistics(num_groups, self._pieces // num_groups),
+            affine=PieceAffine(self._pieces // num_features),
         )
         super().__init__(num_features, stages, **common)
-
-    @property
-    def num_groups(self) -> int:
-        """``G``."""
-        return self.stages.statistics.num_groups
+        for name in ('running_mean', 'running_var'):
+            of_channels = getattr(self, name)
+            if of_channels is not None:
+                setattr(self, name, of_channels.new_empty(num_groups))
+        self.reset_running_stats()
 
     def _normalize(self, x: Tensor, valid: ValidPart | None) -> Tensor:
-        pieces = self.stages.statistics.pieces
-        if pieces == self.num_features:  # as they are
+        if self._pieces == self.num_features:  # as they are
             return super()._normalize(x, valid)
         if valid is not None:
             raise ValueError(
                 f'num_groups must divide num_features = {self.num_features} to leave '
                 f'padded pixels out, got {self.num_groups}: its groups cut maps'
             )
-        if not torch.jit.is_tracing() and x[:1].numel() % pieces:
+        if not torch.jit.is_tracing() and x[:1].numel() % self._pieces:
             raise ValueError(
                 f'num_groups must divide C*H*W = {"*".join(map(str, x.shape[1:]))}, '
                 f'got {self.num_groups}'
             )
         length = 0 if is_empty(x) else -1
-        rows = x.reshape(x.shape[0], pieces, length, 1)
+        rows = x.reshape(x.shape[0], self._pieces, length, 1)
         y = super()._normalize(rows, None).view(x.shape)
         if x.is_contiguous():
             return y
         return y.contiguous(memory_format=torch.channels_last)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        for name in ('running_mean', 'running_var'):
-            value, own = state_dict.get(prefix + name), getattr(self, name)
-            if own is not None and value is not None and value.shape != own.shape:
-                errors = args[-1]
-                errors.append(
-                    f'{prefix}{name} has {value.numel()} values, and BGN with '
-                    f'num_groups={self.num_groups} keeps one for each group. A BatchNorm '
-                    f'keeps one for each channel: its checkpoints fit '
-                    f'num_groups={self.num_features} alone.'
-                )
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def extra_repr(self) -> str:
-        """BatchNorm's, and the number of groups."""
-        return f'{super().extra_repr()}, num_groups={self.num_groups}'
+# Both stages see the features in pieces, as if these were channels: ``P`` equal parts in
+# the features' order, each of which lies in one group and in one channel.
+
+
+class GroupStatistics(BatchStatistics):
+    """Mean and variance over ``(N, D/G)``, of groups of so many pieces each."""
+
+    evaluates_as_batchnorm = False
+    unit = 'group'
+
+    def __init__(self, num_groups: int, times: int) -> None:
+        self.num_groups = num_groups
+        self._times = times
+
+    def values(self, count: int, channels: int) -> int:
+        """Of a group."""
+        return count * channels // self.num_groups
+
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Move the running statistics of the groups."""
+        return super().advance(layer, self._of_groups(batch))
+
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State | None
+    ) -> tuple[Tensor, Tensor]:
+        """The groups' statistics, ``(P,)`` each."""
+        groups = self._of_groups(batch)
+        return self._of_pieces(*super().normalizer(layer, groups, state))
+
+    def running(self, layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """In evaluation."""
+        return self._of_pieces(*super().running(layer, dtype))
+
+    def _of_groups(self, batch: Batch) -> Batch:
+        """The batch with the statistics of groups in the place of those of pieces."""
+        parts = (t.view(self.num_groups, -1).t() for t in (batch.mean, batch.var))
+        mean, var = batch_statistics(*parts)
+        return batch._replace(mean=mean, var=var, count=batch.count * self._times)
+
+    def _of_pieces(self, mean: Tensor, inv_std: Tensor) -> tuple[Tensor, Tensor]:
+        return spread(mean, self._times), spread(inv_std, self._times)
+
+
+class PieceAffine(ChannelAffine):
+    """BatchNorm's weight and bias, for channels that come in so many pieces."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def parameters(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Weight and bias of each piece, ``(P,)``."""
+        weight, bias = super().parameters(layer)
+        return spread(weight, self.times), spread(bias, self.times)
+
+
+def spread(values: Tensor, times: int) -> Tensor:
+    """Each value ``times`` times in a row."""
+    return values.unsqueeze(1).expand(-1, times).flatten()

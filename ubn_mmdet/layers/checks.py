@@ -1,7 +1,6 @@
 """Checks of constructor arguments: each names the value and what is allowed."""
 
-import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from numbers import Real
 from typing import cast
 
@@ -54,32 +53,3 @@ def check_dtype(value: object) -> None:
         and torch.finfo(value).bits >= 16
     ):
         raise TypeError(f'dtype must be {allowed}, got {value!r}')
-
-
-def check_tracks(settings: Mapping[str, object]) -> None:
-    """Raise ValueError for ``track_running_stats=False``, where it makes no sense."""
-    if settings.get('track_running_stats', True) is False:
-        raise ValueError(
-            'track_running_stats must be True, got False: training normalises with the '
-            'running statistics'
-        )
-
-
-def check_known(kind: type, base: type, unknown: Collection[str]) -> None:
-    """Raise TypeError if there are ``unknown`` keywords, and name those that exist.
-
-    Args:
-        kind: The class that is built.
-        base: The one that takes the keywords common to all.
-        unknown: What neither has taken.
-    """
-    if not unknown:
-        return
-    own = [*inspect.signature(kind).parameters.values()]
-    common = inspect.signature(base).parameters.values()
-    taken = [p.name for p in (*own, *common) if p.kind == p.POSITIONAL_OR_KEYWORD]
-    names = ', '.join(name for name in dict.fromkeys(taken) if name != 'stages')
-    raise TypeError(
-        f'{kind.__name__} has no argument {", ".join(map(repr, unknown))}; '
-        f'it has {names}'
-    )

@@ -11,7 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checks import check_choice
 from .pipeline import PipelineNorm
-from .replace import replace_submodule
 
 CONVERTED = nn.BatchNorm2d, nn.SyncBatchNorm
 NOT_4D = nn.BatchNorm1d, nn.BatchNorm3d
@@ -79,10 +78,17 @@ def convert_batchnorm(
     return module
 
 
+def replace_submodule(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` where ``model`` has a submodule of that (dotted) name."""
+    parent, _, attribute = name.rpartition('.')
+    # By item: a container's children have names that are no attributes.
+    model.get_submodule(parent)._modules[attribute] = new
+
+
 def _member(norm: str | type[nn.Module]) -> type[PipelineNorm]:
-    members = {member.__name__: member for member in PipelineNorm.__subclasses__()}
     if isinstance(norm, type) and issubclass(norm, PipelineNorm):
         return norm
+    members = {member.__name__: member for member in PipelineNorm.__subclasses__()}
     check_choice('norm', norm, sorted(members))
     return members[str(norm)]
 

@@ -3,16 +3,29 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.recompute import is_in_backward
-from .checks import check_tracks
+from .checks import check_count, check_number
 from .pipeline import PipelineNorm, Stages
-from .stages import MemorizedStatistics
+from .stages.stage import Entry, Layer
+from .stages.statistics import (
+    Batch,
+    BatchStatistics,
+    State,
+    count_batch,
+    inverse_std,
+    is_finite,
+    memorize,
+    memory_entries,
+    move_mean_and_var,
+    to_store,
+)
 
 
 class MBN(PipelineNorm, _BatchNorm):
@@ -32,20 +45,15 @@ class MBN(PipelineNorm, _BatchNorm):
         num_features: Channels ``C`` of the input ``(N, C, H, W)``.
         memory_size: Batches that are remembered.
         decay: Of their weights, in (0, 1]; 1 for equal ones.
-        **common: ``eps``, ``momentum``, ``affine``, ``sync``, ``sync_group_size``,
-            ``device`` and ``dtype``, as in :class:`PipelineNorm`. ``momentum`` has no
-            effect unless it is None: evaluation then goes by the average over all batches.
-            ``track_running_stats=False`` is refused.
+        **common: As in :class:`PipelineNorm`, as are input, output and errors.
+            ``momentum`` has no effect unless it is None: evaluation then goes by the
+            average over all batches. ``track_running_stats=False`` is refused.
 
     Parameters are ``weight`` and ``bias``, ``(C,)`` each. Buffers are BatchNorm's, and
     ``mean_memory`` and ``var_memory``, ``(C, memory_size)``, and ``batches_memorized``,
     ``()``. A BatchNorm checkpoint evaluates as that BatchNorm; training forgets its running
     statistics with the first batch.
-
-    Input, output and errors are those of :class:`PipelineNorm`.
     """
-
-    stages: Stages[MemorizedStatistics]
 
     def __init__(
         self,
@@ -54,11 +62,10 @@ class MBN(PipelineNorm, _BatchNorm):
         decay: float = 0.9,
         **common: Any,
     ) -> None:
-        check_tracks(common)
         self.is_second_forward = False
         self._awaits_second_forward = False
-        statistics = MemorizedStatistics(memory_size, decay)
-        super().__init__(num_features, Stages(statistics=statistics), **common)
+        stages = Stages(statistics=MemorizedStatistics(memory_size, decay))
+        super().__init__(num_features, stages, **common)
 
     def forward(self, x: Any) -> Any:
         """Normalise ``x`` of shape ``(N, C, H, W)``, as :class:`PipelineNorm` does."""
@@ -82,14 +89,6 @@ class MBN(PipelineNorm, _BatchNorm):
                 )
             self._awaits_second_forward = True
 
-    def extra_repr(self) -> str:
-        """BatchNorm's, and the memory."""
-        statistics = self.stages.statistics
-        return (
-            f'{super().extra_repr()}, memory_size={statistics.memory_size}, '
-            f'decay={statistics.decay}'
-        )
-
 
 @contextlib.contextmanager
 def second_forward(model: nn.Module) -> Iterator[None]:
@@ -102,19 +101,97 @@ def second_forward(model: nn.Module) -> Iterator[None]:
     Args:
         model: With the layers.
     """
-    norms: list[Any] = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    memories = [norm for norm in norms if isinstance(norm, MBN)]
-    others = [norm for norm in norms if not isinstance(norm, MBN)]
-    tracks = [norm.track_running_stats for norm in others]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    tracks = [norm.track_running_stats for norm in norms]
     try:
-        for norm in memories:
-            norm.is_second_forward = True
-        for norm in others:
-            norm.track_running_stats = False
+        for norm in norms:
+            if isinstance(norm, MBN):
+                norm.is_second_forward = True
+            else:
+                norm.track_running_stats = False
         with torch.no_grad():
             yield
     finally:
-        for norm in memories:
-            norm.is_second_forward = False
-        for norm, track in zip(others, tracks, strict=True):
+        for norm, track in zip(norms, tracks, strict=True):
             norm.track_running_stats = track
+            if isinstance(norm, MBN):
+                norm.is_second_forward = False
+
+
+@dataclass(eq=False)
+class MemorizedStatistics(BatchStatistics):
+    """Mean and variance over the last batches, the present one included.
+
+    While ``layer.is_second_forward``, the batch takes the place of the last one in the
+    memory: it is the same, of other weights.
+    """
+
+    needs_tracking = True
+    compiles = False  # a compiled function does not see ``is_second_forward``
+
+    memory_size: int
+    decay: float
+
+    def __post_init__(self) -> None:
+        check_count('memory_size', self.memory_size)
+        check_number('decay', self.decay, lambda v: 0 < v <= 1, 'within (0, 1]')
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The memories, ``(C, m)`` each, and what counts them, ``()``."""
+        return memory_entries(self.memory_size, 'mean_memory', 'var_memory')
+
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Memorize the batch, and make the running statistics those of the memory.
+
+        Returns:
+            The weight of the batch in all of them, ``()``; mean and biased variance of the
+            others, ``(C,)`` each.
+        """
+        stored = to_store(layer, batch)
+        is_valid = is_finite(batch, *stored)
+        count = layer.batches_memorized
+        if not layer.is_second_forward:
+            count.add_(is_valid)
+        slots = torch.arange(self.memory_size, device=count.device)
+        ages = (count - 1 - slots) % self.memory_size
+        is_here = (ages == 0) & (count > 0) & is_valid
+        memorize(layer.mean_memory, batch.mean, is_here)
+        memorize(layer.var_memory, batch.var, is_here)
+        state = self._others(layer, ages, batch.mean.dtype)
+        if layer.momentum is None:
+            if not layer.is_second_forward:
+                move_mean_and_var(layer, *stored, is_valid)
+            return state
+        if not layer.is_second_forward:
+            count_batch(layer, is_valid)
+        averages = layer.running_mean, layer.running_var
+        for average, value in zip(averages, _with_others(batch, state), strict=True):
+            average.copy_(torch.where(is_valid, value.to(average.dtype), average))
+        return state
+
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State | None
+    ) -> tuple[Tensor, Tensor]:
+        """The statistics of the batch and of those in the memory, as of one batch."""
+        if state is None:
+            return super().normalizer(layer, batch, state)
+        return inverse_std(layer, *_with_others(batch, state))
+
+    def _others(self, layer: Layer, ages: Tensor, dtype: torch.dtype) -> State:
+        """What :meth:`advance` returns, of a memory of these ``ages``, ``(m,)``."""
+        weights = (ages > 0) & (ages < layer.batches_memorized)
+        weights = weights * torch.pow(self.decay, ages.to(dtype))
+        total = weights.sum()
+        weights = weights / torch.where(total > 0, total, 1)
+        means, variances = layer.mean_memory.to(dtype), layer.var_memory.to(dtype)
+        mean = (weights * means).sum(dim=1)
+        spread = (means - mean.unsqueeze(1)).square()
+        return 1 / (1 + total), mean, (weights * (variances + spread)).sum(dim=1)
+
+
+def _with_others(batch: Batch, state: State) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of a batch with the others that ``state`` knows of."""
+    share, mean, var = state
+    distance = batch.mean - mean
+    between = share * (1 - share) * distance.square()
+    return mean + share * distance, var + share * (batch.var - var) + between

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..ops.padding import images_for, valid_part
+from ..ops.padding import valid_part
 
 
 def hide_padding(model: nn.Module) -> None:
@@ -24,10 +24,5 @@ def hide_padding(model: nn.Module) -> None:
 
 def _zero_padding(module: nn.Module, args: tuple) -> tuple | None:
     x, *rest = args
-    images = images_for(module, x)
-    if images is None:
-        return None
-    valid = valid_part(images, x)
-    if valid is None:
-        return None
-    return valid.fill(x), *rest
+    valid = valid_part(module, x)
+    return None if valid is None else (valid.fill(x), *rest)

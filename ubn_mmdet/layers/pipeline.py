@@ -8,8 +8,8 @@ passes over ``x``, a reduction and an apply (``ops/passes.py``).
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,37 +17,27 @@ from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.compiling import Compiler, is_compiled
-from ..ops.padding import PaddedPasses, ValidPart, images_for, valid_part
+from ..ops.padding import PaddedPasses, ValidPart, valid_part
 from ..ops.passes import Coefficients, Passes, passes_for
 from ..ops.recompute import Calls, is_in_backward, not_recomputed, unwatched
 from ..ops.statistics import batch_statistics, merge_statistics, sync_group
 from ..ops.tensors import compute_dtype, full_precision, is_empty
-from .checks import check_count, check_dtype, check_flag, check_known, check_number
-from .stages import (
-    BatchStatistics,
-    Centering,
-    ChannelAffine,
-    Entry,
-    L2Equalizing,
-    NormalizedScaling,
-    Stage,
-    Statistics,
-)
-from .stages.stage import Layer
-from .stages.statistics import Batch, State, Summary
+from .checks import check_count, check_dtype, check_flag, check_number
+from .stages.affine import Centering, ChannelAffine, L2Equalizing, NormalizedScaling
+from .stages.stage import Entry, Layer, Stage
+from .stages.statistics import Batch, BatchStatistics, State, Summary
 
 BATCHNORM = 'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'
 
-S = TypeVar('S', bound=Statistics)
-
 
 @dataclass(frozen=True)
-class Stages(Generic[S]):
+class Stages:
     """What a layer consists of; the default is BatchNorm.
 
     Attributes:
         centering: Shifts the input by its own mean; None for not at all.
-        statistics: Mean and standard deviation to normalise with, and their averages.
+        statistics: Mean and standard deviation to normalise with, and their averages: a
+            :class:`~.stages.statistics.BatchStatistics`.
         scaling: A gate by the input's own mean; None for no gate.
         affine: Writes the result.
         equalizing: Scales each sample by a factor of its own, before all else; None for
@@ -55,20 +45,15 @@ class Stages(Generic[S]):
     """
 
     centering: Centering | None = None
-    statistics: S = field(default_factory=BatchStatistics)  # type: ignore[assignment]
+    statistics: Any = BatchStatistics()
     scaling: NormalizedScaling | None = None
-    affine: ChannelAffine = field(default_factory=ChannelAffine)
+    affine: ChannelAffine = ChannelAffine()
     equalizing: L2Equalizing | None = None
 
     def __iter__(self) -> Iterator[Stage]:
         """Those that there are, in the order of the computation."""
-        stages = (
-            self.equalizing,
-            self.centering,
-            self.statistics,
-            self.scaling,
-            self.affine,
-        )
+        before = self.equalizing, self.centering
+        stages = *before, self.statistics, self.scaling, self.affine
         return (stage for stage in stages if stage is not None)
 
     def entries(self) -> list[Entry]:
@@ -81,25 +66,20 @@ class Stages(Generic[S]):
         of_samples = self.equalizing, self.centering, self.scaling
         return any(stage is not None for stage in of_samples)
 
-    def fold(
-        self, state: dict[str, Tensor], keeps_kernel: bool = False
-    ) -> dict[str, Tensor]:
+    def fold(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The BatchNorm that a layer with this state is in evaluation.
 
-        A stage none of whose tensors is there counts as switched off.
+        With a ``spatial_weight``, if it has neighbours, around ``weight``: BatchNorm and a
+        kernel. A stage none of whose tensors is there counts as switched off.
 
         Args:
             state: Of one layer, by the names of its tensors; all of BatchNorm's are there.
-            keeps_kernel: Leave a ``spatial_weight`` there: the layer is BatchNorm with the
-                kernel that ``weight`` is the centre of in place of ``weight``.
 
         Raises:
             ValueError: If the layer depends on its input in a way that BatchNorm does not.
         """
         state = dict(state)
         for stage in reversed(list(self)):
-            if keeps_kernel and stage is self.affine:
-                continue
             names = [entry.name for entry in stage.entries()]
             if not names or any(name in state for name in names):
                 stage.fold(state, self.affine.bias_is_scaled)
@@ -190,9 +170,7 @@ class PipelineNorm(Base):
         sync_group_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **unknown: object,
     ) -> None:
-        check_known(type(self), PipelineNorm, unknown)
         check_count('num_features', num_features)
         check_number('eps', eps, lambda v: 0 < v < math.inf, 'a finite number > 0')
         if momentum is not None:
@@ -201,21 +179,19 @@ class PipelineNorm(Base):
             )
         check_flag('affine', affine)
         check_flag('track_running_stats', track_running_stats)
+        if stages.statistics.needs_tracking and not track_running_stats:
+            raise ValueError(
+                'track_running_stats must be True, got False: training normalises with '
+                'the running statistics'
+            )
         check_flag('sync', sync)
         if sync_group_size is not None:
             check_count('sync_group_size', sync_group_size)
         check_dtype(dtype)
         self.stages = stages
         self._calls = Calls()
-        super().__init__(
-            num_features,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            device=device,
-            dtype=dtype,
-        )
+        of_batchnorm = num_features, eps, momentum, affine, track_running_stats
+        super().__init__(*of_batchnorm, device=device, dtype=dtype)
         self.sync = sync
         self.sync_group_size = sync_group_size
         absent = () if affine else stages.affine.entries()
@@ -232,19 +208,12 @@ class PipelineNorm(Base):
                 self.register_parameter(entry.name, parameter)
             else:
                 self.register_buffer(entry.name, tensor)
-        for stage in stages:
-            stage.prepare(self)
         self.reset_parameters()
 
     @property
     def evaluates_as_batchnorm(self) -> bool:
         """Whether evaluation is BatchNorm's with the same state, whatever is learnt."""
         return all(stage.evaluates_as_batchnorm for stage in self.stages)
-
-    @property
-    def initial_weight(self) -> float:
-        """What ``weight`` starts from."""
-        return self.stages.affine.initial_weight
 
     def start_weight(self) -> None:
         """Start ``weight`` anew, as after construction."""
@@ -281,15 +250,10 @@ class PipelineNorm(Base):
             path = tracer.path_of_module(self)
             return tracer.create_proxy('call_module', path, (x,), {})
         self._check_input(x)
-        y = self._normalize(x, self._valid_part(x))
+        y = self._normalize(x, valid_part(self, x))
         for name in self.applied_after:
             y = getattr(self, name)(y)
         return y
-
-    def _valid_part(self, x: Tensor) -> ValidPart | None:
-        """The part of ``x`` that is image, where that has been announced."""
-        images = images_for(self, x)
-        return None if images is None else valid_part(images, x)
 
     def _normalize(self, x: Tensor, valid: ValidPart | None) -> Tensor:
         """One reduction over ``x``, the stages in their order, one apply."""
@@ -301,39 +265,31 @@ class PipelineNorm(Base):
         if group is None:
             if is_empty(x):
                 return x + 0 * sum(parameter.sum() for parameter in self.parameters())
-            if of_batch and self._has_one_value(x, valid):
+            values = stages.statistics.values
+            if of_batch and values(_elements(x, valid), x.shape[1]) == 1:
                 raise ValueError(
                     f'expected more than 1 value per {stages.statistics.unit} when '
                     f'training, got input size {tuple(x.shape)}'
                 )
         with full_precision(x.device.type):
-            passes: Passes | PaddedPasses
+            passes: Passes
             passes = passes_for(x, self) if valid is None else PaddedPasses(x, valid)
             maps = self._reduce(passes, of_batch, valid)
             statistics_compile = group is None and stages.statistics.compiles
             if statistics_compile and is_compiled(self, passes):
-                found = self._compiled_coefficients(maps)
+                result = self._compiled_coefficients(maps)
             else:
-                centred, batch = centred_batch(self, maps, group)
+                _, batch = found = centred_batch(self, maps, group)
                 state = self._state(batch) if batch and self._tracks else None
-                found = coefficients(self, maps, state, centred, batch)
-            pivot, scale, shift, kernel, bias = found
-            if kernel is None or bias is None:
-                return passes.pointwise(pivot, scale, shift)
-            return passes.depthwise(pivot, scale, shift, kernel, bias)
-
-    def _has_one_value(self, x: Tensor, valid: ValidPart | None) -> bool:
-        count = _elements(x, valid)
-        return self.stages.statistics.values(count, x.shape[1]) == 1
+                result = coefficients(self, maps, state, found)
+            return passes.apply(result)
 
     @property
     def _tracks(self) -> bool:
         """Whether a batch in training has to do with the running statistics."""
         return self.track_running_stats and self.running_mean is not None
 
-    def _reduce(
-        self, passes: Passes | PaddedPasses, of_batch: bool, valid: ValidPart | None
-    ) -> Maps:
+    def _reduce(self, passes: Passes, of_batch: bool, valid: ValidPart | None) -> Maps:
         """What the stages want to know of the maps of ``x``."""
         dtype, count = compute_dtype(passes.x), _elements(passes.x, valid)
         equalizing, summary, factor = self.stages.equalizing, None, None
@@ -368,36 +324,31 @@ class PipelineNorm(Base):
                 else:
                     mean, var, state = run(advanced, maps)
                     self._calls.add(mean, var, state)
-        return run(own_coefficients, maps, state)
+        return run(coefficients, maps, state, None)
 
+    @torch.no_grad()
     def _state(self, batch: Batch) -> State:
-        """What a batch is normalised with, beside itself: the state that it moves."""
-        with torch.no_grad(), unwatched():
-            # Detached also from forward-mode derivatives, which are not for buffers.
-            return self._advance(
-                batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
-            )
-
-    def _advance(self, batch: Batch) -> State:
         """Move the state by a batch, unless it was here before; what it is used with."""
-        advance = self.stages.statistics.advance
-        if torch.compiler.is_compiling():
-            return tuple(map(not_recomputed, advance(self, batch)))
-        if torch._C._are_functorch_transforms_active():
-            return advance(self, batch)
-        if not is_in_backward():
-            state = advance(self, batch)
-            self._calls.add(batch.mean, batch.var, state)
-            return state
-        found = self._calls.find(batch.mean, batch.var, self.eps)
-        if found is None:
-            return advance(self, batch)
-        is_repeated, past = found
-        is_new = ~is_repeated if batch.counts is None else batch.counts & ~is_repeated
-        present = advance(self, batch._replace(counts=is_new))
-        return tuple(
-            torch.where(is_repeated, *pair) for pair in zip(past, present, strict=True)
-        )
+        # Detached also from forward-mode derivatives, which are not for buffers.
+        batch = batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
+        advance, found = self.stages.statistics.advance, None
+        with unwatched():
+            if torch.compiler.is_compiling():
+                return tuple(map(not_recomputed, advance(self, batch)))
+            if torch._C._are_functorch_transforms_active():
+                return advance(self, batch)
+            if is_in_backward():
+                found = self._calls.find(batch.mean, batch.var, self.eps)
+            if found is None:
+                state = advance(self, batch)
+                if not is_in_backward():
+                    self._calls.add(batch.mean, batch.var, state)
+                return state
+            repeated, past = found
+            is_new = ~repeated if batch.counts is None else batch.counts & ~repeated
+            present = advance(self, batch._replace(counts=is_new))
+            pairs = zip(past, present, strict=True)
+            return tuple(torch.where(repeated, *pair) for pair in pairs)
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
@@ -419,6 +370,12 @@ class PipelineNorm(Base):
                 f'got {x.shape[1]}: {tuple(x.shape)}'
             )
 
+    def extra_repr(self) -> str:
+        """BatchNorm's, and the settings of the statistics."""
+        settings = vars(self.stages.statistics).items()
+        shown = [f'{k}={v}' for k, v in settings if not k.startswith('_')]
+        return ', '.join([super().extra_repr(), *shown])
+
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args: Any
     ) -> None:
@@ -430,8 +387,8 @@ class PipelineNorm(Base):
             self.stages.affine.upgrade(state_dict, prefix)
         entries = self.stages.entries()
         own = [entry for entry in entries if getattr(self, entry.name) is not None]
-        names = ('weight', 'bias', 'running_mean', 'running_var')
-        wanted = [prefix + name for name in names if getattr(self, name) is not None]
+        names = [name for name in BATCHNORM[:-1] if getattr(self, name) is not None]
+        wanted = [prefix + name for name in names]
         is_batchnorm = wanted and all(key in state_dict for key in wanted)
         if is_batchnorm and not any(prefix + e.name in state_dict for e in own):
             like = state_dict[wanted[0]]  # for its device: this layer's may be meta
@@ -472,27 +429,23 @@ def coefficients(
     layer: Layer,
     maps: Maps,
     state: State | None,
-    centred: Tensor | None,
-    batch: Batch | None,
+    found: tuple[Tensor | None, Batch | None] | None,
 ) -> Coefficients:
     """What the result is made with: the stages, without their memory.
 
-    Args:
-        layer: The layer that has the parameters.
-        maps: What is known of the maps.
-        state: What a batch has moved; None if it moves nothing.
-        centred: From :func:`centred_batch`, as is
-        batch: the batch that has a say; None for the running statistics.
+    ``found`` is what :func:`centred_batch` finds; None where it follows from the maps. A
+    batch that has moved nothing has no ``state``.
     """
     stages = layer.stages
+    centred, batch = found or centred_batch(layer, maps)
     if batch is None:
         mu, inv_std = stages.statistics.running(layer, maps.dtype)
-    elif state is None:
-        mu, inv_std = stages.statistics.of_batch(layer, batch)
     else:
         mu, inv_std = stages.statistics.normalizer(layer, batch, state)
     if not stages.by_sample:
-        return stages.affine(layer, mu, inv_std, torch.zeros_like(mu), None)
+        xhat = Coefficients(mu, inv_std, torch.zeros_like(mu))
+        return stages.affine(layer, xhat, None)
+    assert centred is not None and maps.mean is not None  # a stage has asked for them
     # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
     pooled = inv_std * (centred - mu)
     if maps.factor is not None:
@@ -500,22 +453,17 @@ def coefficients(
     gate = None
     if stages.scaling is not None:
         gate = stages.scaling(layer, pooled, maps.mean)
-    return stages.affine(layer, maps.mean, inv_std, pooled, gate)
-
-
-# What is compiled. On one rank the batch follows from its maps, in both.
+    return stages.affine(layer, Coefficients(maps.mean, inv_std, pooled), gate)
 
 
 def advanced(layer: Layer, maps: Maps) -> tuple[Tensor, Tensor, State]:
-    """Mean and variance of the batch, ``(C,)``, and the state that it has moved."""
+    """Mean and variance of the batch, ``(C,)``, and the state that it has moved.
+
+    This and :func:`coefficients` are compiled. On one rank both find the batch by the maps.
+    """
     _, batch = centred_batch(layer, maps)
     assert batch is not None
     return batch.mean, batch.var, layer.stages.statistics.advance(layer, batch)
-
-
-def own_coefficients(layer: Layer, maps: Maps, state: State | None) -> Coefficients:
-    """The :func:`coefficients` from those of the maps alone."""
-    return coefficients(layer, maps, state, *centred_batch(layer, maps))
 
 
 def _elements(x: Tensor, valid: ValidPart | None) -> int:

@@ -1,12 +1,19 @@
 """Power Normalization (PowerNorm), arXiv 2003.07845."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checks import check_tracks
+from .checks import check_count
 from .pipeline import PipelineNorm, Stages
-from .stages import PowerStatistics
+from .stages.quadratic import QuadraticStatistics
+from .stages.stage import Entry, Layer
+from .stages.statistics import Batch, State, all_finite
 
 
 class PowerNorm(PipelineNorm, _BatchNorm):
@@ -21,9 +28,8 @@ class PowerNorm(PipelineNorm, _BatchNorm):
         warmup_steps: For so many batches ``psi`` is the batch's own, with its exact
             gradient. Batches are counted by ``num_batches_tracked``.
         momentum: Step of both averages, a number; the authors' 0.1.
-        **common: ``eps``, ``affine``, ``sync``, ``sync_group_size``, ``device`` and
-            ``dtype``, as in :class:`PipelineNorm`. ``track_running_stats=False`` is
-            refused.
+        **common: As in :class:`PipelineNorm`, as are input, output and errors.
+            ``track_running_stats=False`` is refused.
 
     Parameters are ``weight`` and ``bias``, ``(C,)`` each. Buffers are BatchNorm's, and
     ``running_gradient``, ``(C,)``. ``running_var`` is the running quadratic mean;
@@ -32,11 +38,7 @@ class PowerNorm(PipelineNorm, _BatchNorm):
 
     With gradient scaling (AMP), ``running_gradient`` follows a change of the scale at the
     pace of ``momentum``.
-
-    Input, output and errors are those of :class:`PipelineNorm`.
     """
-
-    stages: Stages[PowerStatistics]
 
     def __init__(
         self,
@@ -45,17 +47,72 @@ class PowerNorm(PipelineNorm, _BatchNorm):
         momentum: float = 0.1,
         **common: Any,
     ) -> None:
-        check_tracks(common)
         if momentum is None:
             raise ValueError(
                 'momentum must be within [0, 1], got None: the average of the gradient '
                 'has no cumulative form'
             )
-        statistics = PowerStatistics(warmup_steps)
-        super().__init__(
-            num_features, Stages(statistics=statistics), momentum=momentum, **common
-        )
+        stages = Stages(statistics=PowerStatistics(warmup_steps))
+        super().__init__(num_features, stages, momentum=momentum, **common)
 
-    def extra_repr(self) -> str:
-        """BatchNorm's, and the warm-up."""
-        return f'{super().extra_repr()}, warmup_steps={self.stages.statistics.warmup_steps}'
+
+@dataclass(eq=False)
+class PowerStatistics(QuadraticStatistics):
+    """``xhat = x / psi``, and in backward ``dx = (dxhat - nu * xhat) / psi``.
+
+    ``nu``, ``running_gradient``, then moves by a step of ``a``, the momentum:
+    ``nu <- nu * (1 - a * mean(xhat^2)) + a * mean(dxhat * xhat)`` (algorithm 2).
+    """
+
+    warmup_steps: int
+
+    def __post_init__(self) -> None:
+        check_count('warmup_steps', self.warmup_steps, least=0)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """``running_gradient``, ``(C,)``: ``nu``."""
+        return (Entry('running_gradient', neutral=0.0, is_parameter=False),)
+
+    def advance(self, layer: Layer, batch: Batch) -> State:
+        """Move the running quadratic mean.
+
+        Returns:
+            The quadratic mean that is used, ``(C,)``: the running one of before the batch,
+            or the batch's own; ``()`` bool each, whether it is the running one, and
+            whether the batch is fit to move an average.
+        """
+        square = self.square(layer, batch)
+        is_valid = self.is_valid(layer, square, batch)
+        is_warm = layer.num_batches_tracked >= self.warmup_steps
+        used = torch.where(is_warm, layer.running_var.to(square.dtype), square)
+        self.move_square(layer, square, is_valid)
+        return used, is_warm, is_valid
+
+    def averages(
+        self, layer: Layer, square: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Those from before the batch."""
+        used, is_warm, is_valid = state
+        curvature = (used + layer.eps).reciprocal()
+        respond = partial(_respond, layer, is_warm, is_valid, square * curvature)
+        return curvature.sqrt(), curvature, respond
+
+
+def _respond(
+    layer: Layer,
+    is_warm: Tensor,
+    is_valid: Tensor,
+    power: Tensor,
+    correlation: Tensor,
+) -> Tensor:
+    """``nu`` before the batch if it ``is_warm``, or the batch's own; moves ``nu``.
+
+    ``power`` is ``mean(xhat^2)``, ``correlation`` is ``mean(dxhat * xhat)``, ``(C,)``.
+    """
+    nu = layer.running_gradient.to(correlation.dtype, copy=True)
+    moved = nu + layer.momentum * (correlation - power * nu)
+    buffer = layer.running_gradient
+    moved = moved.to(buffer.dtype)
+    is_valid = is_valid & all_finite(moved)
+    buffer.copy_(torch.where(is_valid, moved, buffer))
+    return torch.where(is_warm, nu, correlation)

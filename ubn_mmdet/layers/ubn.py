@@ -1,10 +1,5 @@
 """Unified Batch Normalization (UBN), arXiv 2311.15993.
 
-BatchNorm with four additions, each with its own switch: a gate that keeps a batch of too
-dissimilar samples out of the statistics (condensation), a learnt shift by the sample's own
-mean (centering), a learnt scale by the sample's own normalised mean (scaling), and a
-depthwise k x k kernel in place of the channel weight (affine).
-
 A fresh layer is exactly BatchNorm, and every BatchNorm checkpoint fits it. That takes two
 changes of form against the authors' layer, which keep the same functions reachable: the
 scaling gate is divided by its initial value, and the kernel is BatchNorm's ``weight`` at
@@ -13,16 +8,23 @@ layer does, it takes other learning rates: ``UBNOptimWrapperConstructor`` has th
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.recompute import Calls
-from .checks import check_choice, check_flag
+from .checks import check_choice, check_count, check_flag
 from .pipeline import PipelineNorm, Stages
-from .stages import Centering, DepthwiseAffine, GatedStatistics, NormalizedScaling
-from .stages.affine import channel_or_depthwise
+from .stages.affine import (
+    STARTS,
+    Centering,
+    ChannelAffine,
+    DepthwiseAffine,
+    NormalizedScaling,
+)
+from .stages.statistics import GatedStatistics
 
 # What a layer with every stage on has; a stage that is off leaves None in its place.
 ALL_ENTRIES = Stages(
@@ -30,14 +32,27 @@ ALL_ENTRIES = Stages(
 ).entries()
 
 
+def _of_gate(name: str) -> Any:
+    """A property of UBN that is a setting of its gate."""
+
+    def get(layer: 'UBN') -> Any:
+        return getattr(layer.stages.statistics, name)
+
+    def change(layer: 'UBN', value: Any) -> None:
+        gate = replace(layer.stages.statistics, **{name: value})
+        layer.stages = replace(layer.stages, statistics=gate)
+        layer._calls = Calls()  # a call without a gate left no state of one
+
+    return property(get, change)
+
+
 class UBN(PipelineNorm, _BatchNorm):
     """Unified Batch Normalization of a 4D input (arXiv 2311.15993).
 
     Args:
         num_features: Channels ``C`` of the input ``(N, C, H, W)``.
-        eps: Added to the variance, as in BatchNorm.
-        momentum: Step of the running statistics, as in BatchNorm; None for the
-            cumulative average over the batches that moved them.
+        eps: As in :class:`PipelineNorm`, as ``momentum``, ``sync_group_size``, ``device``
+            and ``dtype``.
         affine: Whether there is an affine stage: ``weight``, ``bias`` and
             ``spatial_weight``.
         track_running_stats: As in BatchNorm. Without running statistics there is nothing
@@ -61,14 +76,11 @@ class UBN(PipelineNorm, _BatchNorm):
             ``'pooled'``, their channel means, which costs nothing extra.
         sync: Whether, in training, statistics and condensation are those of the batches
             of all ranks; on one process there is nothing to merge.
-        sync_group_size: Merge over this many consecutive ranks; None for all.
         condensation_opens: ``'similar'``, or ``'dissimilar'`` for the reversed gate: batch
             statistics while ``condensation`` is at or below the threshold. For
             comparison; such a layer does not start as BatchNorm.
         condensation_min_updates: How often the running statistics have to be moved before
             the gate may close. In the paper, 0: they may stand still before they settle.
-        device: Of parameters and buffers.
-        dtype: Of parameters and buffers.
 
     Parameters are ``weight``, ``bias``, ``centering_weight``, ``scaling_weight``,
     ``scaling_bias``, ``(C,)`` each, and ``spatial_weight``, ``(C, k, k)``, whose centre
@@ -77,8 +89,6 @@ class UBN(PipelineNorm, _BatchNorm):
 
     Input, output and errors are those of :class:`PipelineNorm`.
     """
-
-    stages: Stages[GatedStatistics]
 
     def __init__(
         self,
@@ -103,6 +113,13 @@ class UBN(PipelineNorm, _BatchNorm):
     ) -> None:
         check_flag('centering', centering)
         check_choice('scaling', scaling, ('normalized', None))
+        check_count('kernel_size', kernel_size, odd=True)
+        check_choice('initial_spatial', initial_spatial, STARTS)
+        affine_stage = ChannelAffine(initial_weight)
+        if kernel_size > 1:
+            affine_stage = DepthwiseAffine(
+                initial_weight, kernel_size=kernel_size, initial_spatial=initial_spatial
+            )
         self.centering = centering
         self.scaling = scaling
         self.kernel_size = kernel_size
@@ -118,7 +135,7 @@ class UBN(PipelineNorm, _BatchNorm):
                     condensation_min_updates,
                 ),
                 NormalizedScaling() if scaling else None,
-                channel_or_depthwise(kernel_size, initial_spatial, initial_weight),
+                affine_stage,
             ),
             eps,
             momentum,
@@ -135,34 +152,10 @@ class UBN(PipelineNorm, _BatchNorm):
             elif not entry.is_parameter and entry.name not in self._buffers:
                 self.register_buffer(entry.name, None)
 
-    @property
-    def condensation_threshold(self) -> float | None:
-        """The gate is open while ``condensation`` is above this."""
-        return self.stages.statistics.threshold
-
-    @condensation_threshold.setter
-    def condensation_threshold(self, threshold: float | None) -> None:
-        self._change_gate(threshold, self.condensation_min_updates)
-
-    @property
-    def condensation_min_updates(self) -> int:
-        """How often the running statistics have to be moved before the gate may close."""
-        return self.stages.statistics.min_updates
-
-    @condensation_min_updates.setter
-    def condensation_min_updates(self, min_updates: int) -> None:
-        self._change_gate(self.condensation_threshold, min_updates)
-
-    def _change_gate(self, threshold: float | None, min_updates: int) -> None:
-        gate = self.stages.statistics
-        gate = GatedStatistics(threshold, gate.feature, gate.opens, min_updates)
-        self.stages = replace(self.stages, statistics=gate)
-        self._calls = Calls()  # a call without a gate left no state of one
-
-    @property
-    def condensation_feature(self) -> str:
-        """What samples are compared by."""
-        return self.stages.statistics.feature
+    condensation_threshold = _of_gate('threshold')
+    condensation_feature = _of_gate('feature')
+    condensation_opens = _of_gate('opens')
+    condensation_min_updates = _of_gate('min_updates')
 
     @property
     def gate_is_open(self) -> Tensor | None:
@@ -176,11 +169,9 @@ class UBN(PipelineNorm, _BatchNorm):
 
     def extra_repr(self) -> str:
         """BatchNorm's, and the stages."""
-        return (
-            f'{super().extra_repr()}, centering={self.centering}, '
-            f'scaling={self.scaling!r}, kernel_size={self.kernel_size}, '
-            f'condensation_threshold={self.condensation_threshold}, '
-            f'condensation_feature={self.condensation_feature!r}, '
-            f'condensation_opens={self.stages.statistics.opens!r}, '
-            f'condensation_min_updates={self.condensation_min_updates}'
-        )
+        names = 'centering', 'scaling', 'kernel_size'
+        settings = {name: getattr(self, name) for name in names}
+        for name, value in vars(self.stages.statistics).items():
+            settings[f'condensation_{name}'] = value
+        shown = [f'{name}={value!r}' for name, value in settings.items()]
+        return ', '.join([_BatchNorm.extra_repr(self), *shown])

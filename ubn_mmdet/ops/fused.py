@@ -29,6 +29,21 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from .tensors import CACHED, compute_dtype, over_positions
 
 
+class Coefficients(NamedTuple):
+    """What an apply makes its result with.
+
+    With ``z = scale * (x - pivot) + shift`` that is ``z``, or, with a kernel,
+    ``depthwise(z; kernel) + bias``, padded with zeros, ``k // 2`` on each side. A kernel is
+    ``(C, k, k)``, or None as its bias is; the others are ``(N, C)`` or ``(C,)``.
+    """
+
+    pivot: Tensor
+    scale: Tensor
+    shift: Tensor
+    kernel: Tensor | None = None
+    bias: Tensor | None = None
+
+
 class Sums(NamedTuple):
     """What the backward of an apply gives.
 
@@ -53,9 +68,8 @@ class Kernels(NamedTuple):
     Attributes:
         mean: ``mean(x)`` is ``K``, ``(N, C)``.
         moments: ``moments(x)`` is ``K, V``, ``(N, C)`` each.
-        apply: ``apply(x, pivot, scale, shift, kernel, bias)`` is ``z``, or with a kernel,
-            ``(C, k, k)``, ``depthwise(z; kernel) + bias``, in the dtype of ``x``.
-        sums: ``sums(dy, x, pivot, scale, shift, kernel)`` are the :class:`Sums`.
+        apply: ``apply(x, coefficients)`` is the result, in the dtype of ``x``.
+        sums: ``sums(dy, x, coefficients)`` are the :class:`Sums`.
         gradient: ``gradient(u_source, kernel, scale, x, pivot, slope, offset)`` is
             ``scale * u + slope * (x - pivot) + offset`` in the dtype of ``x``; ``slope``
             and ``offset`` may be None for 0, and ``pivot`` with ``slope``.
@@ -63,68 +77,48 @@ class Kernels(NamedTuple):
 
     mean: Callable[[Tensor], Tensor]
     moments: Callable[[Tensor], tuple[Tensor, Tensor]]
-    apply: Callable[..., Tensor]
-    sums: Callable[..., Sums]
+    apply: Callable[[Tensor, Coefficients], Tensor]
+    sums: Callable[[Tensor, Tensor, Coefficients], Sums]
     gradient: Callable[..., Tensor]
 
 
 class FusedPasses:
     """The passes of one call, as in :class:`~ubn_mmdet.ops.passes.ReferencePasses`.
 
-    One reduction at most, then one apply: the two share a hand-over, and a second apply
-    would overwrite what the first has left there.
+    One reduction at most, then one apply: the two share a hand-over (:class:`_Call`).
 
     Args:
         x: ``(N, C, H, W)``.
         kernels: What to compute with; PyTorch's operations if None.
-
-    Raises:
-        RuntimeError: For a reduction after another, or for anything after an apply.
     """
 
     def __init__(self, x: Tensor, kernels: Kernels | None = None) -> None:
         self.x = x
-        self._call = _Call(kernels or EAGER)
+        self.kernels = kernels or EAGER
+        self._call = _Call(self.kernels)
 
     def mean(self) -> Tensor:
         """``K``, ``(N, C)``: the mean of each map."""
-        mean, _ = self._reduce(with_var=False)
-        return mean
+        return self._reduce(with_var=False)[0]
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """``K, V``, ``(N, C)`` each: mean and biased variance of each map."""
         return self._reduce(with_var=True)
 
-    def pointwise(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """``scale * (x - pivot) + shift`` in the dtype of ``x``."""
-        return self._apply(self._per_map(pivot, scale, shift), None, None)
-
-    def depthwise(
-        self, pivot: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, bias: Tensor
-    ) -> Tensor:
-        """``depthwise(scale * (x - pivot) + shift; kernel) + bias`` in ``x``'s dtype."""
-        *coefficients, bias = self._per_map(pivot, scale, shift, bias)
-        return self._apply(coefficients, kernel.to(bias.dtype), bias)
+    def apply(self, coefficients: Coefficients) -> Tensor:
+        """The result, in the dtype of ``x``."""
+        # Those of a layer in float64 may be wider than what is computed in.
+        dtype, maps = compute_dtype(self.x), self.x.shape[:2]
+        *of_maps, kernel, bias = coefficients
+        of_maps = [c.to(dtype).expand(maps) for c in of_maps]
+        if kernel is not None and bias is not None:
+            kernel, bias = kernel.to(dtype), bias.to(dtype).expand(maps)
+        return _Apply.apply(self.x, *of_maps, kernel, bias, self._call)
 
     def _reduce(self, with_var: bool) -> tuple[Tensor, Tensor]:
-        if self._call.is_reduced or self._call.is_applied:
-            raise RuntimeError('a call has one reduction, before its apply')
         self._call.is_reduced = True
         self.x, mean, var = _Reduce.apply(self.x, with_var, self._call)
         return mean, var
-
-    def _apply(
-        self, coefficients: list[Tensor], kernel: Tensor | None, bias: Tensor | None
-    ) -> Tensor:
-        if self._call.is_applied:
-            raise RuntimeError('a call has one apply')
-        self._call.is_applied = True
-        return _Apply.apply(self.x, *coefficients, kernel, bias, self._call)
-
-    def _per_map(self, *coefficients: Tensor) -> list[Tensor]:
-        # Those of a layer in float64 may be wider than what is computed in.
-        dtype = compute_dtype(self.x)
-        return [c.to(dtype).expand(self.x.shape[:2]) for c in coefficients]
 
 
 class _Call:
@@ -136,7 +130,7 @@ class _Call:
 
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
-        self.is_reduced = self.is_applied = False
+        self.is_reduced = False
         self.scale: Tensor | None = None
         self.kernel: Tensor | None = None
 
@@ -193,18 +187,19 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, pivot, scale, shift, kernel, bias, call):
+        coefficients = Coefficients(pivot, scale, shift, kernel, bias)
         ctx.kernels, ctx.has_reduction = call.kernels, call.is_reduced
         if call.is_reduced:
             call.scale = scale.detach()
             call.kernel = None if kernel is None else kernel.detach()
         ctx.save_for_backward(x, pivot, scale, shift, kernel)
-        return call.kernels.apply(x, pivot, scale, shift, kernel, bias)
+        return call.kernels.apply(x, coefficients)
 
     @staticmethod
     @first_order
     def backward(ctx, dy):
         x, pivot, scale, shift, kernel = ctx.saved_tensors
-        sums = ctx.kernels.sums(dy, x, pivot, scale, shift, kernel)
+        sums = ctx.kernels.sums(dy, x, Coefficients(pivot, scale, shift, kernel))
         grad = None
         if ctx.has_reduction:  # for the backward of the reduction to complete
             grad = sums.u_source
@@ -249,14 +244,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _apply(
-    x: Tensor,
-    pivot: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    kernel: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
+def _apply(x: Tensor, coefficients: Coefficients) -> Tensor:
+    pivot, scale, shift, kernel, bias = coefficients
     z = _affine(x, pivot, scale, shift).to(x.dtype)
     if kernel is None or bias is None:
         return z
@@ -273,14 +262,8 @@ def _apply(
     return y.add_(over_positions(bias))
 
 
-def _sums(
-    dy: Tensor,
-    x: Tensor,
-    pivot: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    kernel: Tensor | None,
-) -> Sums:
+def _sums(dy: Tensor, x: Tensor, coefficients: Coefficients) -> Sums:
+    pivot, scale, shift, kernel, _ = coefficients
     if kernel is None:
         return Sums(dy, *_sums_over_maps(dy, x, pivot))
     z = _affine(x, pivot, scale, shift).to(x.dtype)

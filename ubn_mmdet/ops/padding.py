@@ -14,35 +14,72 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .passes import ReferencePasses
+from .passes import Coefficients, ReferencePasses
 from .recompute import remembered
 from .tensors import compute_dtype, over_positions
 
 Size = tuple[int, int]
 
 
-class Images:
-    """The images of a batch.
+class ValidPart(NamedTuple):
+    """The part of some maps that is image.
 
     Attributes:
-        sizes: Height and width of each, in pixels, without its padding.
-        padded: Height and width of all of them with it.
-        parts: The valid parts of maps that have been asked for so far, by the maps' size
-            and device: many layers have maps of one size.
+        mask: ``(N, 1, H, W)`` bool.
+        positions: ``(N, 1)``, valid positions of a map of each sample.
+        count: Of all samples.
     """
 
-    def __init__(self, sizes: tuple[Size, ...], padded: Size) -> None:
-        self.sizes = sizes
-        self.padded = padded
-        self.parts: dict[tuple, ValidPart | None] = {}
+    mask: Tensor
+    positions: Tensor
+    count: int  # type: ignore[assignment]
+
+    def fill(self, x: Tensor) -> Tensor:
+        """``x`` with zeros outside; also for nan and inf, which a product would keep."""
+        return x.where(self.mask, x.new_zeros(()))
 
 
-class _Announcement(NamedTuple):
-    images: Images
-    apart: frozenset[nn.Module]
+class Images:
+    """The images of a batch, as :func:`padded_images` announces them."""
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[int]],
+        padded: Sequence[int],
+        apart: Collection[nn.Module] = (),
+    ) -> None:
+        self.sizes = [(int(h), int(w)) for h, w in sizes]
+        height, width = padded
+        self.padded = int(height), int(width)
+        self.apart = frozenset(apart)
+        # By the maps' size and device: many layers have maps of one size.
+        self._parts: dict[tuple, ValidPart | None] = {}
+
+    def valid_part(self, x: Tensor) -> ValidPart | None:
+        """The valid part of ``x``, ``(N, C, H, W)``; None if these are no maps of them."""
+        n, _, height, width = x.shape
+        if n != len(self.sizes) or not n:
+            return None
+        key = height, width, x.device, compute_dtype(x)
+        if key not in self._parts:
+            self._parts[key] = self._valid_part(x)
+        return self._parts[key]
+
+    def _valid_part(self, x: Tensor) -> ValidPart | None:
+        n, _, height, width = x.shape
+        stride = map_stride(self.padded, (height, width))
+        if stride is None:
+            return None
+        sizes = [[_ceil(side, stride) for side in size] for size in self.sizes]
+        # Filled, image by image: a copy of the sizes to a GPU would wait for it.
+        mask = torch.zeros((n, 1, height, width), dtype=torch.bool, device=x.device)
+        for one, (h, w) in zip(mask.unbind(), sizes, strict=True):
+            one[:, :h, :w].fill_(True)
+        positions = mask.sum(dim=(2, 3), dtype=compute_dtype(x))
+        return ValidPart(mask, positions, sum(h * w for h, w in sizes))
 
 
-_announced: ContextVar[_Announcement | None] = ContextVar('_announced', default=None)
+_announced: ContextVar[Images | None] = ContextVar('_announced', default=None)
 
 
 @contextlib.contextmanager
@@ -65,77 +102,34 @@ def padded_images(
     Raises:
         ValueError: For an image without pixels, or larger than the batch.
     """
-    images = Images(tuple((int(h), int(w)) for h, w in sizes), _pair(padded))
+    images = Images(sizes, padded, apart)
     for size in images.sizes:
         if not all(1 <= s <= p for s, p in zip(size, images.padded, strict=True)):
             raise ValueError(
                 f'an image must have at least 1 x 1 pixels and at most those of the '
                 f'batch, {images.padded}, got {size}'
             )
-    token = _announced.set(_Announcement(images, frozenset(apart)))
+    token = _announced.set(images)
     try:
         yield
     finally:
         _announced.reset(token)
 
 
-def images_for(layer: nn.Module, x: Tensor) -> Images | None:
-    """What has been announced to ``layer`` for its call on ``x``.
+def valid_part(layer: nn.Module, x: Tensor) -> ValidPart | None:
+    """The part of the input ``x``, ``(N, C, H, W)``, that is announced to be image.
 
-    To be asked in each of its forwards: one that activation checkpointing repeats runs in
-    the backward, when the announcement has ended. A graph that is traced or compiled is
-    for any batch, and is told nothing.
+    To be asked in each forward of ``layer``: one that activation checkpointing repeats
+    runs in the backward, when the announcement has ended. A graph that is traced or
+    compiled is for any batch, and is told nothing.
     """
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return None
-    announcement = _announced.get()
-    images = None
-    if announcement is not None and layer not in announcement.apart:
-        images = announcement.images
-    return remembered(layer, 'images', images, x)
-
-
-class ValidPart(NamedTuple):
-    """The part of some maps that is image.
-
-    Attributes:
-        mask: ``(N, 1, H, W)`` bool.
-        positions: ``(N, 1)``, valid positions of a map of each sample.
-        count: Of all samples.
-    """
-
-    mask: Tensor
-    positions: Tensor
-    count: int  # type: ignore[assignment]
-
-    def fill(self, x: Tensor) -> Tensor:
-        """``x`` with zeros outside; also for nan and inf, which a product would keep."""
-        return x.where(self.mask, x.new_zeros(()))
-
-
-def valid_part(images: Images, x: Tensor) -> ValidPart | None:
-    """The valid part of ``x``, ``(N, C, H, W)``; None if these are no maps of images."""
-    n, _, height, width = x.shape
-    if n != len(images.sizes) or not n:
-        return None
-    key = height, width, x.device, compute_dtype(x)
-    if key not in images.parts:
-        images.parts[key] = _valid_part(images, x)
-    return images.parts[key]
-
-
-def _valid_part(images: Images, x: Tensor) -> ValidPart | None:
-    n, _, height, width = x.shape
-    stride = map_stride(images.padded, (height, width))
-    if stride is None:
-        return None
-    sizes = [[_ceil(side, stride) for side in size] for size in images.sizes]
-    # Filled, image by image: a copy of the sizes to a GPU would wait for it.
-    mask = torch.zeros((n, 1, height, width), dtype=torch.bool, device=x.device)
-    for one, (h, w) in zip(mask.unbind(), sizes, strict=True):
-        one[:, :h, :w].fill_(True)
-    positions = mask.sum(dim=(2, 3), dtype=compute_dtype(x))
-    return ValidPart(mask, positions, sum(h * w for h, w in sizes))
+    images = _announced.get()
+    if images is not None and layer in images.apart:
+        images = None
+    images = remembered(layer, 'images', images, x)
+    return None if images is None else images.valid_part(x)
 
 
 def map_stride(padded: Size, size: Size) -> int | None:
@@ -148,7 +142,7 @@ def map_stride(padded: Size, size: Size) -> int | None:
     if not all(1 <= s <= p for s, p in zip(size, padded, strict=True)):
         return None
     # ceil(p / stride) == s for strides from ceil(p / s) to below p / (s - 1).
-    pairs = list(zip(padded, size, strict=True))
+    pairs = [*zip(padded, size, strict=True)]
     least = max(_ceil(p, s) for p, s in pairs)
     ends = [_ceil(p, s - 1) for p, s in pairs if s > 1]
     power = 1 << (least - 1).bit_length()
@@ -180,11 +174,10 @@ class PaddedPasses(ReferencePasses):
         deviation = self.valid.fill(self.x - over_positions(mean))
         return mean, deviation.square().sum(dim=(2, 3)) / self.valid.positions
 
-    def depthwise(
-        self, pivot: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, bias: Tensor
-    ) -> Tensor:
+    def apply(self, coefficients: Coefficients) -> Tensor:
         """As on maps that end where the valid part does."""
-        return self.valid.fill(super().depthwise(pivot, scale, shift, kernel, bias))
+        y = super().apply(coefficients)
+        return y if coefficients.kernel is None else self.valid.fill(y)
 
     def _affine(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         return self.valid.fill(super()._affine(pivot, scale, shift))
@@ -192,8 +185,3 @@ class PaddedPasses(ReferencePasses):
 
 def _ceil(side: int, stride: int) -> int:
     return -(-side // stride)
-
-
-def _pair(size: Sequence[int]) -> Size:
-    height, width = size
-    return int(height), int(width)

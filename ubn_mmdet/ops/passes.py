@@ -16,29 +16,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from .fused import FusedPasses
+from .fused import Coefficients, FusedPasses
 from .recompute import remembered
 from .tensors import compute_dtype, is_empty, over_positions
-
-
-class Coefficients(NamedTuple):
-    """What an apply makes the result of: the arguments of ``depthwise``.
-
-    Without a kernel, which then is None as the bias is, those of ``pointwise``.
-    """
-
-    pivot: Tensor
-    scale: Tensor
-    shift: Tensor
-    kernel: Tensor | None = None
-    bias: Tensor | None = None
 
 
 class ReferencePasses:
@@ -71,22 +57,12 @@ class ReferencePasses:
     # In terms of x - pivot: the coefficients' gradients are then sums over deviations,
     # exact also where the mean is large against the deviation.
 
-    def pointwise(self, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """``scale * (x - pivot) + shift`` in the dtype of ``x``.
-
-        The coefficients are ``(N, C)`` or ``(C,)``.
-        """
-        return self._affine(pivot, scale, shift).to(self.x.dtype)
-
-    def depthwise(
-        self, pivot: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, bias: Tensor
-    ) -> Tensor:
-        """``depthwise(scale * (x - pivot) + shift; kernel) + bias`` in ``x``'s dtype.
-
-        The convolution pads with zeros, ``k // 2`` on each side. ``kernel`` is
-        ``(C, k, k)``, the other coefficients are ``(N, C)`` or ``(C,)``.
-        """
+    def apply(self, coefficients: Coefficients) -> Tensor:
+        """The result, in the dtype of ``x``."""
+        pivot, scale, shift, kernel, bias = coefficients
         normalized = self._affine(pivot, scale, shift)
+        if kernel is None or bias is None:
+            return normalized.to(self.x.dtype)
         if is_empty(self.x):  # the convolution refuses maps without positions
             y = normalized + 0 * kernel.sum()
         else:
@@ -144,10 +120,10 @@ def passes_for(x: Tensor, layer: nn.Module | None = None) -> Passes:
         return ReferencePasses(x)
     if choice == 'triton':
         # Here, because nothing but this needs Triton.
-        from .triton_passes import TritonPasses, can_run
+        from .triton_passes import KERNELS, can_run
 
         if can_run(x):
-            return TritonPasses(x)
+            return FusedPasses(x, KERNELS)
     return FusedPasses(x)
 
 

@@ -7,7 +7,7 @@ and the state that they were normalised with (:class:`Calls`).
 
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -84,20 +84,6 @@ def remembered(layer: nn.Module, name: str, value: T | None, x: Tensor) -> T | N
     return value
 
 
-class Call(NamedTuple):
-    """A forward in training.
-
-    Attributes:
-        mean: Of the batch, ``(C,)``: what the call is recognised by, as by ``var``.
-        var: Biased, likewise.
-        state: What it was normalised with, beside the batch's own statistics.
-    """
-
-    mean: Tensor
-    var: Tensor
-    state: tuple[Tensor, ...]
-
-
 class Calls:
     """The last calls of a layer in training; a repeated one finds itself among them.
 
@@ -106,25 +92,23 @@ class Calls:
     """
 
     def __init__(self) -> None:
-        self._calls: deque[Call] = deque(maxlen=REMEMBERED)
+        self._calls: deque[tuple] = deque(maxlen=REMEMBERED)
         self._found: tuple[int, Tensor] | None = None  # in which backward, and which
 
     def __reduce__(self) -> tuple:
         return Calls, ()
 
     def add(self, mean: Tensor, var: Tensor, state: tuple[Tensor, ...]) -> None:
-        """Remember a call, by tensors without a graph."""
-        self._calls.append(Call(mean, var, state))
+        """Remember a call by its batch's mean and biased variance, ``(C,)``.
+
+        ``state`` is what it was normalised with beside these. No tensor has a graph.
+        """
+        self._calls.append((mean, var, state))
 
     def find(
         self, mean: Tensor, var: Tensor, eps: float
     ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """The remembered call that had a batch of these statistics.
-
-        Args:
-            mean: Of the batch, ``(C,)``.
-            var: Biased, ``(C,)``.
-            eps: Of the layer.
 
         Returns:
             Whether there is one, ``()`` bool, and its state (any one's, if not); None if
@@ -134,7 +118,7 @@ class Calls:
         calls = [
             call
             for call in reversed(self._calls)
-            if call.mean.shape == mean.shape and call.mean.device == mean.device
+            if call[0].shape == mean.shape and call[0].device == mean.device
         ]
         if not calls:
             return None

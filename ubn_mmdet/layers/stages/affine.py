@@ -1,18 +1,39 @@
-"""Centering, scaling and affine: what is learnt around the normalisation.
+"""Equalizing, centering, scaling and affine: the stages around the statistics.
 
 Each is an affine map of every sample and channel, so its coefficients are ``(N, C)`` or
 ``(C,)``; with a kernel, the affine stage is a depthwise convolution.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ...ops.passes import Coefficients
 from ...ops.tensors import over_positions
-from ..checks import check_choice, check_count, check_flag, check_number
+from ..checks import check_choice, check_count, check_number
 from .stage import Entry, Layer, Stage
+
+
+class L2Equalizing(Stage):
+    """Scales every sample to one L2 norm, ``sqrt(C*H*W)`` (L2BN, arXiv 2207.02625).
+
+    Its elements then have a mean square of 1. A sample of zeros stays what it is.
+    """
+
+    def __call__(self, mean: Tensor, var: Tensor) -> Tensor:
+        """The factor of each sample, ``(N, 1)``: ``sqrt(C*H*W) / |x_n|``.
+
+        ``|x_n|^2`` is ``H*W * sum_c (V + K^2)``, and takes no pass. Where padded pixels
+        are left out, both are over the valid part. ``K`` and ``V`` are ``mean`` and
+        ``var``, biased, of each map, ``(N, C)``.
+        """
+        square = torch.addcmul(var, mean, mean).mean(dim=1, keepdim=True)
+        # 0 for a sample of zeros, which then has no gradient in place of an infinite one.
+        least = torch.finfo(square.dtype).tiny
+        factor = torch.rsqrt(square.clamp(min=least))
+        return torch.where(square < least, torch.zeros_like(factor), factor)
 
 
 class Centering(Stage):
@@ -38,7 +59,7 @@ class NormalizedScaling(Stage):
     Divided by its initial value, a fresh gate is exactly one.
     """
 
-    initial_bias = 1.0
+    initial_bias, is_raw = 1.0, False
 
     def entries(self) -> tuple[Entry, ...]:
         """``scaling_weight`` and ``scaling_bias``, ``(C,)``: ``w_v`` and ``w_b``."""
@@ -48,14 +69,8 @@ class NormalizedScaling(Stage):
         )
 
     def __call__(self, layer: Layer, pooled: Tensor, raw: Tensor) -> Tensor:
-        """The gate ``s``, ``(N, C)``.
-
-        Args:
-            layer: The layer that has the parameters.
-            pooled: ``GAP(xhat)``, ``(N, C)``.
-            raw: ``GAP(x)``, ``(N, C)``.
-        """
-        source = self._source(pooled, raw)
+        """The gate ``s`` by ``GAP(xhat)`` and ``GAP(x)``, ``(N, C)`` each."""
+        source = raw if self.is_raw else pooled
         return self._gate(layer.scaling_weight * source + layer.scaling_bias)
 
     def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
@@ -72,44 +87,34 @@ class NormalizedScaling(Stage):
     def _gate(self, z: Tensor) -> Tensor:
         return torch.sigmoid(z) * (1 + math.exp(-self.initial_bias))
 
-    def _source(self, pooled: Tensor, raw: Tensor) -> Tensor:
-        return pooled
-
 
 class RawScaling(NormalizedScaling):
     """``s = sigmoid(w_v * GAP(x) + w_b) / sigmoid(-1)`` (IEBN, AAAI 2020, eq. 5)."""
 
-    initial_bias = -1.0
-
-    def _source(self, pooled: Tensor, raw: Tensor) -> Tensor:
-        return raw
+    initial_bias, is_raw = -1.0, True
 
 
 # What the gate of UBN's authors starts at, where ours starts at one.
 AUTHORS_GATE = 1 / (1 + math.exp(-NormalizedScaling.initial_bias))
 
 
+@dataclass(eq=False)
 class ChannelAffine(Stage):
     """BatchNorm's own: ``s * (weight * xhat + bias)``, or the bias outside of ``s``.
 
     Args:
         initial_weight: What ``weight`` starts from.
         bias_is_scaled: Whether the scaling gate ``s`` acts on the bias as well.
-
-    Attributes:
-        kernel_size: Of the depthwise kernel; 1 for none.
     """
 
     evaluates_as_batchnorm = True
-    kernel_size = 1
 
-    def __init__(
-        self, initial_weight: float = 1.0, bias_is_scaled: bool = True
-    ) -> None:
-        check_number('initial_weight', initial_weight, math.isfinite, 'a finite number')
-        check_flag('bias_is_scaled', bias_is_scaled)
-        self.initial_weight = initial_weight
-        self.bias_is_scaled = bias_is_scaled
+    initial_weight: float = 1.0
+    bias_is_scaled: bool = True
+
+    def __post_init__(self) -> None:
+        weight = self.initial_weight
+        check_number('initial_weight', weight, math.isfinite, 'a finite number')
 
     def parameters(self, layer: Layer) -> tuple[Tensor, Tensor]:
         """Weight and bias."""
@@ -120,31 +125,17 @@ class ChannelAffine(Stage):
         nn.init.constant_(weight, self.initial_weight)
 
     def upgrade(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Bring the entries of an older checkpoint up to date, in place.
-
-        Args:
-            state: A model's.
-            prefix: Of the names of the layer's tensors.
-        """
+        """Bring a layer's entries in an older model's state up to date, in place."""
 
     def __call__(
-        self,
-        layer: Layer,
-        pivot: Tensor,
-        inv_std: Tensor,
-        shift: Tensor,
-        gate: Tensor | None,
+        self, layer: Layer, xhat: Coefficients, gate: Tensor | None
     ) -> Coefficients:
-        """What makes the result, from ``xhat = inv_std * (x - pivot) + shift``.
+        """What makes the result, from what makes ``xhat``, which has no kernel.
 
-        Args:
-            layer: The layer that has the parameters; None in place of all of them for
-                no affine stage at all.
-            pivot: ``(N, C)`` or ``(C,)``, as are the next two.
-            inv_std: What ``x`` is multiplied by.
-            shift: Added.
-            gate: The scaling gate, ``(N, C)``, or None.
+        The scaling gate is ``(N, C)`` or None. All parameters of the layer are None where
+        there is no affine stage at all.
         """
+        pivot, inv_std, shift, *_ = xhat
         if layer.weight is not None:
             weight, bias = self.parameters(layer)
             inv_std, shift = weight * inv_std, weight * shift
@@ -158,6 +149,10 @@ class ChannelAffine(Stage):
         return Coefficients(pivot, inv_std, shift)
 
 
+STARTS = 'zeros', 'kaiming', 'fan_in'  # of a depthwise kernel
+
+
+@dataclass(eq=False)
 class DepthwiseAffine(ChannelAffine):
     """``s * (depthwise(xhat; kernel) + bias)``, zero padding.
 
@@ -165,31 +160,18 @@ class DepthwiseAffine(ChannelAffine):
     ``spatial_weight`` takes no part: it stays zero and gets no gradient, so that every
     tap is one parameter.
 
-    Sources: BNET, arXiv 2011.14150; UBN, arXiv 2311.15993.
-
-    Args:
-        kernel_size: Odd size ``k`` of the kernel, at least 3.
-        initial_spatial: What every tap, the centre included, has added at the start:
-            nothing (``'zeros'``), or a normal part with standard deviation
-            ``sigmoid(1) * sqrt(2/(k*k*C))`` (``'kaiming'``) or ``1/k`` (``'fan_in'``).
-        initial_weight: What the centre tap starts from, or around.
-        bias_is_scaled: Whether the scaling gate ``s`` acts on the bias as well.
+    Sources: BNET, arXiv 2011.14150, whose settings these are; UBN, arXiv 2311.15993.
     """
 
     evaluates_as_batchnorm = False
 
-    def __init__(
-        self,
-        kernel_size: int = 3,
-        initial_spatial: str = 'zeros',
-        initial_weight: float = 1.0,
-        bias_is_scaled: bool = True,
-    ) -> None:
-        super().__init__(initial_weight, bias_is_scaled)
-        check_count('kernel_size', kernel_size, odd=True, least=3)
-        check_initial_spatial(initial_spatial)
-        self.kernel_size = kernel_size
-        self.initial_spatial = initial_spatial
+    kernel_size: int = 3
+    initial_spatial: str = 'zeros'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count('kernel_size', self.kernel_size, odd=True, least=3)
+        check_choice('initial_spatial', self.initial_spatial, STARTS)
 
     def entries(self) -> tuple[Entry, ...]:
         """``spatial_weight``, ``(C, k, k)``."""
@@ -227,23 +209,19 @@ class DepthwiseAffine(ChannelAffine):
             state[spatial] = kernel
 
     def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
-        """A kernel that has its centre tap alone is a channel weight."""
-        kernel = state.pop('spatial_weight').clone()
+        """A kernel that has its centre tap alone is a channel weight; others stay."""
+        kernel = state['spatial_weight'].clone()
         _centre(kernel).zero_()
-        if kernel.any():
-            raise ValueError('spatial_weight is not zero off the centre')
+        if not kernel.any():
+            del state['spatial_weight']
 
     def __call__(
-        self,
-        layer: Layer,
-        pivot: Tensor,
-        inv_std: Tensor,
-        shift: Tensor,
-        gate: Tensor | None,
+        self, layer: Layer, xhat: Coefficients, gate: Tensor | None
     ) -> Coefficients:
         """As for :class:`ChannelAffine`."""
         if layer.weight is None:
-            return super().__call__(layer, pivot, inv_std, shift, gate)
+            return super().__call__(layer, xhat, gate)
+        pivot, inv_std, shift, *_ = xhat
         kernel = spatial_kernel(layer.weight, layer.spatial_weight)
         bias = layer.bias
         if gate is not None:
@@ -266,24 +244,3 @@ def _centre(kernel: Tensor) -> Tensor:
     """A view of the centre taps, ``(C,)``, of a ``(C, k, k)``."""
     middle = kernel.shape[-1] // 2
     return kernel.detach()[..., middle, middle]
-
-
-def channel_or_depthwise(
-    kernel_size: int,
-    initial_spatial: str,
-    initial_weight: float,
-) -> ChannelAffine:
-    """The affine stage with a kernel of that size; of size 1 it is BatchNorm's own.
-
-    ``initial_spatial`` is checked, and has no effect, for ``kernel_size=1``.
-    """
-    check_count('kernel_size', kernel_size, odd=True)
-    check_initial_spatial(initial_spatial)
-    if kernel_size == 1:
-        return ChannelAffine(initial_weight)
-    return DepthwiseAffine(kernel_size, initial_spatial, initial_weight)
-
-
-def check_initial_spatial(value: object) -> None:
-    """Raise ValueError unless it names a start."""
-    check_choice('initial_spatial', value, ('zeros', 'kaiming', 'fan_in'))

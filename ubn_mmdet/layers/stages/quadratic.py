@@ -9,10 +9,10 @@ from torch.autograd.function import once_differentiable
 
 from ...ops.tensors import refuse_forward_mode
 from .stage import Layer
-from .statistics import Batch, Statistics, all_finite, count_batch, move
+from .statistics import Batch, BatchStatistics, State, all_finite, count_batch, move
 
 
-class QuadraticStatistics(Statistics):
+class QuadraticStatistics(BatchStatistics):
     """``xhat = (x - p) / sqrt(E[(x - p)^2] + eps)``: nothing is centred.
 
     ``p`` is ``running_mean``, which never moves: 0 in a fresh layer, as the definitions
@@ -20,13 +20,37 @@ class QuadraticStatistics(Statistics):
     quadratic means; with ``p`` it makes evaluation BatchNorm's.
     """
 
-    evaluates_as_batchnorm = True
     compiles = False
+    needs_tracking = True
 
-    def of_batch(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """``p`` and the batch's own quadratic mean."""
-        pivot = self.pivot(layer, batch)
-        return pivot, torch.rsqrt(self.square(layer, batch) + layer.eps)
+    def normalizer(
+        self, layer: Layer, batch: Batch, state: State | None
+    ) -> tuple[Tensor, Tensor]:
+        """``p``, and a scale whose gradient is of its :meth:`averages`.
+
+        With ``xhat = scale * (x - p)``, the exact gradient of a normalisation by the
+        batch's quadratic mean is
+        ``dx = scale * dxhat - curvature * (x - p) * mean(dxhat * xhat)``, the mean over
+        all elements, on all ranks. ``respond`` puts something else in the place of that
+        mean.
+        """
+        square, pivot = self.square(layer, batch), self.pivot(layer, batch)
+        if state is None:
+            return pivot, torch.rsqrt(square + layer.eps)
+        refuse_forward_mode(square, 'whose gradient is an average over batches')
+        averages = self.averages(layer, square.detach(), state)
+        of_batch = batch.count, batch.group
+        return pivot, _ScaleWithGradient.apply(square, *averages, *of_batch)
+
+    def averages(
+        self, layer: Layer, square: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """``scale, curvature, respond`` of a batch of this quadratic mean, ``(C,)`` each.
+
+        ``curvature`` is ``1 / (E + eps)``, of the ``E`` that ``scale`` is from;
+        ``respond`` makes of ``mean(dxhat * xhat)`` what stands in for it.
+        """
+        raise NotImplementedError
 
     def pivot(self, layer: Layer, batch: Batch) -> Tensor:
         """``p``, ``(C,)``."""
@@ -49,35 +73,9 @@ class QuadraticStatistics(Statistics):
         move([layer.running_var], [square], step, is_valid)
 
 
-def scale_with_gradient(
-    square: Tensor,
-    scale: Tensor,
-    curvature: Tensor,
-    batch: Batch,
-    respond: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """``scale``, whose gradient goes to ``square`` in the place of its own.
-
-    With ``xhat = scale * (x - p)``, the exact gradient of a normalisation by the batch's
-    quadratic mean is ``dx = scale * dxhat - curvature * (x - p) * mean(dxhat * xhat)``.
-    The last factor is replaced by what ``respond`` makes of it.
-
-    Args:
-        square: ``E[(x - p)^2]`` of the batch, ``(C,)``.
-        scale: What ``x - p`` is multiplied by, ``(C,)``. Not differentiated.
-        curvature: ``1 / (E + eps)``, ``(C,)``, of the ``E`` that ``scale`` is from.
-        batch: The batch; the mean is over all its elements, on all its ranks.
-        respond: From ``mean(dxhat * xhat)``, ``(C,)``, to what stands in for it.
-    """
-    refuse_forward_mode(square, 'whose gradient is an average over batches')
-    return _ScaleWithGradient.apply(
-        square, scale, curvature, batch.count, batch.group, respond
-    )
-
-
 class _ScaleWithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, square, scale, curvature, count, group, respond):
+    def forward(ctx, square, scale, curvature, respond, count, group):
         ctx.count, ctx.group, ctx.respond = count, group, respond
         ctx.save_for_backward(scale, curvature)
         return scale.clone()

@@ -69,9 +69,6 @@ class Stage:
         """The tensors that the stage wants, beside those of BatchNorm."""
         return ()
 
-    def prepare(self, layer: Layer) -> None:
-        """Change a freshly constructed layer where entries do not suffice."""
-
     def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
         """Turn the stage's tensors into BatchNorm's, as they act in evaluation, in place.
 

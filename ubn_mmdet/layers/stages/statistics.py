@@ -4,6 +4,7 @@ BatchNorm's, and UBN's, whose gate keeps a batch of too dissimilar samples out o
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class Batch(NamedTuple):
         mean: Of the centred input, ``(C,)``.
         var: Biased, ``(C,)``.
         count: Elements a channel: a number, or ``()``.
-        summary: What the stage asked for with :meth:`Statistics.summary`.
+        summary: What the stage asked for with :meth:`BatchStatistics.summary`.
         counts: ``()`` bool, whether the batch moves any state; None for yes. One without
             elements does not, nor one that has been here before.
         group: The ranks that were merged; None for this one alone.
@@ -43,20 +44,25 @@ class Batch(NamedTuple):
     group: ProcessGroup | None = None
 
 
-class Statistics(Stage):
-    """Decides on ``mu`` and ``inv_std``, ``(C,)`` each: ``xhat = inv_std * (x - mu)``.
+class BatchStatistics(Stage):
+    """BatchNorm's: the batch's own in training, running averages in evaluation.
 
-    In training, :meth:`advance` moves the layer's state by a batch and returns what of it
-    the batch is normalised with; :meth:`normalizer` makes ``mu`` and ``inv_std`` of both. A
-    repeated forward skips the first, and gets the state of the call that it repeats.
+    Statistics decide on ``mu`` and ``inv_std``, ``(C,)`` each:
+    ``xhat = inv_std * (x - mu)``. In training, :meth:`advance` moves the layer's state by
+    a batch and returns what of it the batch is normalised with; :meth:`normalizer` makes
+    ``mu`` and ``inv_std`` of both. A repeated forward skips the first, and gets the state
+    of the call that it repeats. Public attributes are settings, which the layer shows.
 
     Attributes:
         unit: What has one mean.
         compiles: Whether it can be compiled. One whose backward moves a state cannot.
+        needs_tracking: Whether training needs the running statistics, too.
     """
 
+    evaluates_as_batchnorm = True
     unit = 'channel'
     compiles = True
+    needs_tracking = False
 
     def values(self, count: int, channels: int) -> int:
         """Values that share a mean in a batch of ``count`` elements a channel."""
@@ -67,31 +73,33 @@ class Statistics(Stage):
     ) -> Summary | None:
         """What else to learn of a batch; both parts must add up over ranks.
 
-        Args:
-            layer: The layer that has the state.
-            x: The input, ``(N, C, H, W)``.
-            mean: Of each map, ``(N, C)``.
-            var: Biased, of each map, ``(N, C)``.
+        The input ``x`` is ``(N, C, H, W)``; ``mean`` and ``var``, biased, are those of each
+        of its maps, ``(N, C)``.
         """
         return None
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Move the layer's state by a batch, without a graph.
 
+        A batch whose statistics are not all finite is left out, as if it had not been: it
+        would spoil the averages for good.
+
         Returns:
             Tensors that later calls do not change: what :meth:`normalizer` needs of the
             state.
         """
-        raise NotImplementedError
+        mean, var = to_store(layer, batch)
+        move_mean_and_var(layer, mean, var, is_finite(batch, mean, var))
+        return ()
 
     def normalizer(
-        self, layer: Layer, batch: Batch, state: State
+        self, layer: Layer, batch: Batch, state: State | None
     ) -> tuple[Tensor, Tensor]:
-        """``mu, inv_std`` in training, from what :meth:`advance` has returned."""
-        raise NotImplementedError
+        """``mu, inv_std`` of a batch.
 
-    def of_batch(self, layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """``mu, inv_std`` where there are no running statistics, or they stand still."""
+        ``state`` is what :meth:`advance` has returned; None where there are no running
+        statistics, or they stand still.
+        """
         return inverse_std(layer, batch.mean, batch.var)
 
     def running(self, layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -99,61 +107,32 @@ class Statistics(Stage):
         return inverse_std(layer, *running_statistics(layer, dtype))
 
 
-class BatchStatistics(Statistics):
-    """BatchNorm's: the batch's own in training, running averages in evaluation."""
-
-    evaluates_as_batchnorm = True
-
-    def advance(self, layer: Layer, batch: Batch) -> State:
-        """Move the running statistics; a batch is normalised with its own alone."""
-        move_running_statistics(layer, batch)
-        return ()
-
-    def normalizer(
-        self, layer: Layer, batch: Batch, state: State
-    ) -> tuple[Tensor, Tensor]:
-        """The batch's statistics."""
-        return inverse_std(layer, batch.mean, batch.var)
-
-
+@dataclass(eq=False)
 class GatedStatistics(BatchStatistics):
     """The batch's statistics while its samples are alike, else the running ones.
 
     ``condensation``, the moving average of the batches' mean pairwise cosine, opens the
     gate while it is above a threshold. With the gate closed, a batch is normalised with
     the running statistics, held constant, and leaves them alone (UBN, arXiv 2311.15993).
-
-    Args:
-        threshold: In [0, 1); None for no gate.
-        feature: What samples are compared by: ``'flat'``, whole maps, or ``'pooled'``,
-            their channel means.
-        opens: Which batches the gate is open for: ``'similar'`` ones, or, the other way
-            round, ``'dissimilar'`` ones.
-        min_updates: How often the running statistics have to be moved before the gate may
-            close.
+    The settings are UBN's, whose names begin with ``condensation_``.
     """
 
-    def __init__(
-        self,
-        threshold: float | None = 0.15,
-        feature: str = 'flat',
-        opens: str = 'similar',
-        min_updates: int = 0,
-    ) -> None:
-        if threshold is not None:
+    threshold: float | None = 0.15
+    feature: str = 'flat'
+    opens: str = 'similar'
+    min_updates: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
             check_number(
                 'condensation_threshold',
-                threshold,
+                self.threshold,
                 lambda v: 0 <= v < 1,
                 'None or within [0, 1)',
             )
-        check_choice('condensation_feature', feature, SUMMARIES)
-        check_choice('condensation_opens', opens, ('similar', 'dissimilar'))
-        check_count('condensation_min_updates', min_updates, least=0)
-        self.threshold = threshold
-        self.feature = feature
-        self.opens = opens
-        self.min_updates = min_updates
+        check_choice('condensation_feature', self.feature, SUMMARIES)
+        check_choice('condensation_opens', self.opens, ('similar', 'dissimilar'))
+        check_count('condensation_min_updates', self.min_updates, least=0)
 
     def entries(self) -> tuple[Entry, ...]:
         """``condensation``, ``()``."""
@@ -205,7 +184,7 @@ class GatedStatistics(BatchStatistics):
         return is_open
 
     def normalizer(
-        self, layer: Layer, batch: Batch, state: State
+        self, layer: Layer, batch: Batch, state: State | None
     ) -> tuple[Tensor, Tensor]:
         """The batch's statistics if the gate is open, else the running ones."""
         if not state:
@@ -228,16 +207,6 @@ def inverse_std(layer: Layer, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor
 def running_statistics(layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The running mean and variance in ``dtype``, ``(C,)`` each."""
     return layer.running_mean.to(dtype), layer.running_var.to(dtype)
-
-
-def move_running_statistics(layer: Layer, batch: Batch) -> None:
-    """Move BatchNorm's running statistics by a batch, in place.
-
-    A batch whose statistics are not all finite is left out, as if it had not been: it
-    would spoil the averages for good.
-    """
-    mean, var = to_store(layer, batch)
-    move_mean_and_var(layer, mean, var, is_finite(batch, mean, var))
 
 
 def to_store(layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -302,3 +271,28 @@ def move(
     """Move running averages in place by a step towards ``values``, where ``moves``."""
     for average, value in zip(averages, values, strict=True):
         average.lerp_(torch.where(moves, value.to(average.dtype), average), step)
+
+
+def memory_entries(memory_size: int, *names: str) -> tuple[Entry, ...]:
+    """Memories of a number for each channel and batch, ``(C, m)``, and their counter.
+
+    That is ``batches_memorized``, ``()``: all that have been, also those forgotten.
+    """
+    memories = [
+        Entry(name, neutral=0.0, trailing=(memory_size,), is_parameter=False)
+        for name in names
+    ]
+    counter = Entry(
+        'batches_memorized',
+        neutral=0,
+        per_channel=False,
+        is_parameter=False,
+        dtype=torch.long,
+    )
+    return *memories, counter
+
+
+def memorize(memory: Tensor, value: Tensor, where: Tensor) -> None:
+    """Write ``value``, ``(C,)``, into the places of ``memory`` that ``where``, ``(m,)``."""
+    value = value.to(memory.dtype).unsqueeze(1)
+    memory.copy_(torch.where(where, value, memory))

@@ -3,7 +3,8 @@
 Opt-in (``choose_passes('triton')``): they have been compiled, and run in Triton's
 interpreter, but not on a GPU. ``reduce.py`` and ``apply.py`` each hold a pass and its
 backward: the kernels and the functions that launch them. ``tiles.py`` says which program
-works on what.
+works on what. Arguments are those of :class:`~ubn_mmdet.ops.fused.Kernels`; ``x`` is not
+empty, and a channel's own number may be expanded over samples.
 
 A pass reads each of its large tensors once; the neighbours that a convolution reads again
 come from a cache. For a kernel, ``u`` is not written: the last pass makes it of ``dy``
@@ -17,23 +18,12 @@ import os
 import torch
 from torch import Tensor
 
-from ..fused import FusedPasses, Kernels
+from ..fused import Kernels
 from .apply import apply, sums
 from .reduce import gradient, mean, moments
 
 KERNELS = Kernels(mean, moments, apply, sums, gradient)
 DTYPES = torch.float32, torch.float16, torch.bfloat16
-
-
-class TritonPasses(FusedPasses):
-    """The passes of one call, as in :class:`~ubn_mmdet.ops.fused.FusedPasses`.
-
-    Args:
-        x: ``(N, C, H, W)``, for which :func:`can_run` holds.
-    """
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__(x, KERNELS)
 
 
 def can_run(x: Tensor) -> bool:

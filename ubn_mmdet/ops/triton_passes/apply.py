@@ -10,33 +10,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..fused import Sums
+from ..fused import Coefficients, Sums
 from ..tensors import memory_format
 from .tiles import COLUMNS, ROWS, dense, divide, element, launch, place, rows
 
 
-def apply(
-    x: Tensor,
-    pivot: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    kernel: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """``z = scale * (x - pivot) + shift``, or a depthwise convolution of it.
-
-    Args:
-        x: ``(N, C, H, W)``, not empty.
-        pivot: ``(N, C)`` float32, as are the next two; a channel's own number may be
-            expanded over samples.
-        scale: Likewise.
-        shift: Likewise.
-        kernel: ``(C, k, k)`` float32, for ``depthwise(z; kernel) + bias``.
-        bias: As ``shift``, with a kernel.
-
-    Returns:
-        In the dtype and memory format of ``x``.
-    """
+def apply(x: Tensor, coefficients: Coefficients) -> Tensor:
+    """``Kernels.apply``; the result is in the memory format of ``x``."""
+    pivot, scale, shift, kernel, bias = coefficients
     x = dense(x)
     n, c, h, w = x.shape
     size = 1 if kernel is None else kernel.shape[-1]
@@ -101,19 +82,13 @@ def _apply(
         tl.store(y + at, result.to(y.dtype.element_ty), is_there)
 
 
-def sums(
-    dy: Tensor,
-    x: Tensor,
-    pivot: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    kernel: Tensor | None = None,
-) -> Sums:
-    """The gradients of what :func:`apply` takes beside ``x``, from one read of ``dy, x``.
+def sums(dy: Tensor, x: Tensor, coefficients: Coefficients) -> Sums:
+    """``Kernels.sums``, from one read of ``dy, x``.
 
     Handed on is ``dy`` itself: of it and the kernel, :func:`~.reduce.gradient` makes ``u``
-    again, which is never in memory. Arguments as for ``apply``; ``dy`` as ``x``.
+    again, which is never in memory.
     """
+    pivot, scale, shift, kernel, _ = coefficients
     x = dense(x)
     dy = dy.contiguous(memory_format=memory_format(x))
     n, c, h, w = x.shape

@@ -15,16 +15,12 @@ from .tiles import COLUMNS, ROWS, dense, divide, element, launch, place, rows
 
 
 def mean(x: Tensor) -> Tensor:
-    """``K``, ``(N, C)`` float32; ``x`` as for :func:`moments`."""
+    """``Kernels.mean``."""
     return moments(x)[0]
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each map the mean and the biased variance, ``(N, C)`` float32 each.
-
-    Args:
-        x: ``(N, C, H, W)``, not empty.
-    """
+    """``Kernels.moments``."""
     x = dense(x)
     n, c, h, w = x.shape
     tiles = divide(x)
@@ -141,23 +137,10 @@ def gradient(
     slope: Tensor | None = None,
     offset: Tensor | None = None,
 ) -> Tensor:
-    """``dx = scale * u + slope * (x - pivot) + offset``, with ``u`` made on the way.
+    """``Kernels.gradient``, with ``u`` made on the way.
 
-    ``u`` is ``dy``, or with a kernel the transposed depthwise convolution of it. Where
-    ``x`` has been normalised with its own moments, ``slope`` is ``2*dV/M``, ``pivot`` is
-    ``K``, ``offset`` is ``dK/M``.
-
-    Args:
-        dy: ``(N, C, H, W)``, not empty.
-        kernel: ``(C, k, k)`` float32, or None.
-        scale: ``(N, C)`` float32; a channel's own number may be expanded over samples.
-        x: In the dtype of ``dy``; read with ``slope`` alone.
-        pivot: With ``slope``: as ``scale``.
-        slope: As ``scale``; None for zero.
-        offset: Likewise.
-
-    Returns:
-        In the dtype and memory format of ``x``.
+    ``u`` is ``dy``, or with a kernel the transposed depthwise convolution of it. ``x`` is
+    read with ``slope`` alone; the result is in its memory format.
     """
     x = dense(x)
     dy = dy.contiguous(memory_format=memory_format(x))
