@@ -180,7 +180,7 @@ def _scale(convolution: nn.Module, evaluation: Evaluation) -> None:
 
 def _fill(new: nn.Module, evaluation: Evaluation) -> None:
     """Write the values of what stands in the place of a norm layer."""
-    for module in new.modules():
+    for module in new if isinstance(new, nn.Sequential) else [new]:
         if isinstance(module, nn.BatchNorm2d):
             # Of statistics as they start, 0 and 1.
             weight = evaluation.scale * math.sqrt(1 + module.eps)
