@@ -23,9 +23,8 @@ from scipy.stats import norm as normal
 
 from ..data.coco_folder import annotation_file
 from ..files import write_whole
-from .groups import Result, ResultGroup
-from .predictions_file import read_predictions
-from .results import identity
+from .predictions import read_predictions
+from .results import Result, ResultGroup, identity
 from .statistics import CONFIDENCE, Interval
 
 KINDS = {'bbox': 'bbox', 'segm': 'segmentation'}
@@ -136,8 +135,6 @@ def images_of(
     """
     path = group.source.with_suffix('.images.json')
     kept = json.loads(path.read_text()) if path.is_file() else {}
-    if not isinstance(kept, dict):  # of an earlier version
-        kept = {}
     found: dict[tuple[str, int], dict] = {}
     problem = ''
     runs = [run for run in group.runs if 'bbox_mAP' in run.record]  # no classifiers
@@ -188,6 +185,5 @@ def _evaluated_on(specification: Path) -> Path | None:
     """What the specification in the run's folder says, if it is there."""
     if not specification.is_file():
         return None
-    spec = json.loads(specification.read_text())
-    root = Path(spec['directory'], spec['folder']['root'])
-    return root / annotation_file('val')
+    root = json.loads(specification.read_text())['folder']['root']
+    return Path(root) / annotation_file('val')

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...files import write_whole
-from ..groups import ResultGroup
 from ..images import ERRORS
+from ..results import ResultGroup
 from .numbers import CURVES, MAIN
 
 WIDTH = 7.0  # inches: a page's text

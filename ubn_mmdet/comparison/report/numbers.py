@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from ..groups import Result, ResultGroup
 from ..images import ERRORS, over_images
+from ..results import Result, ResultGroup
 from ..statistics import Difference, compare, holm, spread, verdict
 
 SIZES = {

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...markdown import markdown_table
-from ..groups import as_text
+from ..results import as_text
 from ..statistics import FEWEST_SEEDS, HIGHER, LOWER, NO_DIFFERENCE
 from .numbers import MAIN, TABLES
 

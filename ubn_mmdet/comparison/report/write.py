@@ -12,8 +12,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ...files import write_whole
-from ..groups import ResultGroup, read_groups, slug, titles
 from ..images import images_of
+from ..results import ResultGroup, read_groups, slug, titles
 from . import figures
 from .numbers import numbers_of_all
 from .tables import CAPTIONS, HOW_TO_READ, group_markdown

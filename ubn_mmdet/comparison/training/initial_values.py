@@ -4,9 +4,6 @@ What a detector draws for its weights depends on what its norm layers drew befor
 take them from the same place: the detector with BatchNorm, built from the run's seed.
 """
 
-import io
-import os
-
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -14,8 +11,7 @@ from mmengine.runner import CheckpointLoader, set_random_seed
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...files import write_whole
-from .configs import batch_norm_twin
+from .configs import replace_norm
 
 
 def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
@@ -26,7 +22,7 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
     """
     init_default_scope(cfg.default_scope)
     set_random_seed(seed)
-    model = MODELS.build(batch_norm_twin(cfg).model)
+    model = MODELS.build(replace_norm(cfg, {'type': 'BN', 'requires_grad': True}))
     model.init_weights()
     own = [
         f'{name}.' for name, layer in model.named_modules()
@@ -44,14 +40,6 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
             if name not in start or start[name].shape == value.shape:
                 start[name] = value
     return start
-
-
-def write_start(path: str | os.PathLike, cfg: Config, seed: int) -> None:
-    """Write :func:`shared_start` as a checkpoint for ``load_from``."""
-    checkpoint = {'state_dict': shared_start(cfg, seed), 'meta': {}}
-    stream = io.BytesIO()
-    torch.save(checkpoint, stream)
-    write_whole(path, stream.getvalue())
 
 
 def _is_pretrained(layer: torch.nn.Module) -> bool:
