@@ -16,8 +16,8 @@ from ubn_mmdet.comparison.training.configs import (
     preset,
     shared_config,
 )
-from ubn_mmdet.comparison.training.initial_values import shared_start
 from ubn_mmdet.comparison.training.plan import make_plan
+from ubn_mmdet.comparison.training.run import shared_start
 from ubn_mmdet.mm.config_nodes import nodes_of
 
 

@@ -11,9 +11,8 @@ from typing import TypeAlias
 
 from mmengine.config import Config, ConfigDict
 
-from ...data.coco_folder import SPLITS, CocoFolder, annotation_file
+from ...data.coco_folder import SPLITS, CocoFolder, annotation_file, make_subset
 from ...data.image_folder import CLASSES, ImageFolder, list_file
-from ...data.subset import make_subset
 from ...mm.config_nodes import nodes_of
 from ...mm.datasets import SPLIT_OF_LOADER, use_coco_folder, use_image_folder
 from ...mm.norm_configs import batchnorms, with_norm

@@ -20,8 +20,11 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader, Runner, set_random_seed
 from mmengine.utils import import_modules_from_strings
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...checkpoints.files import write_checkpoint
 from ...files import write_whole
@@ -32,7 +35,7 @@ from ...mm.tools import join_ranks_on_cpu
 from ..launchers import CONFIG, RESULT
 from ..predictions import PREDICTIONS, coco_metrics, write_predictions
 from ..results import DIVERGED, FINISHED, metric_name
-from .configs import config_hash, data_hash
+from .configs import config_hash, data_hash, replace_norm
 from .hooks import (
     CatchUpHook,
     DivergedError,
@@ -40,7 +43,6 @@ from .hooks import (
     NothingFoundHook,
     ReseedHook,
 )
-from .initial_values import shared_start
 from .logs import EVALUATED, read_scalars
 
 MAX_POINTS = 100
@@ -143,6 +145,43 @@ def prepare(cfg: Config, run_dir: Path, processes: int) -> None:
         start = {'state_dict': shared_start(cfg, cfg.randomness.seed), 'meta': {}}
         write_checkpoint(latest, start)
     cfg.load_from = str(latest)
+
+
+def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
+    """Initial values of all parameters and buffers outside norm layers, by name.
+
+    They are those of the detector with BatchNorm, built from the seed: what a detector
+    draws for its weights depends on what its norm layers drew before.
+
+    Components that load pre-trained weights themselves are left out. What the config's
+    ``load_from`` has takes the place of what was drawn, in norm layers too.
+    """
+    init_default_scope(cfg.default_scope)
+    set_random_seed(seed)
+    model = MODELS.build(replace_norm(cfg, {'type': 'BN', 'requires_grad': True}))
+    model.init_weights()
+    own = [
+        f'{name}.' for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) or _is_pretrained(layer)
+    ]  # fmt: skip
+    start = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(tuple(own))
+    }
+    if cfg.get('load_from'):
+        loaded = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
+        for name, value in loaded.get('state_dict', loaded).items():
+            # Heads of other classes do not fit; the toolbox passes over them as well.
+            if name not in start or start[name].shape == value.shape:
+                start[name] = value
+    return start
+
+
+def _is_pretrained(layer: torch.nn.Module) -> bool:
+    init_cfg = getattr(layer, 'init_cfg', None)
+    configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    return any(c is not None and c.get('type') == 'Pretrained' for c in configs)
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
