@@ -12,6 +12,7 @@ from typing import Any
 
 from ..files import write_whole
 from ..paths import PACKAGE
+from ..records import read_json
 from . import results
 from .launchers import (
     CONFIG,
@@ -23,7 +24,7 @@ from .launchers import (
 )
 from .spec import Comparison, Run
 from .training.logs import read_scalars
-from .workspace import ComparisonError, json_if_there, lock
+from .workspace import ComparisonError, lock
 
 POLL_SECONDS = 0.5
 QUIET_SECONDS = 60  # after which the progress is told although nothing has happened
@@ -74,27 +75,22 @@ class Driver:
         self._said = time.monotonic()
         self._folder = Path(work_dir).resolve()
         self._commit = commit
-        with lock(self._folder):
-            self._plan(str(data))
-        results.check_same([*self.lines(), self._marks()], self.results_file)
-
-    def _plan(self, data: str) -> None:
-        """Check the settings, and name the runs."""
         from .training.plan import make_plan  # it needs the toolbox
 
         try:
-            plan = make_plan(self.comparison, data, str(self._folder))
+            with lock(self._folder):
+                plan = make_plan(comparison, str(data), str(self._folder))
         except ValueError as error:
             raise ComparisonError(str(error)) from None
         for note in plan['notes']:
             self._say(note)
         self._root, self._setting_hash = plan['root'], plan['setting_hash']
-        detector = self._folder / self.comparison.detector_name()
+        detector = self._folder / comparison.detector_name()
         self._planned = [
             Planned(run, folder=detector / run.norm.name / f'seed{run.seed}', **entry)
-            for run, entry in zip(self.comparison.runs(), plan['runs'], strict=True)
+            for run, entry in zip(comparison.runs(), plan['runs'], strict=True)
         ]
-        known = [json_if_there(each.folder / SPECIFICATION) for each in self._planned]
+        known = [read_json(each.folder / SPECIFICATION) for each in self._planned]
         if any(known):
             self._say(
                 f'Going on in {self._folder} with the code of {self._commit[:12]}'
@@ -105,6 +101,7 @@ class Driver:
                     f'{self._folder} holds runs with other settings: delete it, or '
                     'name another with --work-dir'
                 )
+        results.check_same([*self.lines(), self._marks()], self.results_file)
 
     def lines(self) -> list[dict]:
         """The lines of the results file."""
@@ -127,25 +124,23 @@ class Driver:
         chosen = list(self.comparison.runs(only, seeds))
         planned = [p for p in self._planned if p.run in chosen]
         with lock(self._folder) as held:
+            lines = [self._line_of(p) or {'status': results.FAILED} for p in planned]
             todo = [
                 p
-                for p, line in zip(planned, self._lines_of(planned), strict=True)
-                if line is None or line['status'] == results.FAILED
+                for p, line in zip(planned, lines, strict=True)
+                if line['status'] == results.FAILED
             ]
-            if todo:
-                self._chosen, self._todo = planned, list(todo)
-                self._began = time.monotonic()
-                for each in todo:
-                    epoch = max(read_scalars(each.folder)[1], default=0)
-                    each.epochs = min(epoch, self.comparison.epochs - 1)
-                # What runs had done before this process began is no work of its time.
-                self._before = sum(each.epochs for each in todo)
-                self._work(todo, launcher, held)
-        return [line for line in self._lines_of(planned) if line is not None]
+            for each in todo:
+                epoch = max(read_scalars(each.folder)[1], default=0)
+                each.epochs = min(epoch, self.comparison.epochs - 1)
+            self._total, self._todo, self._began = len(planned), todo, time.monotonic()
+            # What runs had done before this process began is no work of its time.
+            self._before = sum(each.epochs for each in todo)
+            self._work(launcher, held)
+        return [line for p in planned if (line := self._line_of(p))]
 
-    def _lines_of(self, planned: Sequence[Planned]) -> list[dict | None]:
-        lines = self.lines()
-        return [results.find(lines, self._commit, p.config_hash) for p in planned]
+    def _line_of(self, planned: Planned) -> dict | None:
+        return results.find(self.lines(), self._commit, planned.config_hash)
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
@@ -153,25 +148,23 @@ class Driver:
 
     def _tell(self, text: str) -> None:
         """Say it behind ``[3/27 runs, 1:20:00 left]``, at the speed so far."""
-        todo, last = self._todo, self.comparison.epochs
-        worked = sum(each.epochs for each in todo) - self._before
+        lacking = [self.comparison.epochs - each.epochs for each in self._todo]
+        worked = len(lacking) * self.comparison.epochs - sum(lacking) - self._before
         left = 'time left unknown'
         if worked:
-            epochs = last * len(todo) - self._before - worked
-            seconds = epochs * (time.monotonic() - self._began) / worked
+            seconds = sum(lacking) * (time.monotonic() - self._began) / worked
             left = f'{timedelta(seconds=round(seconds))} left'
-        total = len(self._chosen)
-        over = total - sum(each.epochs < last for each in todo)
-        self._say(f'[{over}/{total} runs, {left}] {text}')
+        over = self._total - sum(map(bool, lacking))
+        self._say(f'[{over}/{self._total} runs, {left}] {text}')
 
-    def _work(self, todo: list[Planned], launcher: Launcher, held: int) -> None:
+    def _work(self, launcher: Launcher, held: int) -> None:
         waiting: list[Planned] = []
         jobs: dict[Planned, Any] = {}
-        for planned in todo:
+        for planned in self._todo:
             # There is one if it was interrupted between a run's end and its line.
-            if outcome := json_if_there(planned.folder / RESULT):
+            if outcome := read_json(planned.folder / RESULT):
                 self._finish(planned, outcome, launcher)
-            elif submitted := json_if_there(planned.folder / SUBMISSION):
+            elif submitted := read_json(planned.folder / SUBMISSION):
                 jobs[planned] = _find(launcher, planned, submitted)
                 self._tell(f'{planned.run}: submitted before')
             else:
@@ -194,7 +187,7 @@ class Driver:
                     self._watch(planned)
                     if how := launcher.how_it_ended(job):
                         del jobs[planned]
-                        outcome = json_if_there(planned.folder / RESULT)
+                        outcome = read_json(planned.folder / RESULT)
                         self._finish(
                             planned, outcome or _failure(planned, how), launcher
                         )
@@ -208,7 +201,7 @@ class Driver:
     def _specify(self, planned: Planned, launcher: Launcher) -> None:
         """Write down what a run's process is to do."""
         path = planned.folder / SPECIFICATION
-        before = json_if_there(path) or {}
+        before = read_json(path) or {}
         spec = {
             'commit': self._commit,
             'config_hash': planned.config_hash,
@@ -236,7 +229,7 @@ class Driver:
             if key in outcome:
                 path = planned.folder / outcome[key]
                 outcome[key] = str(path.relative_to(self._folder))
-        specification = json_if_there(planned.folder / SPECIFICATION) or {}
+        specification = read_json(planned.folder / SPECIFICATION) or {}
         line = {
             **planned.settings,
             **self._marks(),

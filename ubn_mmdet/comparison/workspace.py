@@ -11,7 +11,6 @@
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..paths import PACKAGE, configs_dir
-from ..records import RecordError, claim_folder
+from ..records import RecordError, claim_folder, read_json
 from ..version import __version__
 
 RECORD, LOCK = 'comparison.json', '.lock'
@@ -74,7 +73,7 @@ def claim(folder: Path, comparison: str, revision: str | None = None) -> str:
     """
     revision = os.environ.get(MARK, revision)
     with lock(folder):
-        known = json_if_there(folder / RECORD)
+        known = read_json(folder / RECORD)
         if known is None or revision is not None:
             commit = resolve_commit(revision or 'HEAD')
         else:
@@ -196,11 +195,3 @@ def _git(root: Path, *arguments: str) -> str:
         reason = done.stderr.strip() or 'no such commit'
         raise ComparisonError(f'git {" ".join(arguments)}: {reason}')
     return done.stdout.strip()
-
-
-def json_if_there(path: Path) -> dict | None:
-    """The content of a file; None if there is no such file."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
