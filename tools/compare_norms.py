@@ -119,16 +119,12 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
     comparison = Comparison.open(args.comparison)
     options = comparison.options | (args.cfg_options or {})
     comparison = replace(comparison, options=options)
-    norms = comparison.norm_names()
-    seeds = sorted({run.seed for run in comparison.runs()})
-    for option, asked, known in (
-        ('--only', args.only, norms),
-        ('--seeds', args.seeds, seeds),
-    ):
-        for each in asked:
-            if each not in known:
-                there = ', '.join(map(str, known))
-                raise SpecError(f'{option}: there is no {each!r}; there are {there}')
+    seeds = sorted({run.seed for run in comparison.all_runs})
+    of_norms, of_seeds = (args.only, comparison.norm_names()), (args.seeds, seeds)
+    for option, (asked, known) in {'--only': of_norms, '--seeds': of_seeds}.items():
+        if missing := [each for each in asked if each not in known]:
+            there = ', '.join(map(str, known))
+            raise SpecError(f'{option}: there is no {missing[0]!r}; there are {there}')
     if not list(comparison.runs(args.only, args.seeds)):
         raise SpecError('no run has one of these norms and one of these seeds')
     return comparison

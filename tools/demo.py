@@ -95,15 +95,8 @@ def plan_demo(
 ) -> Comparison:
     """``comparisons/demo.py`` for a folder, with an image size that fits its images.
 
-    Where these have no masks, the detector is a RetinaNet.
-
-    Args:
-        folder: The data.
-        say: Is told the image size, and the detector if it is another one.
-        changes: Other fields of the comparison; None leaves a field as it is.
-
-    Raises:
-        SpecError: If a field cannot be what it is changed to.
+    Where these have no masks, the detector is a RetinaNet. ``changes`` are other fields of
+    the comparison; None leaves a field as it is.
     """
     changes = {key: value for key, value in changes.items() if value is not None}
     if 'image_size' not in changes:
@@ -136,20 +129,9 @@ def run_demo(
 ) -> str:
     """Train, evaluate and write ``FILES``; the table with what it is of.
 
-    Interrupted runs are resumed; finished runs are only reported again.
-
-    Args:
-        comparison: From :func:`plan_demo`.
-        folder: The data.
-        work_dir: Where everything goes; it has been claimed.
-        commit: Of the code that runs.
-        jobs: Runs side by side; by default all of them, as far as there are cores.
-        say: Is told the progress.
-
     Raises:
-        ComparisonError: If ``work_dir`` holds something else, or a run diverged or failed;
-            what the other one left is reported all the same.
-        ResultsError: If its results file is damaged.
+        ComparisonError: If a run diverged or failed. What the other one left is reported
+            all the same.
     """
     driver = Driver(comparison, folder.root, work_dir, work_dir / RESULTS, commit, say)
     before = driver.lines()

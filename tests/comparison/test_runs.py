@@ -18,7 +18,6 @@ from mmengine.runner import Runner
 from ubn_mmdet.comparison import results
 from ubn_mmdet.comparison.predictions import NAMES, coco_metrics, read_predictions
 from ubn_mmdet.comparison.spec import Comparison
-from ubn_mmdet.comparison.training.logs import read_scalars
 from ubn_mmdet.comparison.training.run import train
 
 pytestmark = pytest.mark.slow
@@ -106,7 +105,7 @@ def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_pa
     patience = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < patience:
         # In the second epoch.
-        if max(read_scalars(run_dir)[0], default=0) >= 4:
+        if max(results.read_scalars(run_dir)[0], default=0) >= 4:
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

@@ -23,7 +23,6 @@ from .launchers import (
     Launcher,
 )
 from .spec import Comparison, Run
-from .training.logs import read_scalars
 from .workspace import ComparisonError, lock
 
 POLL_SECONDS = 0.5
@@ -114,12 +113,7 @@ class Driver:
 
         A run that failed before is tried again. At an interruption (``KeyboardInterrupt``)
         the launcher decides what becomes of the runs under way; the next call goes on with
-        them.
-
-        Args:
-            launcher: What starts the runs.
-            only: Names of norms; all if empty.
-            seeds: All if empty.
+        them. Without ``only`` and ``seeds`` all norms and seeds run.
         """
         chosen = list(self.comparison.runs(only, seeds))
         planned = [p for p in self._planned if p.run in chosen]
@@ -131,7 +125,7 @@ class Driver:
                 if line['status'] == results.FAILED
             ]
             for each in todo:
-                epoch = max(read_scalars(each.folder)[1], default=0)
+                epoch = max(results.read_scalars(each.folder)[1], default=0)
                 each.epochs = min(epoch, self.comparison.epochs - 1)
             self._total, self._todo, self._began = len(planned), todo, time.monotonic()
             # What runs had done before this process began is no work of its time.
@@ -217,7 +211,7 @@ class Driver:
 
     def _watch(self, planned: Planned) -> None:
         """Tell the metrics of an epoch; those of the last one are told as the result."""
-        _, evaluations = read_scalars(planned.folder)
+        _, evaluations = results.read_scalars(planned.folder)
         epoch, last = max(evaluations, default=0), self.comparison.epochs
         if planned.epochs < epoch < last:
             planned.epochs = epoch

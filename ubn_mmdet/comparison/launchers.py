@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 from typing import Any, TypeAlias
@@ -80,12 +81,7 @@ class LocalLauncher:
         return ','.join(names[i] if names else str(i) for i in chosen)
 
     def start(self, folders: Sequence[Path], lock: int) -> list[Popen]:
-        """Start each in a free place.
-
-        Args:
-            folders: Of the runs, with their specifications.
-            lock: The descriptor of the work folder's lock, which they hold, too.
-        """
+        """Start each in a free place; they hold the work folder's lock, too."""
         self._slots = {s: job for s, job in self._slots.items() if job.poll() is None}
         free = (slot for slot in range(self.jobs) if slot not in self._slots)
         jobs = []
@@ -107,23 +103,23 @@ class LocalLauncher:
         end(jobs)
 
 
+@dataclass
 class ClusterRun:
     """What a job does: one run, in processes of its own; its value is the exit status."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._process: Popen | None = None
+    folder: Path
+    process: Popen | None = None
 
     def __call__(self) -> int:
         """Start the run, or go on with it."""
-        self._process = start_run(self.folder)
-        return self._process.wait()
+        self.process = start_run(self.folder)
+        return self.process.wait()
 
     def checkpoint(self) -> Any:
         """What submitit is to queue again when the cluster takes the machine back."""
         from submitit.helpers import DelayedSubmission
 
-        end([self._process] if self._process else [])
+        end([self.process] if self.process else [])
         return DelayedSubmission(ClusterRun(self.folder))
 
 
@@ -224,12 +220,8 @@ def start_run(
 ) -> Popen:
     """Start the run that the ``run.json`` of a folder describes; its log goes there.
 
-    It is a session of its own, which is terminated when this process is gone.
-
-    Args:
-        folder: Of the run.
-        environment: Variables to set.
-        held: Descriptors of files that the run keeps open, as a lock is.
+    It is a session of its own, which is terminated when this process is gone. ``held`` are
+    descriptors of files that it keeps open, as a lock is.
     """
     path = folder / SPECIFICATION
     spec = json.loads(path.read_text())

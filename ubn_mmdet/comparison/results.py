@@ -8,6 +8,8 @@ Runs that differ in anything but norm and seed, also in the code, the device and
 versions that made them, are never compared.
 """
 
+import contextlib
+import json
 import math
 import os
 import re
@@ -24,6 +26,7 @@ NEEDED = (
 )
 # Those that say in short how good a detector or a classifier is.
 MAIN_METRICS = ('bbox_mAP', 'segm_mAP', 'accuracy_top1')
+EVALUATED = ('coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1')  # the toolbox's names
 # What a run that failed does not know of itself.
 MADE_WITH = ('device', 'versions')
 SETTINGS = (
@@ -60,12 +63,7 @@ def read(path: str | os.PathLike) -> list[dict]:
 
 
 def append(path: str | os.PathLike, line: dict) -> None:
-    """Add a line at once.
-
-    Raises:
-        ResultsError: If the file holds lines of the same comparison of other code or of
-            other settings.
-    """
+    """Add a line at once, if it may stand there (:func:`check_same`)."""
     check_same([*read(path), line], path)
     append_line(path, line)
 
@@ -101,6 +99,32 @@ def metric_name(key: str) -> str:
 def find(lines: Iterable[dict], commit: str, config_hash: str) -> dict | None:
     """The line of a run, if there is one."""
     return next((x for x in lines if identity(x) == (commit, config_hash)), None)
+
+
+def read_scalars(
+    work_dir: str | os.PathLike,
+) -> tuple[dict[int, dict], dict[int, dict]]:
+    """What the toolbox has logged of a run: ``{iteration: record}, {epoch: record}``.
+
+    The first are of training steps, the others of evaluations. A resumed run logs to a new
+    folder; what it did again replaces what it had done.
+    """
+    training: dict[int, dict] = {}
+    evaluation: dict[int, dict] = {}
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        records = []
+        for line in path.read_text().splitlines():
+            # The last line of a run that was killed may be half a line.
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+        # There are other records than these: hooks write their own.
+        for known, marks in (training, {'loss'}), (evaluation, set(EVALUATED)):
+            new = {r['step']: r for r in records if marks & r.keys()}
+            first = min(new, default=math.inf)
+            for step in [step for step in known if step >= first]:
+                del known[step]
+            known.update(sorted(new.items()))
+    return training, evaluation
 
 
 @dataclass(frozen=True)

@@ -57,15 +57,10 @@ def lock(folder: Path) -> Iterator[int]:
 
 
 def claim(folder: Path, comparison: str, revision: str | None = None) -> str:
-    """Mark a folder as a comparison's, or check that it is.
+    """Mark a folder as a comparison's, or check that it is; the commit of its code.
 
-    Args:
-        folder: Where runs go.
-        comparison: Its name.
-        revision: Of the code; None for that which ``folder`` was begun with, or HEAD.
-
-    Returns:
-        The commit of its code, which stays the same over its life.
+    That is the commit of ``revision``. By default it is the one that the folder was begun
+    with, or HEAD.
 
     Raises:
         ComparisonError: If it is another one's, if another process works in it, or if there
@@ -87,14 +82,10 @@ def claim(folder: Path, comparison: str, revision: str | None = None) -> str:
 
 
 def run_from_copy(commit: str, folder: Path, say: Callable[[str], None]) -> None:
-    """Let this process go on as the same command of a clean copy of the code.
+    """Let this process go on as the same command of a clean copy of the code in ``folder``.
 
-    It returns where the code that runs is that of the commit already.
-
-    Args:
-        commit: Of the code that is to run.
-        folder: Where copies are.
-        say: Is told if the checkout has changes that are no part of it.
+    It returns where the code that runs is that of the commit already. ``say`` is told if
+    the checkout has changes that are no part of it.
 
     Raises:
         ComparisonError: If there is no such code.
@@ -120,10 +111,8 @@ def run_from_copy(commit: str, folder: Path, say: Callable[[str], None]) -> None
 def checkout() -> Path | None:
     """The git checkout that this package is run from.
 
-    None for an installed package, and where there is no git.
-
-    Raises:
-        ComparisonError: If git refuses the checkout, as one of another user.
+    None for an installed package, and where there is no git. ComparisonError, if git
+    refuses the checkout as one of another user.
     """
     root = PACKAGE.parent
     # Installed below somebody's repository, the package is no part of that.

@@ -59,10 +59,10 @@ def make_shapes(
 
     Args:
         folder: Where to; must be missing, empty, or drawn with the same arguments.
-        num_train: Number of training images, at least 1.
-        num_val: Number of validation images, at least 1.
+        num_train: Training images, at least 1.
+        num_val: Validation images, at least 1.
         image_size: Side of the square images in pixels, at least 64.
-        seed: Seed of the drawing, at least 0.
+        seed: Of the drawing, at least 0.
         progress: Called with a line of text now and then.
 
     Raises:
@@ -83,7 +83,7 @@ def make_shapes(
         return folder
 
     contents = {
-        split: _draw_split(folder, split, count, image_size, seed, progress)
+        split: _draw_split(folder / split, count, image_size, seed, progress)
         for split, count in zip(SPLITS, counts.values(), strict=True)
     }
     # They say that the images are all there, so they are written last.
@@ -252,21 +252,16 @@ def _clutter(
 
 
 def _draw_split(
-    folder: Path,
-    split: str,
-    count: int,
-    image_size: int,
-    seed: int,
-    progress: Callable[[str], object],
+    folder: Path, count: int, image_size: int, seed: int, progress: Callable
 ) -> dict:
-    """Draw a split's images and return its COCO annotations."""
-    (folder / split).mkdir(exist_ok=True)
+    """Draw the images of a split into its folder and return its COCO annotations."""
+    folder.mkdir(exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
     for index in range(count):
-        pixels, labels, masks = draw_image(seed, split, index, image_size)
+        pixels, labels, masks = draw_image(seed, folder.name, index, image_size)
         name, size = f'{index:06d}.png', {'width': image_size, 'height': image_size}
-        Image.fromarray(pixels).save(folder / split / name)
+        Image.fromarray(pixels).save(folder / name)
         images.append({'id': index + 1, 'file_name': name, **size})
         for label, mask in zip(labels, masks, strict=True):
             rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -282,12 +277,10 @@ def _draw_split(
                 }
             )
         if (index + 1) % 100 == 0 or index + 1 == count:
-            progress(f'drawing {folder / split}: {index + 1} of {count} images')
+            progress(f'drawing {folder}: {index + 1} of {count} images')
     return {
         'info': {'description': f'generated shapes, seed {seed}'},
         'images': images,
         'annotations': annotations,
-        'categories': [
-            {'id': label, 'name': name} for label, name in enumerate(CLASSES, 1)
-        ],
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(CLASSES, 1)],
     }

@@ -41,12 +41,7 @@ _SVG = '{http://www.w3.org/2000/svg}'
 
 
 def colours(numbers: Mapping[str, Mapping], baseline: str) -> dict[str, str]:
-    """A colour for each norm, ``#rrggbb``, the same in all figures.
-
-    Args:
-        numbers: Of each group, by its title.
-        baseline: The norm that is grey.
-    """
+    """A colour for each norm of groups, by their titles; the same in all figures."""
     norms = dict.fromkeys(norm for group in numbers.values() for norm in group['norms'])
     others = [norm for norm in norms if norm != baseline]
     found = {norm: OTHERS[i % len(OTHERS)] for i, norm in enumerate(others)}
@@ -83,9 +78,7 @@ def as_svg(figure: Figure) -> str:
 def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
     """Put a legend below, in as many columns as the figure is wide enough for.
 
-    Args:
-        figure: In constrained layout, which makes room for the legend.
-        handles: What the legend tells apart, labelled.
+    The figure's constrained layout makes room for it.
     """
     for columns in range(len(handles), 0, -1):
         legend = figure.legend(

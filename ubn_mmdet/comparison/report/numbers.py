@@ -34,12 +34,8 @@ def numbers_of_all(
     """The numbers of each group, by its title.
 
     The primary contrasts of all groups are corrected for their number together: several
-    comparisons may belong to one design.
-
-    Args:
-        groups: By title.
-        baseline: The norm to compare with.
-        read: Gives the images of a group, and what of them is missing (``images_of``).
+    comparisons may belong to one design. ``read`` gives the images of a group, and what of
+    them is missing (``images_of``).
     """
     tests = sum(len(group.primary()) for group in groups.values())
     numbers = {
@@ -65,16 +61,12 @@ def numbers_of(
     """Everything that a report says of a group but for its verdicts.
 
     A run that diverged counts as one that found nothing: each of its metrics is 0.
-
-    Args:
-        group: The runs.
-        baseline: The norm to compare with; need not be there.
-        images: What ``images_of`` gives.
-        note: What it says is missing.
-        tests: How many primary contrasts are corrected together.
+    ``images`` and ``note`` are what ``images_of`` gives; ``tests`` is the number of primary
+    contrasts that are corrected together. The baseline need not be there.
     """
     norms = sorted(group.norms, key=lambda norm: norm != baseline)
     of_norm = {norm: group.of(norm) for norm in norms}
+    first = {run.norm: run.record for run in reversed((*group.runs, *group.broken))}
     metrics = [
         metric
         for table in TABLES.values()
@@ -114,8 +106,8 @@ def numbers_of(
         'against': against,
         'norms': {
             norm: {
-                'norm_cfg': _first(group, norm).get('norm_cfg'),
-                'options': _first(group, norm).get('options'),
+                'norm_cfg': first[norm].get('norm_cfg'),
+                'options': first[norm].get('options'),
                 'seeds': list(runs),
                 'diverged': group.diverged(norm),
                 'metrics': {m: spread(values[m][norm]) for m in metrics},
@@ -168,11 +160,6 @@ def _add_false_discovery_rates(
     rates = false_discovery_control([found['p'] for found in compared])
     for found, rate in zip(compared, rates, strict=True):
         found['q'] = float(rate)
-
-
-def _first(group: ResultGroup, norm: str) -> dict:
-    runs = (*group.runs, *group.broken)
-    return next(run.record for run in runs if run.norm == norm)
 
 
 def _errors(images: Images, norm: str) -> dict[str, dict]:

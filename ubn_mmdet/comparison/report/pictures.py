@@ -29,12 +29,8 @@ def draw_predictions(
 ) -> Figure:
     """Some validation images, a column each, spread over the data.
 
-    The rows are the truth and what each detector found, below each other.
-
-    Args:
-        folder: The data.
-        predictions: COCO results of each detector, by the title of its row. What has a
-            score below 0.5 is left out.
+    The rows are the truth and what each detector found: ``predictions`` are COCO results
+    by the title of the row. What has a score below 0.5 is left out.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(folder.root / annotation_file('val'))

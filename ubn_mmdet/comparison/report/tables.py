@@ -37,10 +37,7 @@ CAPTIONS = {
 def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) -> str:
     """Markdown of one group, its title a heading of the second level.
 
-    Args:
-        title: Of the group.
-        numbers: What ``numbers_of`` gives.
-        pictures: Where its figures are, by the names of ``CAPTIONS``.
+    ``pictures`` says where its figures are, by the names of ``CAPTIONS``.
     """
     parts = [f'## {title}', _verdicts(numbers), *filter(None, [_broken(numbers)])]
     parts += ['### Mean and spread over seeds', *metrics(numbers)]

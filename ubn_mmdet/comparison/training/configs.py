@@ -96,13 +96,8 @@ def shared_config(comparison: Comparison, folder: Folder) -> Config:
 def config_hash(cfg: Config, root: Path, data: str, processes: int) -> str:
     """A hash of what decides about a run's result.
 
-    Where the data and pre-trained weights are does not count, but what they are.
-
-    Args:
-        cfg: Of the run.
-        root: The folder of the data.
-        data: Their hash (:func:`data_hash`).
-        processes: How many train together.
+    Where the data and pre-trained weights are does not count, but what they are: ``data``
+    is their hash (:func:`data_hash`), ``root`` their folder.
     """
     content = deepcopy(cfg)
     for key in NOT_HASHED:

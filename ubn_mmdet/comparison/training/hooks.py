@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import FUNCTIONS
 from mmengine.runner import Runner
 
-from .logs import read_scalars
+from ..results import read_scalars
 
 
 class DivergedError(RuntimeError):
@@ -65,18 +64,13 @@ class NothingFoundHook(Hook):
     """Gives an evaluation without any detection the AP that the toolbox leaves out: 0.
 
     It has to run before all other hooks, which note the metrics.
-
-    Args:
-        kinds: What is evaluated, ``'bbox'``, ``'segm'`` or both.
     """
-
-    def __init__(self, kinds: str | Sequence[str]) -> None:
-        self._kinds = [kinds] if isinstance(kinds, str) else kinds
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Add what is missing."""
         assert metrics is not None
-        for kind in self._kinds:
+        kinds = runner.cfg.val_evaluator.metric  # 'bbox', 'segm' or both
+        for kind in [kinds] if isinstance(kinds, str) else kinds:
             metrics.setdefault(f'coco/{kind}_mAP', 0.0)
 
 

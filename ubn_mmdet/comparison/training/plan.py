@@ -90,10 +90,7 @@ def check_norms(
 ) -> dict[str, dict[str, str]]:
     """The preflight: the config of each norm's first run against the baseline's.
 
-    Args:
-        comparison: What to check.
-        folder: Its data.
-        place: Where to leave a manifest for each norm.
+    Leaves a manifest for each norm in ``place``.
 
     Returns:
         For each norm but the baseline ``{'id', 'summary'}``: of the manifest, and a line.

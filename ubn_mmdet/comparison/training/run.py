@@ -34,7 +34,7 @@ from ...mm.condensation_hook import CondensationHook
 from ...mm.tools import join_ranks_on_cpu
 from ..launchers import CONFIG, RESULT
 from ..predictions import PREDICTIONS, coco_metrics, write_predictions
-from ..results import DIVERGED, FINISHED, metric_name
+from ..results import DIVERGED, EVALUATED, FINISHED, metric_name, read_scalars
 from .configs import config_hash, data_hash, replace_norm
 from .hooks import (
     CatchUpHook,
@@ -43,7 +43,6 @@ from .hooks import (
     NothingFoundHook,
     ReseedHook,
 )
-from .logs import EVALUATED, read_scalars
 
 MAX_POINTS = 100
 _CHECKPOINT, _RAW = 'final.pth', 'raw_predictions'
@@ -82,10 +81,7 @@ def main(spec_file: str) -> None:
 def train(cfg: Config, run_dir: Path, processes: int = 1) -> dict:
     """Train to the end or to divergence; what a result says of it.
 
-    Args:
-        cfg: From :func:`~.configs.resolve`; completed in place.
-        run_dir: Where everything goes; a checkpoint there is resumed from.
-        processes: How many train together, this one included.
+    The config is completed in place. A checkpoint in ``run_dir`` is resumed from.
     """
     prepare(cfg, run_dir, processes)
     if processes > 1:
@@ -93,8 +89,7 @@ def train(cfg: Config, run_dir: Path, processes: int = 1) -> dict:
     runner = Runner.from_cfg(cfg)
     if _detects(cfg):
         # Before all hooks that note the metrics.
-        hook = NothingFoundHook(cfg.val_evaluator.metric)
-        runner.register_hook(hook, priority='HIGHEST')
+        runner.register_hook(NothingFoundHook(), priority='HIGHEST')
     runner.register_hook(CondensationHook())
     # After the toolbox's own hooks, which note the loss.
     for hook in (ReseedHook(cfg.randomness.seed), FiniteLossHook(), CatchUpHook()):
