@@ -120,11 +120,12 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
     options = comparison.options | (args.cfg_options or {})
     comparison = replace(comparison, options=options)
     seeds = sorted({run.seed for run in comparison.all_runs})
-    of_norms, of_seeds = (args.only, comparison.norm_names()), (args.seeds, seeds)
-    for option, (asked, known) in {'--only': of_norms, '--seeds': of_seeds}.items():
-        if missing := [each for each in asked if each not in known]:
-            there = ', '.join(map(str, known))
-            raise SpecError(f'{option}: there is no {missing[0]!r}; there are {there}')
+    known: dict[str, list] = {'--only': comparison.norm_names(), '--seeds': seeds}
+    for option, asked in ('--only', args.only), ('--seeds', args.seeds):
+        for each in asked:
+            if each not in known[option]:
+                there = ', '.join(map(str, known[option]))
+                raise SpecError(f'{option}: there is no {each!r}; there are {there}')
     if not list(comparison.runs(args.only, args.seeds)):
         raise SpecError('no run has one of these norms and one of these seeds')
     return comparison

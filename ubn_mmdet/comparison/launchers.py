@@ -73,10 +73,8 @@ class LocalLauncher:
         if not self._gpus:
             return ''
         outer = os.environ.get('CUDA_VISIBLE_DEVICES')
-        first = slot * self._processes
-        chosen = [
-            self._gpus[(first + i) % len(self._gpus)] for i in range(self._processes)
-        ]
+        places = range(slot * self._processes, (slot + 1) * self._processes)
+        chosen = [self._gpus[i % len(self._gpus)] for i in places]
         names = None if outer is None else outer.split(',')
         return ','.join(names[i] if names else str(i) for i in chosen)
 

@@ -77,13 +77,7 @@ class NothingFoundHook(Hook):
 class FiniteLossHook(Hook):
     """Ends a run whose loss is not finite."""
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Look at the loss, which the toolbox has read from the device already.
 
         Raises:
