@@ -67,7 +67,7 @@ def test_a_command_goes_on_in_the_copy(repository, tmp_path, monkeypatch):
         patch.setenv(workspace.MARK, environment[workspace.MARK])
         assert workspace.claim(tmp_path / 'work', 'some', 'HEAD~1') == commit
     # Where the copy is not what is imported, it is not tried forever.
-    monkeypatch.setenv(workspace.MARK, commit)
+    monkeypatch.setenv(workspace.MARK, str(copy))
     with pytest.raises(ComparisonError, match='in place of the code in'):
         workspace.run_from_copy(commit, tmp_path / 'code', said.append)
     assert len(calls) == len(said) == 1

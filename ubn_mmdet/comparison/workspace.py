@@ -23,7 +23,7 @@ from ..records import RecordError, claim_folder, read_json
 from ..version import __version__
 
 RECORD, LOCK = 'comparison.json', '.lock'
-MARK = 'UBN_MMDET_COMMIT'  # of the copy that a process has been started from
+MARK = 'UBN_MMDET_COPY'  # the copy that a process has been started from
 NOTE = '.commit'  # a copy's file that says which commit it is of
 
 
@@ -66,7 +66,9 @@ def claim(folder: Path, comparison: str, revision: str | None = None) -> str:
         ComparisonError: If it is another one's, if another process works in it, or if there
             is no such code.
     """
-    revision = os.environ.get(MARK, revision)
+    # A copy that was started for a revision is of that, whatever its name.
+    if os.environ.get(MARK) == str(PACKAGE.parent):
+        revision = 'HEAD'
     with lock(folder):
         known = read_json(folder / RECORD)
         if known is None or revision is not None:
@@ -95,7 +97,7 @@ def run_from_copy(commit: str, folder: Path, say: Callable[[str], None]) -> None
         resolve_commit(commit)
         return
     copy = clean_copy(root, commit, folder).resolve()
-    if MARK in os.environ:
+    if os.environ.get(MARK) == str(copy):
         raise ComparisonError(f'{PACKAGE} is imported in place of the code in {copy}')
     if _git(root, 'status', '--porcelain'):
         say(f'Uncommitted changes are no part of this: it runs {commit[:12]}')
@@ -104,7 +106,7 @@ def run_from_copy(commit: str, folder: Path, say: Callable[[str], None]) -> None
     os.execve(
         sys.executable,
         [sys.executable, str(script), *sys.argv[1:]],
-        os.environ | {'PYTHONPATH': path, MARK: commit},
+        os.environ | {'PYTHONPATH': path, MARK: str(copy)},
     )
 
 
