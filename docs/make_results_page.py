@@ -11,12 +11,12 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from ubn_mmdet.comparison.groups import ResultsError, read_groups, slug, titles
 from ubn_mmdet.comparison.images import images_of
 from ubn_mmdet.comparison.report import tables
 from ubn_mmdet.comparison.report.numbers import numbers_of_all
 from ubn_mmdet.comparison.report.tables import CAPTIONS
 from ubn_mmdet.comparison.report.write import FOREST, draw_all, write_figures
+from ubn_mmdet.comparison.results import ResultsError, read_groups, slug, titles
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.tools import ended_by
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ubn_mmdet.comparison.code_copy import CodeError, run_from_copy
 from ubn_mmdet.comparison.driver import Driver
 from ubn_mmdet.comparison.launchers import (
     CLUSTERS,
@@ -21,8 +20,9 @@ from ubn_mmdet.comparison.launchers import (
 )
 from ubn_mmdet.comparison.results import FAILED, ResultsError
 from ubn_mmdet.comparison.spec import Comparison, SpecError
-from ubn_mmdet.comparison.workspace import ComparisonError, claim
+from ubn_mmdet.comparison.workspace import ComparisonError, claim, run_from_copy
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by
 
 say = partial(print, flush=True)  # at once, also into a pipe
 WORK_DIRS = Path('work_dirs/comparisons')
@@ -35,47 +35,35 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        'comparison', type=Path, help='a file like comparisons/nuclei.py'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('comparison', type=Path, help='a file like comparisons/nuclei.py')
+    add(
         '--data',
         help='the COCO-format folder (default: the one that the comparison names)',
     )
-    parser.add_argument(
-        '--work-dir', type=Path, help=f'where runs go (default: {WORK_DIRS}/NAME)'
-    )
-    parser.add_argument(
+    add('--work-dir', type=Path, help=f'where runs go (default: {WORK_DIRS}/NAME)')
+    add(
         '--results',
         type=Path,
         help='the results file (default: WORK_DIR/results.jsonl)',
     )
-    parser.add_argument(
-        '--only', nargs='+', default=[], metavar='NORM', help='run only these norms'
-    )
-    parser.add_argument(
-        '--seeds', nargs='+', type=int, default=[], help='run only these seeds'
-    )
-    parser.add_argument(
+    add('--only', nargs='+', default=[], metavar='NORM', help='run only these norms')
+    add('--seeds', nargs='+', type=int, default=[], help='run only these seeds')
+    add(
         '--jobs',
         type=int,
         help='how many runs in parallel; they share the threads (default: one for each '
         'GPU, one on the CPU). On a cluster: how many jobs at once',
     )
-    parser.add_argument(
-        '--gpus',
-        nargs='+',
-        type=int,
-        help='indices of the GPUs to use (default: all)',
-    )
-    parser.add_argument(
+    add('--gpus', nargs='+', type=int, help='indices of the GPUs to use (default: all)')
+    add(
         '--cluster',
         choices=CLUSTERS,
         help='submit each run as a job, through submitit. Jobs continue when this command '
         'ends; a later call collects their results (local: jobs on this machine)',
     )
-    parser.add_argument('--partition', help='partition of the Slurm cluster')
-    parser.add_argument(
+    add('--partition', help='partition of the Slurm cluster')
+    add(
         '--cluster-options',
         nargs='+',
         action=DictAction,
@@ -83,18 +71,12 @@ def parse_args() -> argparse.Namespace:
         help="parameters of submitit's executor, such as timeout_min=600 cpus_per_task=8 "
         'slurm_account=me',
     )
-    parser.add_argument(
+    add(
         '--commit',
         metavar='REV',
         help='the commit whose code runs (default: that of WORK_DIR; HEAD if it is new)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help="settings of the config to override, key=value as in MMDetection's tools",
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -137,15 +119,12 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
     comparison = Comparison.open(args.comparison)
     options = comparison.options | (args.cfg_options or {})
     comparison = replace(comparison, options=options)
-    norms = comparison.norm_names()
-    seeds = sorted({run.seed for run in comparison.runs()})
-    for option, asked, known in (
-        ('--only', args.only, norms),
-        ('--seeds', args.seeds, seeds),
-    ):
+    seeds = sorted({run.seed for run in comparison.all_runs})
+    known: dict[str, list] = {'--only': comparison.norm_names(), '--seeds': seeds}
+    for option, asked in ('--only', args.only), ('--seeds', args.seeds):
         for each in asked:
-            if each not in known:
-                there = ', '.join(map(str, known))
+            if each not in known[option]:
+                there = ', '.join(map(str, known[option]))
                 raise SpecError(f'{option}: there is no {each!r}; there are {there}')
     if not list(comparison.runs(args.only, args.seeds)):
         raise SpecError('no run has one of these norms and one of these seeds')
@@ -156,23 +135,23 @@ def main() -> None:
     """Run the comparison; what is wrong with it ends it with a message."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        require_toolbox()
-        args = parse_args()
-        comparison = read_comparison(args)
-        work_dir = args.work_dir or WORK_DIRS / comparison.name
-        commit = claim(work_dir, comparison.name, args.commit)
-        run_from_copy(commit, work_dir / 'code', say)
-        driver = Driver(
-            comparison,
-            data=args.data or comparison.data,
-            work_dir=work_dir,
-            results_file=args.results or work_dir / 'results.jsonl',
-            say=say,
-        )
-        launcher = choose(comparison, work_dir, args)
-        lines = driver.run(launcher, args.only, args.seeds)
-    except (ToolboxError, SpecError, CodeError, ComparisonError, ResultsError) as error:
-        sys.exit(f'compare_norms: {error}')
+        with ended_by(ToolboxError, SpecError, ComparisonError, ResultsError):
+            require_toolbox()
+            args = parse_args()
+            comparison = read_comparison(args)
+            work_dir = args.work_dir or WORK_DIRS / comparison.name
+            commit = claim(work_dir, comparison.name, args.commit)
+            run_from_copy(commit, work_dir / 'code', say)
+            driver = Driver(
+                comparison,
+                data=args.data or comparison.data,
+                work_dir=work_dir,
+                results_file=args.results or work_dir / 'results.jsonl',
+                commit=commit,
+                say=say,
+            )
+            launcher = choose(comparison, work_dir, args)
+            lines = driver.run(launcher, args.only, args.seeds)
     except KeyboardInterrupt:
         print('\nInterrupted: the same command resumes.', file=sys.stderr)
         sys.exit(130)

@@ -6,7 +6,7 @@ Writes an ImageNet-like folder: train/<class>/, val/<class>/ and lists in meta/.
 import argparse
 
 from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError
-from ubn_mmdet.data.crops import make_crops
+from ubn_mmdet.data.image_folder import make_crops
 from ubn_mmdet.mm.tools import ended_by
 from ubn_mmdet.records import RecordError
 

@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ubn_mmdet.comparison.groups import ResultsError
 from ubn_mmdet.comparison.report.write import write_report
+from ubn_mmdet.comparison.results import ResultsError
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,17 +10,16 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     if device.type == 'cuda':
         processor = torch.cuda.get_device_name(device)
     else:
+        with open('/proc/cpuinfo') as lines:
+            names = [
+                line.split(':')[1].strip() for line in lines if 'model name' in line
+            ]
         threads = torch.get_num_threads()
-        processor = f'{_processor_name()}, {threads} thread{"s" * (threads > 1)}'
+        processor = names[0] if names else platform.machine()
+        processor += f', {threads} thread{"s" * (threads > 1)}'
     return {
         'device': processor,
         'system': f'{platform.system()} {platform.machine()}',
         'python': platform.python_version(),
         'torch': torch.__version__,
     }
-
-
-def _processor_name() -> str:
-    with open('/proc/cpuinfo') as lines:
-        names = (line.split(':')[1].strip() for line in lines if 'model name' in line)
-        return next(names, platform.machine())

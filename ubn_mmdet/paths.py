@@ -1,4 +1,7 @@
-"""Where comparisons, configs and tools are: in an installed package or in a checkout."""
+"""Where comparisons, configs and tools are: in an installed package or in a checkout.
+
+Each raises FileNotFoundError if neither the package nor a checkout around it has them.
+"""
 
 from pathlib import Path
 
@@ -6,21 +9,17 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def configs_dir() -> Path:
-    """The folder of the configs.
-
-    Raises:
-        FileNotFoundError: If neither the package nor a checkout around it has them.
-    """
+    """The folder of the configs."""
     return _find('configs')
 
 
 def comparisons_dir() -> Path:
-    """The folder of the comparisons; errors as for ``configs_dir``."""
+    """The folder of the comparisons."""
     return _find('comparisons')
 
 
 def tools_dir() -> Path:
-    """The folder of the command lines; errors as for ``configs_dir``."""
+    """The folder of the command lines."""
     return _find('tools')
 
 

@@ -73,11 +73,7 @@ def process_group(
 
 
 def _work(
-    rank: int,
-    size: int,
-    store: str,
-    function: Callable,
-    arguments: tuple,
+    rank: int, size: int, store: str, function: Callable, arguments: tuple
 ) -> None:
     with process_group(rank, size, store):
         function(rank, *arguments)

@@ -12,8 +12,7 @@ from typing import Any
 
 from .files import write_whole
 
-SHOWN_DIFFERENCES = 5
-SHOWN_NAMES = 5
+SHOWN = 5  # names or differences
 
 
 class RecordError(FileExistsError):
@@ -51,8 +50,8 @@ def claim_folder(
         # An interruption before the record was in place leaves its temporary file.
         ignored = {f'{name}.tmp', *beside}
         if names := sorted({n.name for n in folder.iterdir()} - ignored):
-            shown = ', '.join(names[:SHOWN_NAMES])
-            more = ', ...' if len(names) > SHOWN_NAMES else ''
+            shown = ', '.join(names[:SHOWN])
+            more = ', ...' if len(names) > SHOWN else ''
             raise RecordError(
                 f'{folder} holds something else than {content} ({shown}{more}); '
                 'name a new or empty folder'
@@ -61,10 +60,10 @@ def claim_folder(
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """The content of a json file; None if it is not json."""
+    """The content of a json file; None if there is none, or it is not json."""
     try:
         return json.loads(Path(path).read_bytes())
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -86,8 +85,8 @@ def check_record(
         raise RecordError(f'{place} has no readable record of {content}')
     different = list(differences(found, json.loads(json.dumps(record, default=str))))
     if different:
-        shown = ', '.join(different[:SHOWN_DIFFERENCES])
-        rest = len(different) - SHOWN_DIFFERENCES
+        shown = ', '.join(different[:SHOWN])
+        rest = len(different) - SHOWN
         more = f' and {rest} more differences' if rest > 0 else ''
         raise RecordError(
             f'{place} holds {content} with {shown}{more}; delete it or name another'

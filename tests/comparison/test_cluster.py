@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from helpers.commands import ROOT
 
-from ubn_mmdet.comparison import code_copy, driver, results
+from ubn_mmdet.comparison import driver, results
 from ubn_mmdet.comparison.driver import Driver
 from ubn_mmdet.comparison.launchers import ClusterLauncher, LocalLauncher
 from ubn_mmdet.comparison.spec import Comparison
 from ubn_mmdet.comparison.training import plan
-from ubn_mmdet.comparison.workspace import ComparisonError, Planned
+from ubn_mmdet.comparison.workspace import ComparisonError
 
 pytest.importorskip('submitit')
 
@@ -24,7 +24,7 @@ pytest.importorskip('submitit')
 RUN = """
 import json, os, sys, time
 from pathlib import Path
-folder = Path(json.loads(Path(sys.argv[1]).read_text())['run_dir'])
+folder = Path(sys.argv[1]).parent
 with open(folder / 'starts', 'a') as starts:
     print(os.getppid(), file=starts)
 while not (folder.parents[2] / 'go').exists():
@@ -95,7 +95,6 @@ def work(tmp_path, monkeypatch):
     for folder in (code, *code.parents[:2]):
         (folder / '__init__.py').touch()
     (code / 'run.py').write_text(RUN)
-    monkeypatch.setattr(code_copy, 'checkout', lambda: None)
     monkeypatch.setattr(driver, 'PACKAGE', tmp_path / 'code/ubn_mmdet')
     # Jobs import the package that is tested.
     monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
@@ -104,13 +103,14 @@ def work(tmp_path, monkeypatch):
     def make_plan(comparison, data, work_dir):
         runs = [
             {
+                'config': None,
                 'config_hash': str(run),
                 'settings': {'norm': run.norm.name, 'seed': run.seed},
             }
             for run in comparison.runs()
         ]
         return {
-            'folder': {'root': '.'},
+            'root': '.',
             'setting_hash': 'setting',
             'runs': runs,
             'notes': [],
@@ -134,7 +134,9 @@ def comparison(*norms):
 
 
 def drive(work, cluster, norms, say=lambda _: None):
-    started = Driver(comparison(*norms), 'data', work, work / 'results.jsonl', say=say)
+    started = Driver(
+        comparison(*norms), 'data', work, work / 'results.jsonl', 'code', say
+    )
     options = {'gpus_per_node': 0}
     return started.run(
         ClusterLauncher(work / 'submitit', cluster, 1, jobs=3, options=options)
@@ -172,7 +174,7 @@ def test_what_is_submitted_goes_on_and_is_collected_later(cluster, work, slurm):
     assert not results.read(work / 'results.jsonl')
     assert len(starts(work, 'UBN')) == 1
     # What starts runs here leaves those alone that a cluster has.
-    local = Driver(comparison(*norms), 'data', work, work / 'results.jsonl')
+    local = Driver(comparison(*norms), 'data', work, work / 'results.jsonl', 'code')
     with pytest.raises(
         ComparisonError, match=f'BN seed 0 .* --cluster {cluster}: coll'
     ):
@@ -219,20 +221,17 @@ def test_the_job_asks_for_what_the_run_needs(work, slurm):
         work / 'submitit', 'slurm', processes=8, workers=2, jobs=2, options=options
     )
     assert launcher.threads == 3
-    planned = [
-        Planned(run, '', {}, work / run.norm.name)
-        for run in comparison('A', 'B').runs()
-    ]
-    for each in planned:
-        each.folder.mkdir()
-    launcher.start(planned, lock=0)
+    folders = [work / name for name in ('A', 'B')]
+    for each in folders:
+        each.mkdir()
+    launcher.start(folders, lock=0)
     script = Path(slurm / 'script').read_text()
     for line in (
         '--gpus-per-node=8', '--cpus-per-task=24', '--partition=gpu', '--time=90',
         '--array=0-1%2',
     ):  # fmt: skip
         assert line in script
-    assert json.loads(planned[1].submission_file.read_text()) == {
+    assert json.loads((folders[1] / 'job.json').read_text()) == {
         'cluster': 'slurm', 'job': '77_1',
     }  # fmt: skip
 

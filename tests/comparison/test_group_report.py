@@ -7,10 +7,10 @@ import pytest
 from helpers.results import condensation, result, write_results
 from PIL import Image
 
-from ubn_mmdet.comparison.groups import read_groups
 from ubn_mmdet.comparison.report import figures
 from ubn_mmdet.comparison.report.numbers import numbers_of_all
 from ubn_mmdet.comparison.report.tables import group_markdown
+from ubn_mmdet.comparison.results import read_groups
 from ubn_mmdet.markdown import markdown_table
 
 

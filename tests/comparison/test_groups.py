@@ -3,7 +3,7 @@
 import pytest
 from helpers.results import result, write_results
 
-from ubn_mmdet.comparison.groups import (
+from ubn_mmdet.comparison.results import (
     ResultsError,
     read_groups,
     slug,

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from helpers.results import predictions, result, squares, write_results
 
-from ubn_mmdet.comparison.groups import read_groups
 from ubn_mmdet.comparison.images import (
     ImagesError,
     images_of,
@@ -19,7 +18,8 @@ from ubn_mmdet.comparison.images import (
     random_halves,
     score,
 )
-from ubn_mmdet.comparison.predictions_file import write_predictions
+from ubn_mmdet.comparison.predictions import write_predictions
+from ubn_mmdet.comparison.results import read_groups
 
 hotcoco = pytest.importorskip('hotcoco')
 
@@ -236,15 +236,10 @@ def test_what_is_kept_of_a_run_that_was_repeated_does_not_count(two_norms):
     assert note == 'The predictions of 3 of 4 runs are available.'
 
 
-def test_what_an_earlier_version_has_kept_is_passed_over(two_norms):
-    (two_norms / 'results.images.json').write_text('[{"settings": {}}]')
-    assert len(images_in(two_norms)[0]) == 4
-
-
 def test_the_runs_folder_says_where_the_annotations_are(two_norms):
     _, note, _ = images_in(two_norms, annotations=False)
     assert note.startswith('BN, seed 0: the annotations') and 'not available' in note
-    specification = {'directory': str(two_norms), 'folder': {'root': '.'}}
+    specification = {'folder': {'root': str(two_norms)}}
     for name in ('BN-0', 'BN-1', 'UBN-0', 'UBN-1'):
         (two_norms / name / 'run.json').write_text(json.dumps(specification))
     assert len(images_in(two_norms, annotations=False)[0]) == 4

@@ -2,7 +2,7 @@
 
 import json
 
-from ubn_mmdet.comparison.training.logs import read_scalars
+from ubn_mmdet.comparison.results import read_scalars
 
 
 def write_log(work_dir, name, records):

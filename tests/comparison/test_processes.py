@@ -17,14 +17,11 @@ from helpers.commands import ROOT
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from ubn_mmdet.comparison.processes import (
-    children_outlive_the_terminal,
-    start_python,
-)
+from ubn_mmdet.comparison.launchers import children_outlive_the_terminal, start_run
 from ubn_mmdet.comparison.training.hooks import (
     DivergedError,
+    FiniteLossHook,
     ReseedHook,
-    WatchHook,
 )
 from ubn_mmdet.comparison.workspace import ComparisonError, claim, lock
 
@@ -37,13 +34,11 @@ time.sleep(600)
 DRIVER = """
 import fcntl, sys, time
 from pathlib import Path
-from types import SimpleNamespace
 from ubn_mmdet.comparison.launchers import LocalLauncher
 folder = Path(sys.argv[1])
 lock = open(folder / '.lock', 'w')
 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-planned = SimpleNamespace(specification_file=folder / 'run.json')
-[process] = LocalLauncher(1).start([planned], lock.fileno())
+[process] = LocalLauncher(1).start([folder], lock.fileno())
 print(process.pid, flush=True)
 time.sleep(60)
 """
@@ -65,18 +60,19 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
-def test_a_run_holds_the_lock_and_ends_after_a_killed_driver(tmp_path):
-    code = tmp_path / 'code/ubn_mmdet/comparison/training'
+def specify(folder, run):
+    """Write a run's specification, and code that does something else."""
+    code = folder / 'code/ubn_mmdet/comparison/training'
     code.mkdir(parents=True)
-    for folder in (code, *code.parents[:2]):
-        (folder / '__init__.py').touch()
-    (code / 'run.py').write_text(RUN)
-    spec = {
-        'code': str(tmp_path / 'code'),
-        'threads': 1,
-        'comparison': {'processes': 1},
-    }
-    (tmp_path / 'run.json').write_text(json.dumps(spec))
+    for package in (code, *code.parents[:2]):
+        (package / '__init__.py').touch()
+    (code / 'run.py').write_text(run)
+    spec = {'code': str(folder / 'code'), 'threads': 1, 'processes': 1}
+    (folder / 'run.json').write_text(json.dumps(spec))
+
+
+def test_a_run_holds_the_lock_and_ends_after_a_killed_driver(tmp_path):
+    specify(tmp_path, RUN)
     environment = os.environ | {'PYTHONPATH': str(ROOT)}
     driver = subprocess.Popen(
         [sys.executable, '-c', DRIVER, str(tmp_path)],
@@ -119,8 +115,9 @@ def test_a_run_is_no_part_of_a_training_around_it(monkeypatch, tmp_path):
         monkeypatch.setenv(name, '7')
     monkeypatch.setenv('KEPT', '7')
     code = 'import os; print(*sorted(k for k, v in os.environ.items() if v == "7"))'
-    process = start_python(tmp_path, ['-c', code], {}, stdout=subprocess.PIPE)
-    assert process.communicate()[0].split() == [b'KEPT']
+    specify(tmp_path, code)
+    assert start_run(tmp_path).wait() == 0
+    assert (tmp_path / 'log.txt').read_text().split() == ['KEPT']
 
 
 def test_an_interruption_before_the_record_leaves_no_foreign_folder(tmp_path):
@@ -159,7 +156,7 @@ def end_of_step(loss):
         ),
     )
     try:
-        WatchHook('nowhere', interval=100).after_train_iter(runner, 0)
+        FiniteLossHook().after_train_iter(runner, 0)
     except DivergedError as error:
         return str(error)
 

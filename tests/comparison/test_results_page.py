@@ -7,7 +7,7 @@ import pytest
 from helpers.commands import ROOT
 from helpers.results import result, write_results
 
-from ubn_mmdet.comparison.groups import ResultsError
+from ubn_mmdet.comparison.results import ResultsError
 
 SCRIPT = runpy.run_path(str(ROOT / 'docs/make_results_page.py'))
 write_results_page = SCRIPT['write_results_page']

@@ -1,7 +1,6 @@
 """Runs of a comparison differ in the norm alone, resume exactly, and survive each other."""
 
 import copy
-import json
 import os
 import signal
 import subprocess
@@ -17,10 +16,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ubn_mmdet.comparison import results
-from ubn_mmdet.comparison.coco_metrics import NAMES, coco_metrics
-from ubn_mmdet.comparison.predictions_file import read_predictions
+from ubn_mmdet.comparison.predictions import NAMES, coco_metrics, read_predictions
 from ubn_mmdet.comparison.spec import Comparison
-from ubn_mmdet.comparison.training.configs import open_data
 from ubn_mmdet.comparison.training.run import train
 
 pytestmark = pytest.mark.slow
@@ -51,11 +48,10 @@ class RecordHook(Hook):
 
 def test_runs_share_their_start_and_their_data(shapes, tmp_path):
     comparison = Comparison.read(FIELDS)
-    folder = open_data(comparison, shapes, None)
     for name, cfg in configs(comparison, shapes).items():
         cfg.custom_hooks = [{'type': 'RecordHook', 'name': name}]
         cfg.experiment_name = f'{tmp_path.name}_{name}'  # both in this process
-        result = train(cfg, 3, tmp_path / name, folder)
+        result = train(cfg, tmp_path / name)
         assert result['status'] == results.FINISHED
     bn, ubn = RecordHook.runs['BN'], RecordHook.runs['UBN']
     norms = {key.rpartition('.')[0] for key in ubn.start if 'condensation' in key}
@@ -105,11 +101,11 @@ def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_pa
 
     cut = [*line, '--work-dir', tmp_path / 'cut', '--only', 'UBN']
     process = start(cut)
-    progress = tmp_path / 'cut/mask-rcnn_r18-scratch_fpn/UBN/seed3/progress.json'
+    run_dir = tmp_path / 'cut/mask-rcnn_r18-scratch_fpn/UBN/seed3'
     patience = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < patience:
         # In the second epoch.
-        if progress.exists() and json.loads(progress.read_text())['step'] >= 4:
+        if max(results.read_scalars(run_dir)[0], default=0) >= 4:
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -125,7 +121,7 @@ def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_pa
         'seconds_per_step', 'peak_memory_mb', 'started', 'finished'
     }  # fmt: skip
 
-    run_dir = (tmp_path / 'cut' / ours['checkpoint']).parent
+    assert (tmp_path / 'cut' / ours['checkpoint']).parent == run_dir
     assert not list(run_dir.glob('epoch_*.pth')) and not list(run_dir.glob('start*'))
     predictions = read_predictions(tmp_path / 'cut' / ours['predictions'])
     assert predictions == read_predictions(tmp_path / 'whole' / theirs['predictions'])
@@ -158,14 +154,13 @@ class CutHook(Hook):
 
 def test_an_evaluation_that_was_cut_off_is_made_up_for(shapes, tmp_path):
     comparison = Comparison.read(FIELDS | {'epochs': 2})
-    folder = open_data(comparison, shapes, None)
 
     def curves(name, part, **changes):
         cfg = configs(comparison, shapes)['UBN']
         cfg.merge_from_dict(changes)
         # All in this process, where names stand for what was built under them.
         cfg.experiment_name = cfg.visualizer.name = f'{tmp_path.name}_{name}_{part}'
-        return train(cfg, 3, tmp_path / name, folder)['curves']
+        return train(cfg, tmp_path / name)['curves']
 
     whole = curves('whole', 0)
     assert whole['epoch'] == [1, 2]
@@ -181,14 +176,13 @@ def test_a_full_disk_and_a_moved_folder_cost_an_epoch(shapes, tmp_path, monkeypa
     # that is on the disk.
     options = FIELDS['options'] | {'train_cfg.val_interval': 2}
     comparison = Comparison.read(FIELDS | {'epochs': 3, 'options': options})
-    folder = open_data(comparison, shapes, None)
 
     def run(path, part):
         cfg = configs(comparison, shapes)['UBN']
         cfg.experiment_name = cfg.visualizer.name = (
             f'{tmp_path.name}_{path.name}_{part}'
         )
-        return train(cfg, 3, path, folder)['curves']
+        return train(cfg, path)['curves']
 
     whole = run(tmp_path / 'whole', 0)
     assert whole['epoch'] == [2, 3]

@@ -1,10 +1,8 @@
 """A comparison is read, listed and recognised."""
 
-import json
-
 import pytest
 
-from ubn_mmdet.comparison.spec import Comparison, Contrast, Norm, SpecError, fingerprint
+from ubn_mmdet.comparison.spec import Comparison, Contrast, Norm, SpecError
 
 FIELDS = {
     'name': 'some',
@@ -39,24 +37,6 @@ def test_runs_go_seed_by_seed():
 def test_a_norms_preset_is_its_name_unless_said():
     presets = [(r.norm.preset, r.norm.options) for r in Comparison.read(FIELDS).runs()]
     assert presets[1] == ('ubn', {}) and presets[-1] == ('ubn', {'a.b': 1})
-
-
-@pytest.mark.parametrize('size', [64, (133, 80)])
-def test_dicts_go_there_and_back(size):
-    comparison = Comparison.read(FIELDS | {'image_size': size})
-    assert comparison.image_size == size
-    told = json.loads(json.dumps(comparison.to_dict()))
-    assert Comparison.read(told) == comparison
-
-
-def test_tuples_in_options_arrive_as_tuples():
-    options = {'a': [{'scale': (8, 4), 'sides': [(1, 2), 3]}], 'b.c': ()}
-    norm = {'name': 'UBN', 'options': {'d': (5,)}}
-    fields = FIELDS | {'options': options, 'groups': [{'norms': [norm], 'seeds': [0]}]}
-    told = json.loads(json.dumps(Comparison.read(fields).to_dict()))
-    comparison = Comparison.read(told)
-    assert comparison.options == options
-    assert comparison.groups[0].norms[0].options == {'d': (5,)}
 
 
 def test_a_file_is_read_by_its_public_variables(tmp_path):
@@ -108,11 +88,10 @@ def test_a_norm_may_start_from_a_classifiers_backbone():
     assert start['prefix'] == 'backbone.' and norm.options == {'a': 1}
 
 
-def test_primary_contrasts_go_there_and_back():
+def test_a_primary_contrast_is_with_batchnorm_unless_said():
     named = [{'norm': 'UBN', 'metric': 'bbox_mAP'}]
     comparison = Comparison.read(FIELDS | {'primary': named})
     assert comparison.primary == (Contrast('UBN', 'bbox_mAP', 'BN'),)
-    assert Comparison.read(json.loads(json.dumps(comparison.to_dict()))) == comparison
 
 
 @pytest.mark.parametrize(
@@ -137,23 +116,23 @@ def test_the_detectors_name_has_no_norm(detector, name):
 @pytest.mark.parametrize(
     ('changed', 'message'),
     [
-        ({'epoch': 3}, "no 'epoch'"),
+        ({'epoch': 3}, "unexpected keyword argument 'epoch'"),
         ({'epochs': 0}, 'epochs must be an integer of at least 1, got 0'),
         ({'epochs': True}, 'epochs must be an integer'),
         ({'train_images': 0}, 'train_images must be'),
         ({'image_size': 0}, 'image_size must be an integer of at least 1, got 0'),
         ({'image_size': [64, 0]}, 'image_size must be an integer of at least 1, got 0'),
         ({'image_size': [64]}, r'one number or two, got \[64\]'),
-        ({'groups': []}, 'at least one group'),
+        ({'groups': []}, 'at least one norm with one seed'),
         (
             {'groups': [{'norms': ['BN'], 'seeds': []}]},
-            'at least one norm and one seed',
+            'at least one norm with one seed',
         ),
         ({'groups': [{'norms': ['BN'], 'seeds': [-1]}]}, 'a seed must be'),
         ({'groups': [{'norms': ['B/N'], 'seeds': [0]}]}, "got 'B/N'"),
         ({'groups': [{'norms': ['..'], 'seeds': [0]}]}, r"got '\.\.'"),
         ({'workers': -1}, 'workers must be an integer of at least 0, got -1'),
-        ({'primary': [{'norm': 'UBN'}]}, "a primary contrast needs 'metric'"),
+        ({'primary': [{'norm': 'UBN'}]}, "Contrast.* missing .* argument: 'metric'"),
         ({'primary': [{'norm': 'X', 'metric': 'bbox_mAP'}]}, "is about 'X'; the norms"),
         (
             {'primary': [{'norm': 'UBN', 'metric': 'AP'}]},
@@ -164,7 +143,7 @@ def test_the_detectors_name_has_no_norm(detector, name):
             'a primary contrast is listed twice',
         ),
         ({'groups': [{'norms': ['BN'], 'seeds': [0, 0]}]}, 'BN seed 0 is listed twice'),
-        ({'groups': [{'norms': ['BN']}]}, "a group needs 'seeds'"),
+        ({'groups': [{'norms': ['BN']}]}, "group.* missing .* argument: 'seeds'"),
         (
             {
                 'groups': [
@@ -179,8 +158,3 @@ def test_the_detectors_name_has_no_norm(detector, name):
 def test_mistakes_are_named(changed, message):
     with pytest.raises(SpecError, match=message):
         Comparison.read(FIELDS | changed)
-
-
-def test_fingerprints_tell_values_apart_and_not_orders():
-    assert fingerprint({'a': 1, 'b': [2]}) == fingerprint({'b': [2], 'a': 1})
-    assert fingerprint({'a': 1, 'b': [2]}) != fingerprint({'a': 1, 'b': [3]})

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from ubn_mmdet.data.coco_folder import CocoFolder, annotation_file
-from ubn_mmdet.data.crops import make_crops
-from ubn_mmdet.data.image_folder import ImageFolder, ImageFolderError
+from ubn_mmdet.data.image_folder import ImageFolder, ImageFolderError, make_crops
 from ubn_mmdet.records import RecordError
 
 GREY = (124, 116, 104)

@@ -39,21 +39,22 @@ def test_an_image_does_not_depend_on_how_many_there_are(drawn, tmp_path):
 
 
 def test_another_seed_or_split_draws_other_images():
-    first = draw_image(0, 'train', 0, 64).pixels
-    assert not np.array_equal(first, draw_image(1, 'train', 0, 64).pixels)
-    assert not np.array_equal(first, draw_image(0, 'val', 0, 64).pixels)
+    first, *_ = draw_image(0, 'train', 0, 64)
+    for seed, split in (1, 'train'), (0, 'val'):
+        other, *_ = draw_image(seed, split, 0, 64)
+        assert not np.array_equal(first, other)
 
 
 def test_the_json_says_exactly_what_was_drawn(drawn):
     assert CocoFolder.open(drawn).classes == CLASSES
     coco = COCO(drawn / 'instances_train.json')
     for index, image_id in enumerate(sorted(coco.imgs)):
-        image = draw_image(0, 'train', index, 64)
+        pixels, labels, masks = draw_image(0, 'train', index, 64)
         path = drawn / 'train' / coco.imgs[image_id]['file_name']
-        assert np.array_equal(np.asarray(Image.open(path)), image.pixels)
+        assert np.array_equal(np.asarray(Image.open(path)), pixels)
         annotations = coco.loadAnns(coco.getAnnIds(image_id))
-        assert [a['category_id'] - 1 for a in annotations] == list(image.labels)
-        for annotation, mask in zip(annotations, image.masks, strict=True):
+        assert [a['category_id'] - 1 for a in annotations] == labels
+        for annotation, mask in zip(annotations, masks, strict=True):
             assert np.array_equal(coco.annToMask(annotation), mask)
             ys, xs = np.nonzero(mask)
             x, y, w, h = annotation['bbox']
@@ -64,10 +65,10 @@ def test_the_json_says_exactly_what_was_drawn(drawn):
 
 def test_shapes_cover_each_other_and_stay_visible():
     images = [draw_image(0, 'train', index, 160) for index in range(20)]
-    for image in images:
-        assert image.masks.sum(axis=0).max() <= 1  # visible pixels: disjoint
-        assert all(mask.any() for mask in image.masks)
-    assert {label for image in images for label in image.labels} == {0, 1, 2, 3}
+    for _, _, masks in images:
+        assert masks.sum(axis=0).max() <= 1  # visible pixels: disjoint
+        assert all(mask.any() for mask in masks)
+    assert {label for _, labels, _ in images for label in labels} == {0, 1, 2, 3}
 
 
 def test_a_finished_folder_is_left_alone(drawn):

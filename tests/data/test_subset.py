@@ -5,9 +5,8 @@ from collections import Counter
 
 import pytest
 
-from ubn_mmdet.data.coco_folder import CocoFolder, annotation_file
+from ubn_mmdet.data.coco_folder import CocoFolder, annotation_file, make_subset
 from ubn_mmdet.data.shapes import make_shapes
-from ubn_mmdet.data.subset import make_subset
 
 
 @pytest.fixture(scope='module')

@@ -2,24 +2,50 @@
 
 import json
 import os
+import pickle
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from datetime import datetime, timezone
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
 from ..paths import PACKAGE
-from . import code_copy, results
-from .launchers import ClusterLauncher, Launcher
-from .progress import Progress
+from ..records import read_json
+from . import results
+from .launchers import (
+    CONFIG,
+    RESULT,
+    SPECIFICATION,
+    SUBMISSION,
+    ClusterLauncher,
+    Launcher,
+)
 from .spec import Comparison, Run
-from .workspace import ComparisonError, Planned, claim, json_if_there, lock
+from .workspace import ComparisonError, lock
 
 POLL_SECONDS = 0.5
 QUIET_SECONDS = 60  # after which the progress is told although nothing has happened
 LOG_LINES = 15
+
+
+@dataclass(eq=False)
+class Planned:
+    """A run, its config, what it is recognised by, where it is, and how far.
+
+    Attributes:
+        epoch: The last one that has been told of.
+        done: The part of the training that is over, from 0 to 1.
+    """
+
+    run: Run
+    config: Any
+    config_hash: str
+    settings: dict
+    folder: Path
+    epoch: int = 0
+    done: float = 0.0
 
 
 class Driver:
@@ -28,14 +54,14 @@ class Driver:
     Args:
         comparison: What to run.
         data: The COCO-format folder.
-        work_dir: Where runs go.
+        work_dir: Where runs go; it has been claimed (:func:`~.workspace.claim`).
         results_file: Where lines go.
+        commit: Of the code that runs.
         say: Where messages go.
 
     Raises:
-        ComparisonError: If ``work_dir`` is not this comparison's, another process works in
-            it, or the data or the comparison cannot be used.
-        CodeError: If this is not the code that ``work_dir`` was begun with.
+        ComparisonError: If another process works in ``work_dir``, or the data or the
+            comparison cannot be used.
         results.ResultsError: If ``results_file`` has other code's or settings' lines.
     """
 
@@ -45,6 +71,7 @@ class Driver:
         data: str | os.PathLike,
         work_dir: str | os.PathLike,
         results_file: str | os.PathLike,
+        commit: str,
         say: Callable[[str], None] = print,
     ) -> None:
         self.comparison = comparison
@@ -52,34 +79,23 @@ class Driver:
         self._listener = say
         self._said = time.monotonic()
         self._folder = Path(work_dir).resolve()
-        self._commit = claim(self._folder, comparison.name)
-        code_copy.check_running(self._commit)
-        with lock(self._folder):
-            self._plan(str(data))
-        results.check_same([*self.lines(), self._marks()], self.results_file)
-
-    def _plan(self, data: str) -> None:
-        """Check the settings, and name the runs."""
+        self._commit = commit
         from .training.plan import make_plan  # it needs the toolbox
 
         try:
-            plan = make_plan(self.comparison, data, str(self._folder))
+            with lock(self._folder):
+                plan = make_plan(comparison, str(data), str(self._folder))
         except ValueError as error:
             raise ComparisonError(str(error)) from None
         for note in plan['notes']:
             self._say(note)
-        self._data, self._setting_hash = plan['folder'], plan['setting_hash']
-        detector = self._folder / self.comparison.detector_name()
+        self._root, self._setting_hash = plan['root'], plan['setting_hash']
+        detector = self._folder / comparison.detector_name()
         self._planned = [
-            Planned(
-                run=run,
-                config_hash=entry['config_hash'],
-                settings=entry['settings'],
-                folder=detector / run.norm.name / f'seed{run.seed}',
-            )
-            for run, entry in zip(self.comparison.runs(), plan['runs'], strict=True)
+            Planned(run, folder=detector / run.norm.name / f'seed{run.seed}', **entry)
+            for run, entry in zip(comparison.runs(), plan['runs'], strict=True)
         ]
-        known = [json_if_there(each.specification_file) for each in self._planned]
+        known = [read_json(each.folder / SPECIFICATION) for each in self._planned]
         if any(known):
             self._say(
                 f'Going on in {self._folder} with the code of {self._commit[:12]}'
@@ -90,14 +106,11 @@ class Driver:
                     f'{self._folder} holds runs with other settings: delete it, or '
                     'name another with --work-dir'
                 )
+        results.check_same([*self.lines(), self._marks()], self.results_file)
 
     def lines(self) -> list[dict]:
         """The lines of the results file."""
         return results.read(self.results_file)
-
-    def runs(self) -> list[Run]:
-        """All runs of the comparison."""
-        return [planned.run for planned in self._planned]
 
     def run(
         self, launcher: Launcher, only: Sequence[str] = (), seeds: Sequence[int] = ()
@@ -106,46 +119,51 @@ class Driver:
 
         A run that failed before is tried again. At an interruption (``KeyboardInterrupt``)
         the launcher decides what becomes of the runs under way; the next call goes on with
-        them.
-
-        Args:
-            launcher: What starts the runs.
-            only: Names of norms; all if empty.
-            seeds: All if empty.
+        them. Without ``only`` and ``seeds`` all norms and seeds run.
         """
         chosen = list(self.comparison.runs(only, seeds))
         planned = [p for p in self._planned if p.run in chosen]
         with lock(self._folder) as held:
+            lines = [self._line_of(p) or {'status': results.FAILED} for p in planned]
             todo = [
                 p
-                for p, line in zip(planned, self._lines_of(planned), strict=True)
-                if line is None or line['status'] == results.FAILED
+                for p, line in zip(planned, lines, strict=True)
+                if line['status'] == results.FAILED
             ]
-            if todo:
-                self._progress = Progress(len(planned), len(planned) - len(todo))
-                self._work(todo, launcher, held)
-        return [line for line in self._lines_of(planned) if line is not None]
+            for each in todo:
+                self._look(each)
+            self._total, self._todo, self._began = len(planned), todo, time.monotonic()
+            # What runs had done before this process began is no work of its time.
+            self._before = sum(each.done for each in todo)
+            self._work(launcher, held)
+        return [line for p in planned if (line := self._line_of(p))]
 
-    def _lines_of(self, planned: Sequence[Planned]) -> list[dict | None]:
-        lines = self.lines()
-        return [results.find(lines, self._commit, p.config_hash) for p in planned]
+    def _line_of(self, planned: Planned) -> dict | None:
+        return results.find(self.lines(), self._commit, planned.config_hash)
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
         self._listener(text)
 
-    def _tell(self, text: object) -> None:
-        self._say(f'{self._progress.head()} {text}')
+    def _tell(self, text: str) -> None:
+        """Say it behind ``[3/27 runs, 1:20:00 left]``, at the speed so far."""
+        done = sum(each.done for each in self._todo)
+        left = 'time left unknown'
+        if worked := done - self._before:
+            speed = worked / (time.monotonic() - self._began)
+            seconds = (len(self._todo) - done) / speed
+            left = f'{timedelta(seconds=round(seconds))} left'
+        over = self._total - sum(each.done < 1 for each in self._todo)
+        self._say(f'[{over}/{self._total} runs, {left}] {text}')
 
-    def _work(self, todo: list[Planned], launcher: Launcher, held: int) -> None:
+    def _work(self, launcher: Launcher, held: int) -> None:
         waiting: list[Planned] = []
         jobs: dict[Planned, Any] = {}
-        epochs: dict[Planned, int] = {}  # that were told
-        for planned in todo:
+        for planned in self._todo:
             # There is one if it was interrupted between a run's end and its line.
-            if outcome := json_if_there(planned.result_file):
+            if outcome := read_json(planned.folder / RESULT):
                 self._finish(planned, outcome, launcher)
-            elif submitted := json_if_there(planned.submission_file):
+            elif submitted := read_json(planned.folder / SUBMISSION):
                 jobs[planned] = _find(launcher, planned, submitted)
                 self._tell(f'{planned.run}: submitted before')
             else:
@@ -158,62 +176,66 @@ class Driver:
                 if chosen := waiting[:room]:
                     for planned in chosen:
                         self._specify(planned, launcher)
-                    jobs |= zip(chosen, launcher.start(chosen, held), strict=True)
+                    folders = [planned.folder for planned in chosen]
+                    jobs |= zip(chosen, launcher.start(folders, held), strict=True)
                     waiting = waiting[room:]
                     for planned in chosen:
                         self._tell(f'{planned.run}: started')
                 time.sleep(POLL_SECONDS)
                 for planned, job in list(jobs.items()):
-                    self._watch(planned, epochs)
+                    self._watch(planned)
                     if how := launcher.how_it_ended(job):
                         del jobs[planned]
-                        outcome = json_if_there(planned.result_file)
+                        outcome = read_json(planned.folder / RESULT)
                         self._finish(
                             planned, outcome or _failure(planned, how), launcher
                         )
                 if jobs and time.monotonic() - self._said > QUIET_SECONDS:
-                    self._tell(self._progress.under_way() or 'starting')
+                    self._tell(', '.join(f'{p.run} {p.done:.0%}' for p in jobs))
         finally:
             launcher.leave(list(jobs.values()))
 
     def _specify(self, planned: Planned, launcher: Launcher) -> None:
         """Write down what a run's process is to do."""
-        before = json_if_there(planned.specification_file) or {}
+        path = planned.folder / SPECIFICATION
+        before = read_json(path) or {}
         spec = {
-            'comparison': self.comparison.to_dict(),
-            'norm': vars(planned.run.norm),
-            'seed': planned.run.seed,
             'commit': self._commit,
             'config_hash': planned.config_hash,
-            'folder': self._data,
-            'run_dir': str(planned.folder),
+            'processes': self.comparison.processes,
+            'folder': {'root': str(self._root)},
             'code': str(PACKAGE.parent),
             'directory': os.getcwd(),
             'threads': launcher.threads,
             'started': before.get('started') or _now(),
         }
-        write_whole(planned.specification_file, json.dumps(spec, indent=1).encode())
-        (planned.folder / 'progress.json').unlink(missing_ok=True)
+        write_whole(planned.folder / CONFIG, pickle.dumps(planned.config))
+        write_whole(path, json.dumps(spec, indent=1).encode())
 
-    def _watch(self, planned: Planned, epochs: dict[Planned, int]) -> None:
-        state = json_if_there(planned.folder / 'progress.json')
-        if not state:
-            return
-        # The end of a run is told when it is over.
-        part = state['step'] / max(1, state['steps'])
-        self._progress.note(str(planned.run), min(part, 0.999))
-        epoch, last = state['epoch'], state['epochs']
-        if epochs.get(planned, 0) < epoch < last and state['metrics']:
-            epochs[planned] = epoch
-            metrics = _metrics(state['metrics'])
-            self._tell(f'{planned.run}: epoch {epoch}/{last}, {metrics}')
+    def _watch(self, planned: Planned) -> None:
+        """Tell the metrics of an epoch; those of the last one are told as the result."""
+        before, last = planned.epoch, self.comparison.epochs
+        metrics = self._look(planned)
+        if before < planned.epoch < last:
+            self._tell(f'{planned.run}: epoch {planned.epoch}/{last}, {metrics}')
+
+    def _look(self, planned: Planned) -> str:
+        """See how far a run is; the metrics of its last evaluation."""
+        training, evaluations = results.read_scalars(planned.folder)
+        planned.epoch = max(evaluations, default=0)
+        images_a_step = self.comparison.batch_size * self.comparison.processes
+        steps = planned.settings['train_images'] / images_a_step
+        epochs = max(planned.epoch, max(training, default=0) / steps)
+        # A run is done when it has its line.
+        planned.done = min(epochs / self.comparison.epochs, 0.99)
+        return _metrics(evaluations.get(planned.epoch, {}))
 
     def _finish(self, planned: Planned, outcome: dict, launcher: Launcher) -> None:
         for key in 'predictions', 'checkpoint', 'condensation':
             if key in outcome:
                 path = planned.folder / outcome[key]
                 outcome[key] = str(path.relative_to(self._folder))
-        specification = json_if_there(planned.specification_file) or {}
+        specification = read_json(planned.folder / SPECIFICATION) or {}
         line = {
             **planned.settings,
             **self._marks(),
@@ -224,8 +246,8 @@ class Driver:
             'jobs': launcher.jobs,
         }
         results.append(self.results_file, line)
-        planned.submission_file.unlink(missing_ok=True)
-        self._progress.note(str(planned.run), 1)
+        (planned.folder / SUBMISSION).unlink(missing_ok=True)
+        planned.done = 1.0
         said = line['error'] or _metrics(line)
         self._tell(f'{planned.run}: {line["status"]}, {said}')
 
@@ -242,7 +264,7 @@ def _find(launcher: Launcher, planned: Planned, submitted: dict) -> Any:
     if submitted['cluster'] != launcher.cluster:
         raise ComparisonError(
             f'{planned.run} was submitted with --cluster {submitted["cluster"]}: '
-            f'collect it with that, or delete {planned.submission_file}'
+            f'collect it with that, or delete {planned.folder / SUBMISSION}'
         )
     assert isinstance(launcher, ClusterLauncher)
     return launcher.find(submitted['job'])
@@ -255,10 +277,11 @@ def _failure(planned: Planned, how_it_ended: str) -> dict:
     return {'status': results.FAILED, 'error': f'{how_it_ended}\n{tail}'}
 
 
-def _metrics(record: dict) -> str:
-    """The main ones that there are."""
+def _metrics(record: Mapping[str, Any]) -> str:
+    """The main ones that there are, by the toolbox's names or by ours."""
+    named = {results.metric_name(key): value for key, value in record.items()}
     return ', '.join(
-        f'{kind} {record[kind]:.3f}' for kind in results.MAIN_METRICS if kind in record
+        f'{kind} {named[kind]:.3f}' for kind in results.MAIN_METRICS if kind in named
     )
 
 

@@ -1,14 +1,11 @@
 """What the predictions of runs say besides AP: how it varies over images, and the errors.
 
-Few seeds say little about how much a score depends on the available images. So the
-predictions of every run are scored again on the same 300 random halves of the validation
-images: a paired half-sample bootstrap. It counts each image twice or not at all, weights of
-mean 1 and variance 1 as the ordinary bootstrap's, so that a spread over halves is that over
-sets of the full size. An interval holds for these trained models and images like these.
-
-hotcoco matches predictions once and scores subsets fast, but counts no image twice. Its
-own ``compare`` draws with replacement and then drops repeats without making up for it:
-its intervals come out ``sqrt(e - 1) = 1.31`` times too narrow, which a test shows.
+The predictions of every run are scored again on the same 300 random halves of the
+validation images: a paired half-sample bootstrap. It counts each image twice or not at
+all, weights of mean 1 and variance 1 as the ordinary bootstrap's, so that a spread over
+halves is that over sets of the full size. hotcoco's own ``compare`` drops what it draws
+repeatedly: its intervals come out ``sqrt(e - 1) = 1.31`` times too narrow, which a test
+shows.
 
 What is found of a run is kept in ``<results>.images.json``, for when predictions are gone.
 """
@@ -23,9 +20,9 @@ from scipy.stats import norm as normal
 
 from ..data.coco_folder import annotation_file
 from ..files import write_whole
-from .groups import Result, ResultGroup
-from .predictions_file import read_predictions
-from .results import identity
+from ..records import read_json
+from .predictions import read_predictions
+from .results import Result, ResultGroup, identity
 from .statistics import CONFIDENCE, Interval
 
 KINDS = {'bbox': 'bbox', 'segm': 'segmentation'}
@@ -135,9 +132,7 @@ def images_of(
         What :func:`score` gives by norm and seed, and a sentence, empty if nothing lacks.
     """
     path = group.source.with_suffix('.images.json')
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    if not isinstance(kept, dict):  # of an earlier version
-        kept = {}
+    kept = read_json(path) or {}
     found: dict[tuple[str, int], dict] = {}
     problem = ''
     runs = [run for run in group.runs if 'bbox_mAP' in run.record]  # no classifiers
@@ -166,7 +161,9 @@ def _score(run: Result, annotations: Path | None) -> dict:
         predictions = read_predictions(path)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ImagesError(f'{path.name} is damaged: {error}.') from None
-    truth = annotations or _evaluated_on(path.with_name('run.json'))
+    truth, specification = annotations, read_json(path.with_name('run.json'))
+    if truth is None and specification:
+        truth = Path(specification['folder']['root']) / annotation_file('val')
     if truth is None or not truth.is_file():
         raise ImagesError(
             'the annotations of the validation images are not available '
@@ -182,12 +179,3 @@ def _score(run: Result, annotations: Path | None) -> dict:
                 'evaluated on.'
             )
     return found
-
-
-def _evaluated_on(specification: Path) -> Path | None:
-    """What the specification in the run's folder says, if it is there."""
-    if not specification.is_file():
-        return None
-    spec = json.loads(specification.read_text())
-    root = Path(spec['directory'], spec['folder']['root'])
-    return root / annotation_file('val')

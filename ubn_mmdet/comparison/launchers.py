@@ -1,18 +1,35 @@
 """What starts the runs of a comparison: processes of this machine, or jobs of a cluster."""
 
+import contextlib
+import ctypes
 import json
 import os
-from collections.abc import Mapping, Sequence
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 from typing import Any, TypeAlias
 
 from ..files import write_whole
-from .processes import children_outlive_the_terminal, end, is_running, start_run
-from .workspace import ComparisonError, Planned
+from .workspace import ComparisonError
 
 CLUSTERS = 'local', 'slurm'
 DAY = 24 * 60  # minutes
+# In a run's folder: what its process is started with and what it leaves, and which job of a
+# cluster it was given to, ``{'cluster': ..., 'job': ...}``, until that is collected.
+SPECIFICATION, CONFIG, RESULT = 'run.json', 'config.pkl', 'result.json'
+SUBMISSION = 'job.json'
+KILL_AFTER_SECONDS = 20
+# What torchrun tells the processes of a training. A run that is started below another
+# training is none of it.
+_RANKS = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+_OF_RANKS = ('LOCAL_', 'GROUP_', 'ROLE_', 'TORCHELASTIC_')
+_PR_SET_PDEATHSIG = 1  # of Linux
+_libc = ctypes.PyDLL(None)
 
 
 class LocalLauncher:
@@ -44,39 +61,32 @@ class LocalLauncher:
                 'them: change processes, and batch_size with it, in the comparison'
             )
         self.jobs = self.limit = jobs
-        share = max(1, len(os.sched_getaffinity(0)) // (jobs * processes))
+        self.threads = max(1, len(os.sched_getaffinity(0)) // (jobs * processes))
         limit = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
-        limited = limit.isdigit() and int(limit) > 0
-        self.threads = min(share, int(limit)) if limited else share
+        if limit.isdigit() and int(limit) > 0:
+            self.threads = min(self.threads, int(limit))
         self._gpus, self._processes = gpus, processes
         self._slots: dict[int, Popen] = {}
 
     def gpus_of(self, slot: int) -> str:
         """``CUDA_VISIBLE_DEVICES`` of a run in one of the ``jobs`` places."""
+        if not self._gpus:
+            return ''
         outer = os.environ.get('CUDA_VISIBLE_DEVICES')
+        places = range(slot * self._processes, (slot + 1) * self._processes)
+        chosen = [self._gpus[i % len(self._gpus)] for i in places]
         names = None if outer is None else outer.split(',')
-        first = slot * self._processes
-        chosen = [
-            self._gpus[(first + i) % len(self._gpus)]
-            for i in range(self._processes if self._gpus else 0)
-        ]
         return ','.join(names[i] if names else str(i) for i in chosen)
 
-    def start(self, planned: Sequence[Planned], lock: int) -> list[Popen]:
-        """Start each in a free place.
-
-        Args:
-            planned: The runs, whose specifications are written.
-            lock: The descriptor of the work folder's lock, which they hold, too.
-        """
+    def start(self, folders: Sequence[Path], lock: int) -> list[Popen]:
+        """Start each in a free place; they hold the work folder's lock, too."""
         self._slots = {s: job for s, job in self._slots.items() if job.poll() is None}
         free = (slot for slot in range(self.jobs) if slot not in self._slots)
         jobs = []
-        for slot, each in zip(free, planned, strict=False):
+        for slot, folder in zip(free, folders, strict=False):
             gpus = {'CUDA_VISIBLE_DEVICES': self.gpus_of(slot)}
-            job = start_run(each.specification_file, gpus, held=(lock,))
-            self._slots[slot] = job
-            jobs.append(job)
+            self._slots[slot] = start_run(folder, gpus, held=[lock])
+            jobs.append(self._slots[slot])
         return jobs
 
     def how_it_ended(self, job: Popen) -> str | None:
@@ -91,24 +101,24 @@ class LocalLauncher:
         end(jobs)
 
 
+@dataclass
 class ClusterRun:
     """What a job does: one run, in processes of its own; its value is the exit status."""
 
-    def __init__(self, specification: str) -> None:
-        self.specification = specification
-        self._process: Popen | None = None
+    folder: Path
+    process: Popen | None = None
 
     def __call__(self) -> int:
         """Start the run, or go on with it."""
-        self._process = start_run(Path(self.specification))
-        return self._process.wait()
+        self.process = start_run(self.folder)
+        return self.process.wait()
 
     def checkpoint(self) -> Any:
         """What submitit is to queue again when the cluster takes the machine back."""
         from submitit.helpers import DelayedSubmission
 
-        end([self._process] if self._process else [])
-        return DelayedSubmission(ClusterRun(self.specification))
+        end([self.process] if self.process else [])
+        return DelayedSubmission(ClusterRun(self.folder))
 
 
 class ClusterLauncher:
@@ -169,14 +179,13 @@ class ClusterLauncher:
         jobs_of = {'local': submitit.LocalJob, 'slurm': submitit.SlurmJob}
         self._job_class = jobs_of[cluster]
 
-    def start(self, planned: Sequence[Planned], lock: int) -> list:
+    def start(self, folders: Sequence[Path], lock: int) -> list:
         """Submit runs as one array, and note their jobs. They do not hold the lock."""
-        calls = [ClusterRun(str(each.specification_file)) for each in planned]
         with children_outlive_the_terminal():
-            jobs = self._executor.submit_array(calls)
-            for each, job in zip(planned, jobs, strict=True):
+            jobs = self._executor.submit_array([*map(ClusterRun, folders)])
+            for folder, job in zip(folders, jobs, strict=True):
                 note = {'cluster': self.cluster, 'job': job.job_id}
-                write_whole(each.submission_file, json.dumps(note).encode())
+                write_whole(folder / SUBMISSION, json.dumps(note).encode())
         return list(jobs)
 
     def find(self, job_id: str) -> Any:
@@ -200,3 +209,84 @@ class ClusterLauncher:
 
 
 Launcher: TypeAlias = LocalLauncher | ClusterLauncher
+
+
+def start_run(
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    held: Collection[int] = (),
+) -> Popen:
+    """Start the run that the ``run.json`` of a folder describes; its log goes there.
+
+    It is a session of its own, which is terminated when this process is gone. ``held`` are
+    descriptors of files that it keeps open, as a lock is.
+    """
+    path = folder / SPECIFICATION
+    spec = json.loads(path.read_text())
+    command = [sys.executable, '-m']
+    if spec['processes'] > 1:
+        command += ['torch.distributed.run', '--standalone']
+        command += [f'--nproc_per_node={spec["processes"]}', '-m']
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in _RANKS and not key.startswith(_OF_RANKS)
+    }
+    inherited = os.environ.get('PYTHONPATH', '').split(os.pathsep)
+    places = [spec['code'], *(os.path.abspath(p) for p in inherited if p)]
+    threads = dict.fromkeys(
+        ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(spec['threads'])
+    )
+    variables = {
+        **threads,
+        **(environment or {}),
+        'PYTHONPATH': os.pathsep.join(places),
+    }
+    with open(folder / 'log.txt', 'ab') as log:
+        return Popen(
+            [*command, 'ubn_mmdet.comparison.training.run', str(path)],
+            cwd=spec['code'],  # python -m looks into the current directory first
+            env=own | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+            pass_fds=tuple(held),
+        )
+
+
+def end(processes: Collection[Popen]) -> None:
+    """Ask processes and their children to end, and wait; kill what does not.
+
+    It may be called by a signal's handler, while the process is waited for elsewhere.
+    """
+    patience = time.monotonic() + KILL_AFTER_SECONDS
+    for number in signal.SIGTERM, signal.SIGKILL:
+        for process in processes:
+            if is_running(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+        while any(is_running(p.pid) for p in processes) and time.monotonic() < patience:
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def children_outlive_the_terminal() -> Iterator[None]:
+    """What is started within it ends neither by Ctrl-C nor when the terminal closes."""
+    signals = signal.SIGINT, signal.SIGHUP
+    before = [signal.signal(each, signal.SIG_IGN) for each in signals]
+    try:
+        yield
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process with this id on this machine, and it has not ended."""
+    try:
+        state = Path(f'/proc/{process}/stat').read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state.rpartition(')')[2].split()[0] != 'Z'

@@ -1,12 +1,20 @@
-"""The results of comparisons: a file with one json line a run.
+"""The results of comparisons: a file with one json line a run, and who stands beside whom.
 
 A line says what ran (``comparison``, ``norm``, ``seed``, settings), with which code
 (``commit``, ``config_hash``), how it ended (``status``) and what came of it. A file may
 hold several comparisons. Lines of one comparison are of one commit and one setting.
+
+Runs that differ in anything but norm and seed, also in the code, the device and the
+versions that made them, are never compared.
 """
 
+import contextlib
+import json
+import math
 import os
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import append_line, read_lines
@@ -18,6 +26,13 @@ NEEDED = (
 )
 # Those that say in short how good a detector or a classifier is.
 MAIN_METRICS = ('bbox_mAP', 'segm_mAP', 'accuracy_top1')
+EVALUATED = ('coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1')  # the toolbox's names
+# What a run that failed does not know of itself.
+MADE_WITH = ('device', 'versions')
+SETTINGS = (
+    *('comparison', 'data', 'detector', 'epochs', 'image_size', 'batch_size'),
+    *('processes', 'commit', 'setting_hash', *MADE_WITH),
+)
 
 
 class ResultsError(ValueError):
@@ -48,12 +63,7 @@ def read(path: str | os.PathLike) -> list[dict]:
 
 
 def append(path: str | os.PathLike, line: dict) -> None:
-    """Add a line at once.
-
-    Raises:
-        ResultsError: If the file holds lines of the same comparison of other code or of
-            other settings.
-    """
+    """Add a line at once, if it may stand there (:func:`check_same`)."""
     check_same([*read(path), line], path)
     append_line(path, line)
 
@@ -89,3 +99,200 @@ def metric_name(key: str) -> str:
 def find(lines: Iterable[dict], commit: str, config_hash: str) -> dict | None:
     """The line of a run, if there is one."""
     return next((x for x in lines if identity(x) == (commit, config_hash)), None)
+
+
+def read_scalars(
+    work_dir: str | os.PathLike,
+) -> tuple[dict[int, dict], dict[int, dict]]:
+    """What the toolbox has logged of a run: ``{iteration: record}, {epoch: record}``.
+
+    The first are of training steps, the others of evaluations. A resumed run logs to a new
+    folder; what it did again replaces what it had done.
+    """
+    training: dict[int, dict] = {}
+    evaluation: dict[int, dict] = {}
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        records = []
+        for line in path.read_text().splitlines():
+            # The last line of a run that was killed may be half a line.
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+        # There are other records than these: hooks write their own.
+        for known, marks in (training, {'loss'}), (evaluation, set(EVALUATED)):
+            new = {r['step']: r for r in records if marks & r.keys()}
+            first = min(new, default=math.inf)
+            for step in [step for step in known if step >= first]:
+                del known[step]
+            known.update(sorted(new.items()))
+    return training, evaluation
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a results file.
+
+    Attributes:
+        record: The line.
+        folder: What the paths in the record are relative to.
+        source: The file.
+    """
+
+    record: dict
+    folder: Path
+    source: Path
+
+    @property
+    def norm(self) -> str:
+        """The name of the norm in the comparison."""
+        return self.record['norm']
+
+    @property
+    def seed(self) -> int:
+        """The training seed."""
+        return self.record['seed']
+
+    def number(self, key: str) -> float | None:
+        """A number of the record; None if it is absent, not finite, or COCO's -1."""
+        value = self.record.get(key)
+        if value is None or not math.isfinite(value) or value < 0:
+            return None
+        return float(value)
+
+    def file(self, key: str) -> Path | None:
+        """The file that the record names; None if it names none or it is gone."""
+        name = self.record.get(key)
+        path = self.folder / name if name else None
+        return path if path is not None and path.is_file() else None
+
+
+@dataclass(frozen=True)
+class ResultGroup:
+    """Runs that differ in norm and seed alone.
+
+    Attributes:
+        settings: What they share, by the names in ``SETTINGS``.
+        source: The results file (of the first run).
+        runs: The finished ones, one for each norm and seed.
+        broken: Those that diverged or failed, and were not repeated with success.
+    """
+
+    settings: dict
+    source: Path
+    runs: tuple[Result, ...]
+    broken: tuple[Result, ...]
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Names of the norms in the order of the file."""
+        return tuple(dict.fromkeys(run.norm for run in (*self.runs, *self.broken)))
+
+    def of(self, norm: str) -> dict[int, Result]:
+        """The finished runs of a norm by seed, ascending."""
+        return dict(sorted((r.seed, r) for r in self.runs if r.norm == norm))
+
+    def diverged(self, norm: str) -> list[int]:
+        """The seeds with which a norm diverged."""
+        return sorted(
+            run.seed
+            for run in self.broken
+            if run.norm == norm and run.record['status'] == DIVERGED
+        )
+
+    def primary(self) -> list[dict]:
+        """The contrasts that were named before the first of the runs, and ever since."""
+        named = [run.record.get('primary') or [] for run in (*self.runs, *self.broken)]
+        return [
+            contrast
+            for contrast in named[0]
+            if contrast.get('metric') in MAIN_METRICS
+            and all(contrast in each for each in named)
+        ]
+
+
+def read_groups(
+    paths: Iterable[str | os.PathLike], work_dir: str | os.PathLike | None = None
+) -> list[ResultGroup]:
+    """Read results files and sort their runs into groups, in order of appearance.
+
+    Of several runs of one norm and seed the last finished one counts.
+
+    Args:
+        paths: The files.
+        work_dir: What paths in the lines are relative to; by default the file's folder.
+
+    Raises:
+        ResultsError: If a file cannot be read, or a norm has two meanings in a group.
+    """
+    runs: list[Result] = []
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise ResultsError(f'there is no results file {path}')
+        folder = path.parent if work_dir is None else Path(work_dir)
+        runs += [Result(line, folder, path) for line in read(path)]
+    # Those that know less of themselves find their place among the others.
+    runs.sort(key=lambda run: MADE_WITH[0] not in run.record)
+    groups: list[tuple[dict, list[Result]]] = []
+    for run in runs:
+        for settings, members in groups:
+            unknown = {key: settings[key] for key in MADE_WITH}
+            if settings == _settings(unknown | run.record):
+                members.append(run)
+                break
+        else:
+            groups.append((_settings(run.record), [run]))
+    return [_group(*each) for each in groups]
+
+
+def _settings(record: dict) -> dict:
+    return {key: record.get(key) for key in SETTINGS}
+
+
+def _group(settings: dict, runs: list[Result]) -> ResultGroup:
+    source = runs[0].source
+    finished: dict[tuple, Result] = {}
+    broken: dict[tuple, Result] = {}
+    meanings: dict[str, list] = {}
+    for run in runs:
+        is_finished = run.record['status'] == FINISHED
+        (finished if is_finished else broken)[run.norm, run.seed] = run
+        meaning = [run.record.get('norm_cfg'), run.record.get('options')]
+        known = meanings.setdefault(run.norm, meaning)
+        if known != meaning:
+            raise ResultsError(
+                f'{source}: {run.norm} has two meanings in {run.record["comparison"]}: '
+                f'{known} and {meaning}'
+            )
+    return ResultGroup(
+        settings=settings,
+        source=source,
+        runs=tuple(finished.values()),
+        broken=tuple(run for key, run in broken.items() if key not in finished),
+    )
+
+
+def titles(groups: list[ResultGroup]) -> list[str]:
+    """A name for each group: its comparison, and what sets it apart from its namesakes."""
+    names = []
+    for settings in (group.settings for group in groups):
+        name = str(settings['comparison'])
+        namesakes = [g.settings for g in groups if g.settings['comparison'] == name]
+        for key in SETTINGS[1:]:
+            if any(each[key] != settings[key] for each in namesakes):
+                shown = as_text(settings[key])
+                if key in ('commit', 'setting_hash'):
+                    shown = shown[:10]
+                name += f', {key.replace("_", " ")} {shown}'
+        names.append(name)
+    return names
+
+
+def as_text(value: object) -> str:
+    """A setting as a reader sees it: ``torch 2.13.0, mmdet 3.3.0`` of a dict."""
+    if isinstance(value, dict):
+        return ', '.join(f'{key} {item}' for key, item in value.items())
+    return str(value)
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name: letters, digits and single dashes."""
+    return re.sub('[^A-Za-z0-9]+', '-', text).strip('-')

@@ -5,8 +5,8 @@ that makes their results no more alike than those of different seeds, so pairing
 only cost degrees of freedom.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -24,55 +24,24 @@ _SAME = 1e-9  # what rounding makes of nothing
 Interval = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean and spread of one number over runs.
+def spread(values: Sequence[float]) -> dict[str, Any] | None:
+    """``{'mean', 'deviation', 'count'}`` of one number over runs; None without values.
 
-    Attributes:
-        mean: The mean.
-        deviation: The sample standard deviation (``n - 1``); None for one value.
-        count: How many values.
+    The deviation is that of a sample (``n - 1``), and None for one value.
     """
-
-    mean: float
-    deviation: float | None
-    count: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Another norm minus a baseline, over seeds.
-
-    Attributes:
-        difference: Of the means.
-        interval: Its 95% interval, by Welch's t. None if there is none: a norm with one
-            seed, or values without any spread.
-        p: Two-sided p of no difference; None with the interval.
-        detectable: The true difference that such a comparison would find significant in
-            80% of cases, if values spread as they do here; None with the interval.
-        seeds: How many the baseline and the other norm have.
-        over_images: Its 95% interval over validation images, if there is one.
-    """
-
-    difference: float
-    interval: Interval | None
-    p: float | None
-    detectable: float | None
-    seeds: tuple[int, int]
-    over_images: Interval | None = None
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and standard deviation; None without values."""
     if not values:
         return None
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(float(np.mean(values)), deviation, len(values))
+    return {
+        'mean': float(np.mean(values)),
+        'deviation': deviation,
+        'count': len(values),
+    }
 
 
 def compare(
     baseline: Sequence[float], other: Sequence[float], tests: int = 1
-) -> Difference | None:
+) -> dict[str, Any] | None:
     """Compare two norms; None if one has no value.
 
     Args:
@@ -80,52 +49,60 @@ def compare(
         other: A value for each of its seeds.
         tests: How many comparisons the significance is corrected for, which makes what
             can be detected larger.
+
+    Returns:
+        ``difference`` of the means; its 95% ``interval`` and two-sided ``p``, by Welch's t;
+        ``detectable``, the true difference that such a comparison would find significant in
+        80% of cases, if values spread as they do here; and ``seeds``, how many the baseline
+        and the other norm have. All but the first and the last are None where a norm has
+        one seed, or values are without any spread.
     """
     if not baseline or not other:
         return None
-    difference = float(np.mean(other) - np.mean(baseline))
-    seeds = len(baseline), len(other)
-    if min(seeds) < 2:
-        return Difference(difference, None, None, None, seeds)
+    found: dict[str, Any] = {'difference': float(np.mean(other) - np.mean(baseline))}
+    found |= dict.fromkeys(('interval', 'p', 'detectable'))
+    counts = found['seeds'] = len(baseline), len(other)
+    if min(counts) < 2:
+        return found
     if np.ptp(baseline) < _SAME and np.ptp(other) < _SAME:
-        if abs(difference) < _SAME:
-            return Difference(0.0, (0.0, 0.0), 1.0, 0.0, seeds)
-        return Difference(difference, None, None, None, seeds)
+        if abs(found['difference']) < _SAME:
+            found |= {'difference': 0.0, 'interval': (0.0, 0.0)}
+            found |= {'p': 1.0, 'detectable': 0.0}
+        return found
     test = ttest_ind(other, baseline, equal_var=False)
-    low, high = map(float, test.confidence_interval(CONFIDENCE))
     # The least difference whose t passes the threshold often enough (Bloom 1995).
     error = np.sqrt(
-        np.var(baseline, ddof=1) / seeds[0] + np.var(other, ddof=1) / seeds[1]
+        np.var(baseline, ddof=1) / counts[0] + np.var(other, ddof=1) / counts[1]
     )
     threshold = student.ppf(1 - SIGNIFICANT / 2 / tests, test.df)
-    detectable = float(error * (threshold + student.ppf(POWER, test.df)))
-    return Difference(difference, (low, high), float(test.pvalue), detectable, seeds)
+    return found | {
+        'interval': tuple(map(float, test.confidence_interval(CONFIDENCE))),
+        'p': float(test.pvalue),
+        'detectable': float(error * (threshold + student.ppf(POWER, test.df))),
+    }
 
 
 def holm(ps: Sequence[float]) -> list[float]:
     """Probabilities corrected by Holm's method for how many there are, in their order."""
-    corrected = [0.0] * len(ps)
-    highest = 0.0
-    for i, place in enumerate(np.argsort(ps)):
-        highest = max(highest, min(1.0, ps[place] * (len(ps) - i)))
-        corrected[place] = highest
-    return corrected
+    order = np.argsort(ps)
+    corrected = np.array(ps)[order] * np.arange(len(ps), 0, -1)
+    found = np.empty(len(ps))
+    found[order] = np.minimum(np.maximum.accumulate(corrected), 1)
+    return found.tolist()
 
 
-def verdict(found: Difference | None, p: float | None) -> str:
+def verdict(found: Mapping[str, Any], p: float) -> str:
     """The verdict on a primary contrast.
 
     Args:
-        found: The difference. Where it has an interval over images, that has to agree.
+        found: What :func:`compare` gives, if it gives anything. If ``over_images`` has an
+            interval over images, that has to agree.
         p: Corrected for the number of contrasts.
     """
-    if found is None or min(found.seeds) < FEWEST_SEEDS:
+    if min(found.get('seeds', [0])) < FEWEST_SEEDS:
         return TOO_FEW
-    if p is None or p >= SIGNIFICANT:
+    difference = found['difference']
+    low, high = found.get('over_images') or (difference, difference)
+    if p >= SIGNIFICANT or low <= 0 <= high:
         return NO_DIFFERENCE
-    low, high = found.over_images or (found.difference, found.difference)
-    if found.difference > 0 and low > 0:
-        return HIGHER
-    if found.difference < 0 and high < 0:
-        return LOWER
-    return NO_DIFFERENCE
+    return HIGHER if difference > 0 else LOWER

@@ -1,50 +1,34 @@
-"""The folder of a comparison: whose it is, with which code, and what is where in it.
+"""The folder of a comparison: whose it is, and with which code.
 
 ``folder/comparison.json``                    whose folder this is
 ``folder/preflight/``                         what was found before the first run
-``folder/code/<commit>/``                     the code
+``folder/code/<commit>/``                     a copy of the code, so that a checkout may be
+                                              edited meanwhile
 ``folder/<detector>/<norm>/seed<k>/``         a run: log, checkpoint, predictions
 ``folder/submitit/``                          what went to a cluster
 """
 
 import contextlib
 import fcntl
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..records import RecordError, claim_folder
-from . import code_copy
-from .spec import Run
+from ..paths import PACKAGE, configs_dir
+from ..records import RecordError, claim_folder, read_json
+from ..version import __version__
 
 RECORD, LOCK = 'comparison.json', '.lock'
+MARK = 'UBN_MMDET_COPY'  # the copy that a process has been started from
+NOTE = '.commit'  # a copy's file that says which commit it is of
 
 
 class ComparisonError(RuntimeError):
     """The comparison cannot be run as asked."""
-
-
-@dataclass(eq=False)
-class Planned:
-    """A run, what it is recognised by, and where it is.
-
-    Attributes:
-        specification_file: What its process is started with.
-        submission_file: Which job of a cluster it was given to, until that is collected:
-            ``{'cluster': ..., 'job': ...}``.
-        result_file: What its process leaves at its end.
-    """
-
-    run: Run
-    config_hash: str
-    settings: dict
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.specification_file = self.folder / 'run.json'
-        self.submission_file = self.folder / 'job.json'
-        self.result_file = self.folder / 'result.json'
 
 
 @contextlib.contextmanager
@@ -73,24 +57,22 @@ def lock(folder: Path) -> Iterator[int]:
 
 
 def claim(folder: Path, comparison: str, revision: str | None = None) -> str:
-    """Mark a folder as a comparison's, or check that it is.
+    """Mark a folder as a comparison's, or check that it is; the commit of its code.
 
-    Args:
-        folder: Where runs go.
-        comparison: Its name.
-        revision: Of the code; None for that which ``folder`` was begun with, or HEAD.
-
-    Returns:
-        The commit of its code, which stays the same over its life.
+    That is the commit of ``revision``. By default it is the one that the folder was begun
+    with, or HEAD.
 
     Raises:
-        ComparisonError: If it is another one's, or another process works in it.
-        CodeError: If there is no such code.
+        ComparisonError: If it is another one's, if another process works in it, or if there
+            is no such code.
     """
+    # A copy that was started for a revision is of that, whatever its name.
+    if os.environ.get(MARK) == str(PACKAGE.parent):
+        revision = 'HEAD'
     with lock(folder):
-        known = json_if_there(folder / RECORD)
+        known = read_json(folder / RECORD)
         if known is None or revision is not None:
-            commit = code_copy.resolve_commit(revision or 'HEAD')
+            commit = resolve_commit(revision or 'HEAD')
         else:
             commit = known['commit']
         record = {'comparison': comparison, 'commit': commit}
@@ -101,9 +83,106 @@ def claim(folder: Path, comparison: str, revision: str | None = None) -> str:
     return commit
 
 
-def json_if_there(path: Path) -> dict | None:
-    """The content of a file; None if there is no such file."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+def run_from_copy(commit: str, folder: Path, say: Callable[[str], None]) -> None:
+    """Let this process go on as the same command of a clean copy of the code in ``folder``.
+
+    It returns where the code that runs is that of the commit already. ``say`` is told if
+    the checkout has changes that are no part of it.
+
+    Raises:
+        ComparisonError: If there is no such code.
+    """
+    root = checkout()
+    if root is None:
+        resolve_commit(commit)
+        return
+    copy = clean_copy(root, commit, folder).resolve()
+    if os.environ.get(MARK) == str(copy):
+        raise ComparisonError(f'{PACKAGE} is imported in place of the code in {copy}')
+    if _git(root, 'status', '--porcelain'):
+        say(f'Uncommitted changes are no part of this: it runs {commit[:12]}')
+    script = copy / 'tools' / Path(sys.argv[0]).name
+    path = os.pathsep.join(filter(None, [str(copy), os.environ.get('PYTHONPATH')]))
+    os.execve(
+        sys.executable,
+        [sys.executable, str(script), *sys.argv[1:]],
+        os.environ | {'PYTHONPATH': path, MARK: str(copy)},
+    )
+
+
+def checkout() -> Path | None:
+    """The git checkout that this package is run from.
+
+    None for an installed package, and where there is no git. ComparisonError, if git
+    refuses the checkout as one of another user.
+    """
+    root = PACKAGE.parent
+    # Installed below somebody's repository, the package is no part of that.
+    if not ((root / 'setup.cfg').is_file() and (root / '.git').exists()):
         return None
+    if shutil.which('git') is None:
+        return None
+    _git(root, 'rev-parse', '--git-dir')
+    return root
+
+
+def resolve_commit(revision: str = 'HEAD') -> str:
+    """The full name of a commit.
+
+    A clean copy knows its own. Of an installed package it is the version with a hash of its
+    files, as ``v0.1.0-1a2b3c4d``.
+
+    Raises:
+        ComparisonError: If the checkout has no such commit, or there is no checkout to look
+            in.
+    """
+    root = checkout()
+    if root is not None:
+        return _git(root, 'rev-parse', '--verify', '--quiet', f'{revision}^{{commit}}')
+    note = PACKAGE.parent / NOTE
+    version = note.read_text() if note.is_file() else _version()
+    if revision not in ('HEAD', version):
+        raise ComparisonError(
+            f'the code of {revision!r} is not here, and no git checkout to take it '
+            f'from: this is {version}'
+        )
+    return version
+
+
+def clean_copy(root: Path, commit: str, folder: Path) -> Path:
+    """``folder/<commit>``, with the code of a commit of the checkout ``root``."""
+    target = folder / commit[:12]
+    if target.is_dir():
+        return target
+    temporary = target.with_name(f'{target.name}.{os.getpid()}.tmp').resolve()
+    temporary.mkdir(parents=True)
+    archive = temporary.with_suffix('.tar')
+    _git(root, 'archive', f'--output={archive}', commit)
+    shutil.unpack_archive(archive, temporary, filter='data')
+    archive.unlink()
+    (temporary / NOTE).write_text(commit)
+    try:
+        os.replace(temporary, target)
+    except OSError:  # another command has made it meanwhile
+        if not target.is_dir():
+            raise
+        shutil.rmtree(temporary)
+    return target
+
+
+def _version() -> str:
+    digest = hashlib.sha256()
+    for folder in PACKAGE, configs_dir():
+        for path in sorted(folder.rglob('*.py')):
+            digest.update(f'{path.relative_to(folder)}\n'.encode() + path.read_bytes())
+    return f'v{__version__}-{digest.hexdigest()[:8]}'
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ['git', '-C', str(root), *arguments], capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = done.stderr.strip() or 'no such commit'
+        raise ComparisonError(f'git {" ".join(arguments)}: {reason}')
+    return done.stdout.strip()

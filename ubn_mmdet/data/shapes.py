@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -43,20 +42,6 @@ _PLACEMENT_TRIES = 20
 _HUE_DEVIATION = 0.08
 
 
-class DrawnImage(NamedTuple):
-    """One drawn image with its instances, lowest shape first.
-
-    Attributes:
-        pixels: ``(S, S, 3)`` uint8, RGB.
-        labels: one index into ``CLASSES`` an instance.
-        masks: ``(N, S, S)`` bool, the visible pixels of each instance; disjoint.
-    """
-
-    pixels: np.ndarray
-    labels: tuple[int, ...]
-    masks: np.ndarray
-
-
 def make_shapes(
     folder: str | os.PathLike,
     num_train: int = 400,
@@ -74,10 +59,10 @@ def make_shapes(
 
     Args:
         folder: Where to; must be missing, empty, or drawn with the same arguments.
-        num_train: Number of training images, at least 1.
-        num_val: Number of validation images, at least 1.
+        num_train: Training images, at least 1.
+        num_val: Validation images, at least 1.
         image_size: Side of the square images in pixels, at least 64.
-        seed: Seed of the drawing, at least 0.
+        seed: Of the drawing, at least 0.
         progress: Called with a line of text now and then.
 
     Raises:
@@ -90,32 +75,33 @@ def make_shapes(
     check_count('image_size', image_size, least=MIN_IMAGE_SIZE)
     check_count('seed', seed, least=0)
     folder = Path(folder)
-    counts = {'train': num_train, 'val': num_val}
-    record = {
-        'version': VERSION,
-        'num_train': num_train,
-        'num_val': num_val,
-        'image_size': image_size,
-        'seed': seed,
-    }
+    counts = {'num_train': num_train, 'num_val': num_val}
+    record = {'version': VERSION, **counts, 'image_size': image_size, 'seed': seed}
     claim_folder(folder, _RECORD, record, 'generated shapes')
-    # They say that the images are all there, so they are written last.
-    annotation_files = {split: folder / annotation_file(split) for split in SPLITS}
-    if all(path.is_file() for path in annotation_files.values()):
+    if all((folder / annotation_file(split)).is_file() for split in SPLITS):
         progress(f'{folder} already holds this data set')
         return folder
 
-    annotations = {
-        split: _draw_split(folder, split, counts[split], image_size, seed, progress)
-        for split in SPLITS
+    contents = {
+        split: _draw_split(folder / split, count, image_size, seed, progress)
+        for split, count in zip(SPLITS, counts.values(), strict=True)
     }
-    for split, path in annotation_files.items():
-        write_whole(path, (json.dumps(annotations[split]) + '\n').encode())
+    # They say that the images are all there, so they are written last.
+    for split, content in contents.items():
+        text = json.dumps(content) + '\n'
+        write_whole(folder / annotation_file(split), text.encode())
     return folder
 
 
-def draw_image(seed: int, split: str, index: int, image_size: int) -> DrawnImage:
-    """Draw image ``index`` of a split; the same arguments give the same image."""
+def draw_image(
+    seed: int, split: str, index: int, image_size: int
+) -> tuple[np.ndarray, list[int], np.ndarray]:
+    """Draw image ``index`` of a split; the same arguments give the same image.
+
+    Returns:
+        Its pixels, ``(S, S, 3)`` uint8, RGB; and of each instance, lowest first, the index
+        into ``CLASSES`` and the visible pixels, ``(N, S, S)`` bool.
+    """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     base = rng.uniform(60, 190) + rng.normal(0, 15, 3)
     canvas = _texture(rng, image_size, base, strength=rng.uniform(4, 16))
@@ -140,14 +126,8 @@ def draw_image(seed: int, split: str, index: int, image_size: int) -> DrawnImage
         canvas = _cover(canvas, layer, coverage)
 
     canvas = canvas + rng.normal(0, rng.uniform(2, 8), canvas.shape)
-    return DrawnImage(
-        pixels=np.clip(np.rint(canvas), 0, 255).astype(np.uint8),
-        labels=tuple(labels),
-        masks=owner == np.arange(len(labels))[:, None, None],
-    )
-
-
-# --- placing ------------------------------------------------------------------------
+    pixels = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+    return pixels, labels, owner == np.arange(len(labels))[:, None, None]
 
 
 def _place(
@@ -168,11 +148,8 @@ def _place(
         inside = coverage >= 0.5
         area = _polygon_area(points)
         left = np.bincount(owner[~inside] + 1, minlength=len(areas) + 1)[1:]
-        visible = [*left, inside.sum()]
-        if all(
-            seen >= _MIN_VISIBLE * whole
-            for seen, whole in zip(visible, [*areas, area], strict=True)
-        ):
+        seen, whole = np.array([*left, inside.sum()]), np.array([*areas, area])
+        if (seen >= _MIN_VISIBLE * whole).all():
             return coverage, area
     return None
 
@@ -208,9 +185,6 @@ def _rotation(angle: float) -> np.ndarray:
 def _polygon_area(points: np.ndarray) -> float:
     x, y = points.T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
-# --- painting -----------------------------------------------------------------------
 
 
 def _coverage(points: np.ndarray, size: int) -> np.ndarray:
@@ -277,27 +251,19 @@ def _clutter(
         yield np.broadcast_to(colour, (size, size, 3)), coverage
 
 
-# --- files --------------------------------------------------------------------------
-
-
 def _draw_split(
-    folder: Path,
-    split: str,
-    count: int,
-    image_size: int,
-    seed: int,
-    progress: Callable[[str], object],
+    folder: Path, count: int, image_size: int, seed: int, progress: Callable
 ) -> dict:
-    """Draw a split's images and return its COCO annotations."""
-    (folder / split).mkdir(exist_ok=True)
+    """Draw the images of a split into its folder and return its COCO annotations."""
+    folder.mkdir(exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
     for index in range(count):
-        drawn = draw_image(seed, split, index, image_size)
+        pixels, labels, masks = draw_image(seed, folder.name, index, image_size)
         name, size = f'{index:06d}.png', {'width': image_size, 'height': image_size}
-        Image.fromarray(drawn.pixels).save(folder / split / name)
+        Image.fromarray(pixels).save(folder / name)
         images.append({'id': index + 1, 'file_name': name, **size})
-        for label, mask in zip(drawn.labels, drawn.masks, strict=True):
+        for label, mask in zip(labels, masks, strict=True):
             rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
             annotations.append(
                 {
@@ -311,12 +277,10 @@ def _draw_split(
                 }
             )
         if (index + 1) % 100 == 0 or index + 1 == count:
-            progress(f'drawing {folder / split}: {index + 1} of {count} images')
+            progress(f'drawing {folder}: {index + 1} of {count} images')
     return {
         'info': {'description': f'generated shapes, seed {seed}'},
         'images': images,
         'annotations': annotations,
-        'categories': [
-            {'id': label, 'name': name} for label, name in enumerate(CLASSES, 1)
-        ],
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(CLASSES, 1)],
     }

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...files import write_whole
-from ..groups import ResultGroup
 from ..images import ERRORS
+from ..results import ResultGroup
 from .numbers import CURVES, MAIN
 
 WIDTH = 7.0  # inches: a page's text
@@ -38,11 +38,10 @@ OTHERS = (
 )
 _TIPS = 'tips:'
 _SVG = '{http://www.w3.org/2000/svg}'
-Numbers = Mapping[str, Mapping]  # of each group, by its title
 
 
-def colours(numbers: Numbers, baseline: str) -> dict[str, str]:
-    """A colour for each norm, ``#rrggbb``, the same in all figures."""
+def colours(numbers: Mapping[str, Mapping], baseline: str) -> dict[str, str]:
+    """A colour for each norm of groups, by their titles; the same in all figures."""
     norms = dict.fromkeys(norm for group in numbers.values() for norm in group['norms'])
     others = [norm for norm in norms if norm != baseline]
     found = {norm: OTHERS[i % len(OTHERS)] for i, norm in enumerate(others)}
@@ -79,9 +78,7 @@ def as_svg(figure: Figure) -> str:
 def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
     """Put a legend below, in as many columns as the figure is wide enough for.
 
-    Args:
-        figure: In constrained layout, which makes room for the legend.
-        handles: What the legend tells apart, labelled.
+    The figure's constrained layout makes room for it.
     """
     for columns in range(len(handles), 0, -1):
         legend = figure.legend(
@@ -92,14 +89,11 @@ def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
         legend.remove()
 
 
-def forest(numbers: Numbers, colour: Mapping[str, str]) -> Figure | None:
+def forest(numbers: Mapping[str, Mapping], colour: Mapping[str, str]) -> Figure | None:
     """The difference of each norm in each comparison to its baseline, with intervals."""
     rows = [(title, norm) for title, of in numbers.items() for norm in of['against']]
-    shown = [
-        metric
-        for metric in MAIN
-        if any(metric in numbers[title]['metrics'] for title, _ in rows)
-    ]
+    known = {metric for title, _ in rows for metric in numbers[title]['metrics']}
+    shown = [metric for metric in MAIN if metric in known]
     if not shown:
         return None
     figure, all_axes = _figure(0.9 + 0.22 * len(rows), len(shown), sharey=True)
@@ -126,15 +120,13 @@ def forest(numbers: Numbers, colour: Mapping[str, str]) -> Figure | None:
     all_axes[0].set_yticks(range(len(rows)), labels)
     all_axes[0].set_ylim(len(rows) - 0.4, -0.6)
     compared = [numbers[t]['against'][norm].get(m) for t, norm in rows for m in shown]
-    intervals = {
-        'interval': ('k-', '95% over seeds'),
-        'over_images': ('k:', '95% over images'),
-    }
-    drawn = [i for i in intervals if any(found and found[i] for found in compared)]
-    for style, label in map(intervals.__getitem__, drawn):
-        all_axes[0].plot([], [], style, label=label)
-    if drawn:
-        _legend(figure, all_axes[0])
+    for kind, style, label in (
+        ('interval', 'k-', '95% over seeds'),
+        ('over_images', 'k:', '95% over images'),
+    ):
+        if any(found and found[kind] for found in compared):
+            all_axes[0].plot([], [], style, label=label)
+    _legend(figure, all_axes[0])
     return figure
 
 
@@ -162,7 +154,11 @@ def curves(numbers: Mapping, colour: Mapping[str, str]) -> Figure | None:
             if curve['deviation']:
                 low, high = mean - deviation, mean + deviation
                 axes.fill_between(x, low, high, color=colour[norm], alpha=0.15, lw=0)
-            _tell(line, _points(norm, axis, x, mean, deviation))
+            tips = []
+            for at, y, d in zip(x, mean, deviation, strict=True):
+                spread = f' ± {d:.2g}' if np.isfinite(d) else ''
+                tips.append(f'{norm}, {axis} {at}: {y:.3g}{spread}')
+            _tell(line, tips)
         axes.set(xlabel=axis, title=MAIN.get(name, 'training loss'))
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
@@ -184,20 +180,13 @@ def errors(numbers: Mapping, colour: Mapping[str, str]) -> Figure | None:
             costs = [found.get(kind, {}).get(error) for error in ERRORS]
             means = [cost['mean'] if cost else 0 for cost in costs]
             deviations = [(cost and cost['deviation']) or 0 for cost in costs]
-            bars = axes.bar(
-                np.arange(len(ERRORS)) + (i - (len(of_norms) - 1) / 2) * width,
-                means,
-                width,
-                yerr=deviations,
-                error_kw={'lw': 0.8},
-                color=colour[norm],
-                label=norm,
-            )
-            for bar, title, cost, deviation in zip(
-                bars, ERRORS.values(), means, deviations, strict=True
-            ):
+            x = np.arange(len(ERRORS)) + (i - (len(of_norms) - 1) / 2) * width
+            style = {'error_kw': {'lw': 0.8}, 'color': colour[norm], 'label': norm}
+            bars = axes.bar(x, means, width, yerr=deviations, **style)
+            said = zip(bars, ERRORS.values(), means, deviations, strict=True)
+            for bar, title, cost, deviation in said:
                 _tell(bar, [f'{norm}, {title}: {cost:.3f} ± {deviation:.3f}'])
-        axes.set(title=f'{ {"bbox": "box", "segm": "mask"}[kind] }, AP50 lost')
+        axes.set(title=f'{"box" if kind == "bbox" else "mask"}, AP50 lost')
         labels = [title.replace(' and ', '\n+ ') for title in ERRORS.values()]
         axes.set_xticks(range(len(ERRORS)), labels, fontsize=6)
     _legend(figure, all_axes[0])
@@ -231,13 +220,11 @@ def condensation(group: ResultGroup) -> Figure | None:
                 axes.set_axis_off()
                 continue
             extent = (0, record['steps'][-1], len(values) - 0.5, -0.5)
-            image = axes.imshow(
-                values, aspect='auto', interpolation='none', extent=extent, vmin=0, vmax=1
-            )  # fmt: skip
+            style = {'aspect': 'auto', 'interpolation': 'none', 'extent': extent}
+            image = axes.imshow(values, vmin=0, vmax=1, **style)
             every = -(-len(values) // 40)
-            axes.set_yticks(
-                range(0, len(values), every), record['layers'][::every], fontsize=4
-            )
+            ticks = range(0, len(values), every)
+            axes.set_yticks(ticks, record['layers'][::every], fontsize=4)
             axes.set(xlabel='step', title=f'{title}: {what}')
     figure.colorbar(image, ax=grid, location='bottom', shrink=0.4, pad=0.01)
     return figure
@@ -251,18 +238,7 @@ def _figure(
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    handles, _ = axes.get_legend_handles_labels()
-    legend_below(figure, handles)
-
-
-def _points(
-    norm: str, axis: str, x: np.ndarray, mean: np.ndarray, deviation: np.ndarray
-) -> list[str]:
-    """What the points of a curve say."""
-    return [
-        f'{norm}, {axis} {at}: {y:.3g}' + (f' ± {d:.2g}' if np.isfinite(d) else '')
-        for at, y, d in zip(x, mean, deviation, strict=True)
-    ]
+    legend_below(figure, axes.get_legend_handles_labels()[0])
 
 
 def _tell(artist: Any, tips: Sequence[str]) -> None:

@@ -1,15 +1,13 @@
 """All numbers of a group of runs, computed once: tables, figures and json show them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from ..groups import Result, ResultGroup
 from ..images import ERRORS, over_images
-from ..statistics import Difference, compare, holm, spread, verdict
+from ..results import Result, ResultGroup
+from ..statistics import compare, holm, spread, verdict
 
 SIZES = {
     **{'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75'},
@@ -36,12 +34,8 @@ def numbers_of_all(
     """The numbers of each group, by its title.
 
     The primary contrasts of all groups are corrected for their number together: several
-    comparisons may belong to one design.
-
-    Args:
-        groups: By title.
-        baseline: The norm to compare with.
-        read: Gives the images of a group, and what of them is missing (``images_of``).
+    comparisons may belong to one design. ``read`` gives the images of a group, and what of
+    them is missing (``images_of``).
     """
     tests = sum(len(group.primary()) for group in groups.values())
     numbers = {
@@ -52,9 +46,8 @@ def numbers_of_all(
     # One that has no p yet counts all the same.
     ps = holm([1.0 if c['p'] is None else c['p'] for c in contrasts])
     for contrast, p in zip(contrasts, ps, strict=True):
-        found = contrast.pop('found')
         contrast['holm'] = None if contrast['p'] is None else p
-        contrast['verdict'] = verdict(found, p)
+        contrast['verdict'] = verdict(contrast, p)
     return numbers
 
 
@@ -68,16 +61,12 @@ def numbers_of(
     """Everything that a report says of a group but for its verdicts.
 
     A run that diverged counts as one that found nothing: each of its metrics is 0.
-
-    Args:
-        group: The runs.
-        baseline: The norm to compare with; need not be there.
-        images: What ``images_of`` gives.
-        note: What it says is missing.
-        tests: How many primary contrasts are corrected together.
+    ``images`` and ``note`` are what ``images_of`` gives; ``tests`` is the number of primary
+    contrasts that are corrected together. The baseline need not be there.
     """
     norms = sorted(group.norms, key=lambda norm: norm != baseline)
     of_norm = {norm: group.of(norm) for norm in norms}
+    first = {run.norm: run.record for run in reversed((*group.runs, *group.broken))}
     metrics = [
         metric
         for table in TABLES.values()
@@ -87,39 +76,42 @@ def numbers_of(
     values = {metric: _values(group, norms, metric) for metric in metrics}
     images = images or {}
 
-    def difference(
-        norm: str, metric: str, base: str, tests: int = 1
-    ) -> Difference | None:
+    def difference(norm: str, metric: str, base: str, tests: int = 1) -> dict | None:
         of_metric = values.get(metric, {})
         found = compare(of_metric.get(base, []), of_metric.get(norm, []), tests)
-        if found is None:
-            return None
-        kind = metric.removesuffix('_mAP')  # it is AP that is scored over images
-        sides = [_scored(images, group, side, kind) for side in (base, norm)]
-        return replace(found, over_images=over_images(found.difference, *sides))
+        if found is not None:
+            kind = metric.removesuffix('_mAP')  # it is AP that is scored over images
+            sides = [_scored(images, group, side, kind) for side in (base, norm)]
+            found['over_images'] = over_images(found['difference'], *sides)
+        return found
 
     against = {
-        norm: {m: _as_dict(difference(norm, m, baseline)) for m in metrics}
+        norm: {m: difference(norm, m, baseline) for m in metrics}
         for norm in norms
         if norm != baseline and of_norm.get(baseline)
         if of_norm[norm] or group.diverged(norm)
     }
     _add_false_discovery_rates(against)
+    primary = []
+    for contrast in group.primary():
+        norm, base = contrast['norm'], contrast['baseline']
+        found = difference(norm, contrast['metric'], base, tests) or {}
+        diverged = [len(group.diverged(side)) for side in (base, norm)]
+        primary.append({**contrast, 'p': None, **found, 'diverged': diverged})
     return {
         'settings': group.settings,
         'baseline': baseline if of_norm.get(baseline) else None,
         'metrics': metrics,
-        'primary': _primary(group, difference, tests),
+        'primary': primary,
         'against': against,
         'norms': {
             norm: {
-                **{
-                    key: _first(group, norm).get(key) for key in ('norm_cfg', 'options')
-                },
+                'norm_cfg': first[norm].get('norm_cfg'),
+                'options': first[norm].get('options'),
                 'seeds': list(runs),
                 'diverged': group.diverged(norm),
-                'metrics': {m: _spread(values[m][norm]) for m in metrics},
-                'costs': {c: _spread(_known(runs.values(), c)) for c in COSTS},
+                'metrics': {m: spread(values[m][norm]) for m in metrics},
+                'costs': {c: spread(_known(runs.values(), c)) for c in COSTS},
                 'errors': _errors(images, norm),
                 'curves': _curves(list(runs.values())),
             }
@@ -148,14 +140,6 @@ def _values(
     return values
 
 
-def _as_dict(found: Any) -> dict | None:
-    return asdict(found) if found else None
-
-
-def _spread(values: Sequence[float]) -> dict | None:
-    return _as_dict(spread(values))
-
-
 def _scored(images: Images, group: ResultGroup, norm: str, kind: str) -> list[Mapping]:
     """The scores of a norm's runs; none if there are not those of all."""
     found = [images.get((norm, seed), {}).get(kind) for seed in group.of(norm)]
@@ -178,37 +162,12 @@ def _add_false_discovery_rates(
         found['q'] = float(rate)
 
 
-def _primary(
-    group: ResultGroup, difference: Callable[..., Difference | None], tests: int
-) -> list[dict]:
-    """The contrasts that were named beforehand, and what was found of each."""
-    contrasts = []
-    for contrast in group.primary():
-        norm, base = contrast['norm'], contrast['baseline']
-        found = difference(norm, contrast['metric'], base, tests)
-        contrasts.append(
-            {
-                **contrast,
-                'p': None,
-                **(_as_dict(found) or {}),
-                'diverged': [len(group.diverged(side)) for side in (base, norm)],
-                'found': found,
-            }
-        )
-    return contrasts
-
-
-def _first(group: ResultGroup, norm: str) -> dict:
-    runs = (*group.runs, *group.broken)
-    return next(run.record for run in runs if run.norm == norm)
-
-
 def _errors(images: Images, norm: str) -> dict[str, dict]:
     """What each kind of error costs, over seeds: by box or mask, and kind of error."""
     scores = [of_run for (of, _), of_run in images.items() if of == norm]
     return {
         kind: {
-            error: _spread([of_run[kind]['errors'][error] for of_run in scores])
+            error: spread([of_run[kind]['errors'][error] for of_run in scores])
             for error in ERRORS
         }
         for kind in ('bbox', 'segm')

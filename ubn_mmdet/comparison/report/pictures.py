@@ -29,12 +29,8 @@ def draw_predictions(
 ) -> Figure:
     """Some validation images, a column each, spread over the data.
 
-    The rows are the truth and what each detector found, below each other.
-
-    Args:
-        folder: The data.
-        predictions: COCO results of each detector, by the title of its row. What has a
-            score below 0.5 is left out.
+    The rows are the truth and what each detector found: ``predictions`` are COCO results
+    by the title of the row. What has a score below 0.5 is left out.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(folder.root / annotation_file('val'))
@@ -61,12 +57,11 @@ def draw_predictions(
             ]
             axes.imshow(pixels)
             axes.set(xticks=[], yticks=[])
+            with_scores = len(objects) <= MAX_SCORES
             for each in sorted(objects, key=lambda x: x.get('score', 1)):
                 mask = truth.annToMask(each) if each.get('segmentation') else None
-                _draw(axes, each, mask, colour[each['category_id']])
+                _draw(axes, each, mask, colour[each['category_id']], with_scores)
                 shown.add(each['category_id'])
-                if 'score' in each and len(objects) <= MAX_SCORES:
-                    _write_score(axes, each, colour[each['category_id']])
     for axes, title in zip(grid[:, 0], rows, strict=True):
         axes.set_ylabel(title, fontsize=14)
     legend_below(
@@ -75,25 +70,17 @@ def draw_predictions(
     return figure
 
 
-def _draw(axes: Axes, each: Mapping, mask: np.ndarray | None, colour: str) -> None:
+def _draw(
+    axes: Axes, each: Mapping, mask: np.ndarray | None, colour: str, with_score: bool
+) -> None:
+    x, y, width, height = each['bbox']
     if mask is not None and mask.any():
         # Filled by contour, so that masks keep their outline when enlarged.
         axes.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=0.4)
         axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
     elif mask is None:
-        x, y, width, height = each['bbox']
         axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=colour))
-
-
-def _write_score(axes: Axes, each: Mapping, colour: str) -> None:
-    x, y, *_ = each['bbox']
-    axes.text(
-        x,
-        max(y, 0),
-        f'{each["score"]:.2f}',
-        color='white',
-        fontsize=7,
-        clip_on=True,
-        verticalalignment='top',
-        bbox={'facecolor': colour, 'pad': 1, 'linewidth': 0, 'alpha': 0.8},
-    )
+    if with_score and 'score' in each:
+        box = {'facecolor': colour, 'pad': 1, 'linewidth': 0, 'alpha': 0.8}
+        style: dict = {'color': 'white', 'fontsize': 7, 'clip_on': True, 'va': 'top'}
+        axes.text(x, max(y, 0), f'{each["score"]:.2f}', bbox=box, **style)

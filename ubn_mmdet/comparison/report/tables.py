@@ -3,31 +3,26 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...markdown import markdown_table
-from ..groups import as_text
+from ..results import as_text
 from ..statistics import FEWEST_SEEDS, HIGHER, LOWER, NO_DIFFERENCE
 from .numbers import MAIN, TABLES
 
 DASH = '–'  # what is not known
 HOW_TO_READ = f"""\
-- **Primary contrasts** are the differences that a comparison was made for, named in its
-  file before it was run. Only these can be reported as **{HIGHER}** or
-  **{LOWER}**: if p, corrected by Holm's method for how many contrasts there are, is below
-  0.05, and the interval over images, where there is one, excludes 0. All else has
-  **{NO_DIFFERENCE}**, which is not the same as equal. A verdict needs {FEWEST_SEEDS}
-  seeds of both norms.
-- Everything else is **exploratory**, and has no verdict. q is the rate of false discoveries
+- **Primary contrasts** were named before the runs. Only these can be **{HIGHER}** or
+  **{LOWER}**: if p, corrected by Holm's method for their number, is below 0.05, and the
+  interval over images, where there is one, excludes 0. **{NO_DIFFERENCE}** is not the same
+  as equal. A verdict needs {FEWEST_SEEDS} seeds of both norms.
+- Everything else is **exploratory**, without a verdict. q is the rate of false discoveries
   among all that are at least as clear (Benjamini and Hochberg).
-- **±** is the standard deviation over seeds. Runs of one seed share data order,
-  augmentation and the initial values of all parameters outside the norm layers.
+- **±** is the standard deviation over seeds.
 - **Over seeds**: the difference of the means with its 95% interval and two-sided p, by
-  Welch's t. It asks whether training again would come out the same way.
-- **Detectable**: the true difference that a comparison with so many seeds and such a spread
-  finds in four of five cases. Smaller ones it mostly misses.
+  Welch's t. Would training again come out the same way?
+- **Detectable**: the true difference that such a comparison finds in four of five cases.
 - **Over images**: the 95% interval of the same difference over random halves of the
-  validation images (paired half-sample bootstrap). It asks whether other images would
-  come out the same way, for these trained models.
+  validation images. Would other images come out the same way, for these trained models?
 - A run that **diverged** counts as one that found nothing: its metrics are 0. A run that
-  failed for other reasons is in no mean. Both are listed.
+  failed for other reasons is in no mean.
 """
 CAPTIONS = {
     'curves': 'Mean over seeds against training, ± standard deviation.',
@@ -42,12 +37,9 @@ CAPTIONS = {
 def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) -> str:
     """Markdown of one group, its title a heading of the second level.
 
-    Args:
-        title: Of the group.
-        numbers: What ``numbers_of`` gives.
-        pictures: Where its figures are, by the names of ``CAPTIONS``.
+    ``pictures`` says where its figures are, by the names of ``CAPTIONS``.
     """
-    parts = [f'## {title}', *_verdicts(numbers)]
+    parts = [f'## {title}', _verdicts(numbers), *filter(None, [_broken(numbers)])]
     parts += ['### Mean and spread over seeds', *metrics(numbers)]
     if numbers['against']:
         parts += [f'### Against {numbers["baseline"]}, exploratory', against(numbers)]
@@ -59,30 +51,31 @@ def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) ->
     return '\n\n'.join([*parts, '### How it was made', _made(numbers)]) + '\n'
 
 
-def _verdicts(numbers: Mapping) -> Iterator[str]:
-    """What is decided, or why nothing is, and which runs have no result."""
+def _verdicts(numbers: Mapping) -> str:
+    """What is decided, or why nothing is."""
     if numbers['primary']:
-        yield primary(numbers)
-    elif numbers['against']:
-        yield (
+        return primary(numbers)
+    if numbers['against']:
+        return (
             'No contrast was named before these runs: all comparisons are exploratory, '
             'and there is no verdict.'
         )
-    elif numbers['baseline'] is None:
-        yield 'No run of the baseline is finished: there is nothing to compare with.'
-    else:
-        yield f'Nothing but {numbers["baseline"]} is finished.'
+    if numbers['baseline'] is None:
+        return 'No run of the baseline is finished: there is nothing to compare with.'
+    return f'Nothing but {numbers["baseline"]} is finished.'
+
+
+def _broken(numbers: Mapping) -> str:
+    """The runs that have no result."""
     kinds = {
         'diverged': 'diverged, and counts as 0',
         'failed': 'failed, and is in no mean',
     }
-    broken = [
+    return '\n'.join(
         f'- {run["norm"]}, seed {run["seed"]}, {kinds[run["status"]]}: '
         + ' '.join((run['error'] or 'no reason is known').split())
         for run in numbers['broken']
-    ]
-    if broken:
-        yield '\n'.join(broken)
+    )
 
 
 def primary(numbers: Mapping) -> str:
@@ -149,7 +142,6 @@ def metrics(numbers: Mapping) -> Iterator[str]:
 
 
 def _seeds(found: Mapping) -> str:
-    """``5``; ``5, 2 diverged``."""
     diverged = len(found['diverged'])
     count = len(found['seeds']) + diverged
     return f'{count}, {diverged} diverged' if diverged else str(count)
@@ -167,17 +159,12 @@ def costs(numbers: Mapping) -> str:
         both = found[key] and base.get(key)
         return f'{found[key]["mean"] / base[key]["mean"]:.2f}' if both else DASH
 
-    rows = [
-        [
-            norm,
-            shown(found['costs'], 'seconds_per_step'),
-            ratio(found['costs'], 'seconds_per_step'),
-            shown(found['costs'], 'peak_memory_mb'),
-            ratio(found['costs'], 'peak_memory_mb'),
-            shown(found['costs'], 'parameters', 1e6),
-        ]
-        for norm, found in norms.items()
-    ]
+    rows = []
+    for norm, about in norms.items():
+        found, row = about['costs'], [norm]
+        for key in 'seconds_per_step', 'peak_memory_mb':
+            row += [shown(found, key), ratio(found, key)]
+        rows.append([*row, shown(found, 'parameters', 1e6)])
     times = f'times {numbers["baseline"] or "the baseline"}'
     header = ['norm', 'seconds a step', times, 'peak memory, MB', times]
     return markdown_table([*header, 'parameters, millions'], rows)

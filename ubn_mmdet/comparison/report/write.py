@@ -12,8 +12,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ...files import write_whole
-from ..groups import ResultGroup, read_groups, slug, titles
 from ..images import images_of
+from ..results import ResultGroup, read_groups, slug, titles
 from . import figures
 from .numbers import numbers_of_all
 from .tables import CAPTIONS, HOW_TO_READ, group_markdown
@@ -61,9 +61,9 @@ def write_report(
         parts.append(f'![{FOREST}]({pictures["differences"]})\n\n{FOREST}\n')
     parts.append(HOW_TO_READ)
     for title, of_group in numbers.items():
-        own = {name: pictures.get(f'{slug(title)}-{name}') for name in CAPTIONS}
-        known = {name: path for name, path in own.items() if path}
-        parts.append(group_markdown(title, of_group, known))
+        own = {name: f'{slug(title)}-{name}' for name in CAPTIONS}
+        shown = {name: pictures[key] for name, key in own.items() if key in pictures}
+        parts.append(group_markdown(title, of_group, shown))
     markdown = '\n'.join(parts)
     write_whole(out / 'report.md', markdown.encode())
     try:
@@ -103,12 +103,8 @@ def write_figures(
 def html_page(markdown: str, drawn: Mapping[str, Figure]) -> str:
     """One page that needs no network: tables sort, figures are interactive.
 
-    Args:
-        markdown: What it says.
-        drawn: The figures that take the place of pictures, by the pictures' addresses.
-
-    Raises:
-        ModuleNotFoundError: If markdown-it-py is not installed.
+    Figures take the place of pictures, by whose addresses they are named. Without
+    markdown-it-py there is a ModuleNotFoundError.
     """
     from markdown_it import MarkdownIt
 

@@ -1,24 +1,24 @@
 """From a run of a comparison to the config that the toolbox trains."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 from mmengine.config import Config, ConfigDict
 
-from ...data.coco_folder import SPLITS, CocoFolder
-from ...data.image_folder import CLASSES, ImageFolder
-from ...data.subset import make_subset
+from ...data.coco_folder import SPLITS, CocoFolder, annotation_file, make_subset
+from ...data.image_folder import CLASSES, ImageFolder, list_file
 from ...mm.config_nodes import nodes_of
-from ...mm.datasets import SPLIT_OF_LOADER
+from ...mm.datasets import SPLIT_OF_LOADER, use_coco_folder, use_image_folder
 from ...mm.norm_configs import batchnorms, with_norm
 from ...paths import configs_dir
 from .. import controls  # noqa: F401 - registers them
-from ..spec import Comparison, Run, SpecError, fingerprint
-from .task import Folder, task_of
+from ..spec import Comparison, Run, SpecError
 
 # What does not decide about the result: where things are, and how they are logged.
 NOT_HASHED = (
@@ -26,9 +26,8 @@ NOT_HASHED = (
     *('visualizer', 'vis_backends', 'env_cfg', 'launcher', 'resume'),
     *('test_dataloader', 'test_evaluator', 'test_cfg'),
 )
-_ROOT = 'DATA'
-_BATCH_NORM = {'type': 'BN', 'requires_grad': True}
 _HEAD_BYTES = 4096
+Folder: TypeAlias = CocoFolder | ImageFolder
 
 
 def open_data(
@@ -45,7 +44,7 @@ def open_data(
     folder = CocoFolder.open(source)
     if not is_part:
         return folder
-    words = [str(v) + k.replace('_', '-') for k, v in parts.items() if v is not None]
+    words = [f'{v}{k.replace("_", "-")}' for k, v in parts.items() if v is not None]
     target = Path(work_dir).resolve() / 'data' / '-'.join([folder.root.name, *words])
     return CocoFolder.open(make_subset(folder, target, **parts))
 
@@ -57,7 +56,7 @@ def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
         SpecError: If the detector's config or the preset does not fit.
     """
     cfg = common_config(comparison, folder)
-    cfg.model = _with_norm(cfg, preset(run.norm.preset))
+    cfg.model = replace_norm(cfg, preset(run.norm.preset))
     _override(cfg, run.norm.options)
     for node in nodes_of(cfg.model, 'Pretrained'):  # one pre-training a seed
         node.checkpoint = node.checkpoint.replace('{seed}', str(run.seed))
@@ -67,9 +66,9 @@ def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
 
 def common_config(comparison: Comparison, folder: Folder) -> Config:
     """What all runs of a comparison share, with the norm of the detector's config."""
-    cfg = deepcopy(_read_config(_find_config(comparison.detector)))
+    cfg = deepcopy(_read_config(comparison.detector))
     try:
-        task_of(folder).use_folder(cfg, folder, comparison.image_size)
+        _use_folder(cfg, folder, comparison.image_size)
         _set_epochs(cfg, comparison.epochs)
     except (AttributeError, KeyError, ValueError) as error:
         raise SpecError(f'{comparison.detector} cannot be compared: {error}') from error
@@ -94,16 +93,11 @@ def shared_config(comparison: Comparison, folder: Folder) -> Config:
     return cfg
 
 
-def config_hash(cfg: Config, folder: Folder, data: str, processes: int) -> str:
+def config_hash(cfg: Config, root: Path, data: str, processes: int) -> str:
     """A hash of what decides about a run's result.
 
-    Where the data and pre-trained weights are does not count, but what they are.
-
-    Args:
-        cfg: Of the run.
-        folder: The data.
-        data: Their hash (:func:`data_hash`).
-        processes: How many train together.
+    Where the data and pre-trained weights are does not count, but what they are: ``data``
+    is their hash (:func:`data_hash`), ``root`` their folder.
     """
     content = deepcopy(cfg)
     for key in NOT_HASHED:
@@ -111,21 +105,30 @@ def config_hash(cfg: Config, folder: Folder, data: str, processes: int) -> str:
     for node in nodes_of(content.model, 'Pretrained'):
         node.checkpoint = _weights_hash(node.checkpoint)
     content.load_from = _weights_hash(content.get('load_from'))
-    tree = _replace_root(content.to_dict(), str(folder.root))
-    return fingerprint([tree, data, processes])
+    tree = _replace(content.to_dict(), str(root), 'DATA')
+    text = json.dumps([tree, data, processes], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def data_hash(folder: Folder) -> str:
+def data_hash(root: Path) -> str:
     """A hash of annotations and images.
 
     Annotations count as a whole. Of an image it is the size in bytes and the first 4096
     bytes, besides its name: large data would take minutes to read.
     """
-    task = task_of(folder)
     digest = hashlib.sha256()
     for split in SPLITS:
-        digest.update(_file_hash(task.listing(folder, split)).encode())
-        for path in task.images(folder, split):
+        if (root / CLASSES).exists():
+            listing = root / list_file(split)
+            lines = listing.read_text().splitlines()
+            names = [line.rpartition(' ')[0] for line in lines]
+        else:
+            listing = root / annotation_file(split)
+            images = json.loads(listing.read_bytes())['images']
+            names = [image['file_name'] for image in images]
+        digest.update(_file_hash(listing).encode())
+        for name in names:
+            path = root / split / name
             with open(path, 'rb') as file:
                 head = file.read(_HEAD_BYTES)
             digest.update(f'{path.stat().st_size}\n'.encode() + head)
@@ -144,14 +147,31 @@ def preset(name: str) -> dict:
     return Config.fromfile(path).norm.to_dict()
 
 
-def batch_norm_twin(cfg: Config) -> Config:
-    """The same config with BatchNorm."""
-    twin = deepcopy(cfg)
-    twin.model = _with_norm(cfg, _BATCH_NORM)
-    return twin
+def _use_folder(cfg: Config, folder: Folder, size: int | tuple[int, int]) -> None:
+    """Train and evaluate on ``folder``, with images that fit into ``size``, in place."""
+    if isinstance(folder, CocoFolder):
+        use_coco_folder(cfg, folder)
+        sized, settings = ['Resize'], dict[str, object](keep_ratio=True)
+    else:
+        if not isinstance(size, int):
+            raise ValueError(f'image_size must be one number, got {size!r}')
+        use_image_folder(cfg, folder)
+        sized, settings = ['RandomResizedCrop', 'Resize'], {}
+    settings['scale'] = (size, size) if isinstance(size, int) else tuple(size)
+    for loader in SPLIT_OF_LOADER:
+        nodes = nodes_of(cfg[f'{loader}_dataloader'], *sized)
+        if not nodes:
+            raise ValueError(f'its {loader} pipeline has no {" or ".join(sized)}')
+        for node in nodes:
+            node.update(settings)
 
 
-def _with_norm(cfg: Config, norm: dict) -> ConfigDict:
+def replace_norm(cfg: Config, norm: dict) -> ConfigDict:
+    """The model of a config, with ``norm`` for every BatchNorm.
+
+    Raises:
+        SpecError: If it has none.
+    """
     scope = cfg.get('default_scope', 'mmdet')
     if not list(batchnorms(cfg.model, scope)):
         raise SpecError('the detector has no norm_cfg with a BatchNorm to replace')
@@ -166,16 +186,12 @@ def _override(cfg: Config, options: dict) -> None:
 
 
 @cache
-def _read_config(path: Path) -> Config:
-    """The toolbox takes seconds to find what ``mmdet::`` names."""
-    return Config.fromfile(path)
-
-
-def _find_config(name: str) -> Path:
+def _read_config(name: str) -> Config:
+    """A detector's config; the toolbox takes seconds to find what ``mmdet::`` names."""
     candidates = configs_dir() / name, Path(name)
     for path in candidates:
         if path.is_file():
-            return path
+            return Config.fromfile(path)
     raise SpecError(f'the detector is neither {candidates[0]} nor {candidates[1]}')
 
 
@@ -233,9 +249,10 @@ def _file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _replace_root(tree: object, root: str) -> object:
+def _replace(tree: object, old: str, new: str) -> object:
+    """``tree`` with ``new`` for ``old`` in all its texts."""
     if isinstance(tree, dict):
-        return {key: _replace_root(value, root) for key, value in tree.items()}
+        return {key: _replace(value, old, new) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_replace_root(value, root) for value in tree]
-    return tree.replace(root, _ROOT) if isinstance(tree, str) else tree
+        return [_replace(value, old, new) for value in tree]
+    return tree.replace(old, new) if isinstance(tree, str) else tree

@@ -1,11 +1,7 @@
 """What a run of a comparison does besides training."""
 
-import json
 import math
-import os
 import random
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +9,9 @@ import torch
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import FUNCTIONS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
-from ...files import write_whole
-from ..results import MAIN_METRICS, metric_name
-from .logs import read_scalars
+from ..results import read_scalars
 
 
 class DivergedError(RuntimeError):
@@ -59,62 +53,31 @@ class CatchUpHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate what was resumed from if that is due and not in the logs."""
-        if not _evaluates(runner.train_loop, runner.epoch):
-            return
+        loop, epoch = runner.train_loop, runner.epoch
+        is_due = epoch == loop.max_epochs or epoch % loop.val_interval == 0
         _, evaluations = read_scalars(runner.work_dir)
-        if runner.epoch not in evaluations:
+        if epoch >= loop.val_begin and is_due and epoch not in evaluations:
             runner.val_loop.run()
-
-
-def _evaluates(loop: EpochBasedTrainLoop, epoch: int) -> bool:
-    """Whether the toolbox evaluates after so many epochs."""
-    is_last = epoch == loop.max_epochs
-    return epoch >= loop.val_begin and (is_last or epoch % loop.val_interval == 0)
 
 
 class NothingFoundHook(Hook):
     """Gives an evaluation without any detection the AP that the toolbox leaves out: 0.
 
     It has to run before all other hooks, which note the metrics.
-
-    Args:
-        kinds: What is evaluated, ``'bbox'``, ``'segm'`` or both.
     """
-
-    def __init__(self, kinds: str | Sequence[str]) -> None:
-        self._kinds = [kinds] if isinstance(kinds, str) else kinds
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Add what is missing."""
         assert metrics is not None
-        for kind in self._kinds:
+        kinds = runner.cfg.val_evaluator.metric  # 'bbox', 'segm' or both
+        for kind in [kinds] if isinstance(kinds, str) else kinds:
             metrics.setdefault(f'coco/{kind}_mAP', 0.0)
 
 
-class WatchHook(Hook):
-    """Ends a run whose loss is not finite, and tells how far it is.
+class FiniteLossHook(Hook):
+    """Ends a run whose loss is not finite."""
 
-    Args:
-        path: A json file, ``{'step', 'steps', 'epoch', 'epochs', 'metrics'}``.
-        interval: Steps between writing.
-    """
-
-    def __init__(self, path: str | os.PathLike, interval: int) -> None:
-        self._path = Path(path)
-        self._interval = interval
-        self._metrics: dict[str, float] = {}
-
-    def before_train(self, runner: Runner) -> None:
-        """Say where it starts from."""
-        self._write(runner)
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Look at the loss, which the toolbox has read from the device already.
 
         Raises:
@@ -130,29 +93,6 @@ class WatchHook(Hook):
             raise DivergedError(
                 f'{what} in step {runner.iter + 1} (epoch {runner.epoch + 1})'
             )
-        if self.every_n_train_iters(runner, self._interval):
-            self._write(runner, done=runner.iter + 1)
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Note the metrics."""
-        self._metrics = {
-            name: value
-            for key, value in (metrics or {}).items()
-            if (name := metric_name(key)) in MAIN_METRICS
-        }
-        self._write(runner)
-
-    def _write(self, runner: Runner, done: int | None = None) -> None:
-        if get_rank():
-            return
-        content = {
-            'step': runner.iter if done is None else done,
-            'steps': runner.max_iters,
-            'epoch': runner.epoch,
-            'epochs': runner.max_epochs,
-            'metrics': self._metrics,
-        }
-        write_whole(self._path, json.dumps(content).encode())
 
 
 @FUNCTIONS.register_module()

@@ -1,15 +1,19 @@
-"""What the runs of a comparison are, with all that they are recognised by."""
+"""What the runs of a comparison are, checked before the first of them."""
 
 import contextlib
 import io
+import json
 import warnings
-from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 
 from mmengine.config import Config
 
-from ..spec import Comparison, Run
+from ...files import write_whole
+from ...mm.preflight import Side, preflight
+from ..spec import Comparison, Norm, Run, SpecError
 from .configs import (
+    Folder,
     config_hash,
     data_hash,
     open_data,
@@ -17,14 +21,14 @@ from .configs import (
     resolve,
     shared_config,
 )
-from .preflight import check_norms
 
 
 def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
-    """``{'folder', 'setting_hash', 'runs': [{'config_hash', 'settings'}], 'notes'}``.
+    """``{'root', 'setting_hash', 'runs', 'notes'}``.
 
-    Runs are in the order of ``Comparison.runs``. Notes are lines for the user. What a
-    preflight has found is below ``work_dir``.
+    ``root`` is the folder of the data, notes are lines for the user. For each run, in the
+    order of ``Comparison.runs``, there is its ``config``, ``config_hash``, and the
+    ``settings`` that a result says of it. What a preflight has found is below ``work_dir``.
 
     Raises:
         ValueError: If the data, the detector's config or a preset does not fit.
@@ -39,42 +43,97 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
     # place: of two runs at once, one would read half of it.
     _ = Config().pretty_text
     folder = open_data(comparison, data, work_dir)
-    data_is = data_hash(folder)
+    data_is = data_hash(folder.root)
 
     def hash_of(cfg: Config) -> str:
-        return config_hash(cfg, folder, data_is, comparison.processes)
+        return config_hash(cfg, folder.root, data_is, comparison.processes)
 
     # Before the preflight, which takes longer: weights that are missing are named here.
     setting_hash = hash_of(shared_config(comparison, folder))
-    hashes = [hash_of(resolve(comparison, run, folder)) for run in comparison.runs()]
+    configs = [resolve(comparison, run, folder) for run in comparison.runs()]
+    hashes = [hash_of(cfg) for cfg in configs]
     checked = check_norms(comparison, folder, Path(work_dir) / 'preflight')
-
-    def settings(run: Run) -> dict:
-        """What a result says of them."""
-        return {
-            'comparison': comparison.name,
-            'detector': comparison.detector_name(),
+    settings = {
+        'comparison': comparison.name,
+        'detector': comparison.detector_name(),
+        'epochs': comparison.epochs,
+        'image_size': comparison.image_size,
+        'batch_size': comparison.batch_size,
+        'processes': comparison.processes,
+        'data': Path(data).resolve().name,
+        'classes': len(folder.classes),
+        'train_images': folder.num_images['train'],
+        'val_images': folder.num_images['val'],
+    }
+    runs = []
+    for run, cfg, its_hash in zip(comparison.runs(), configs, hashes, strict=True):
+        norm = {
             'norm': run.norm.name,
             'norm_cfg': preset(run.norm.preset),
             'options': {**comparison.options, **run.norm.options},
-            'epochs': comparison.epochs,
-            'image_size': comparison.image_size,
-            'batch_size': comparison.batch_size,
-            'processes': comparison.processes,
-            'data': Path(data).resolve().name,
-            'classes': len(folder.classes),
-            'train_images': folder.num_images['train'],
-            'val_images': folder.num_images['val'],
             'seed': run.seed,
             'preflight': checked.get(run.norm.name, {}).get('id'),
         }
-
+        runs.append(
+            {'config': cfg, 'config_hash': its_hash, 'settings': settings | norm}
+        )
     return {
-        'folder': asdict(folder) | {'root': str(folder.root)},
+        'root': folder.root,
         'setting_hash': setting_hash,
-        'runs': [
-            {'config_hash': its_hash, 'settings': settings(run)}
-            for run, its_hash in zip(comparison.runs(), hashes, strict=True)
-        ],
+        'runs': runs,
         'notes': [found['summary'] for found in checked.values()],
     }
+
+
+def check_norms(
+    comparison: Comparison, folder: Folder, place: Path
+) -> dict[str, dict[str, str]]:
+    """The preflight: the config of each norm's first run against the baseline's.
+
+    Leaves a manifest for each norm in ``place``.
+
+    Returns:
+        For each norm but the baseline ``{'id', 'summary'}``: of the manifest, and a line.
+
+    Raises:
+        SpecError: For a refusal, and for a norm whose model cannot be built.
+    """
+    baseline = next((contrast.baseline for contrast in comparison.primary), 'BN')
+    # The first of each norm's.
+    runs = {run.norm.name: run for run in reversed(comparison.all_runs)}
+    names = [name for name in comparison.norm_names() if name != baseline]
+    if not names:
+        return {}
+    # Where BatchNorm's runs are another comparison's, it is beside them all the same.
+    runs.setdefault(baseline, Run(Norm.read(baseline), runs[names[0]].seed))
+
+    def side(name: str) -> Side:
+        cfg = resolve(comparison, runs[name], folder)
+        # A run of a comparison looks at its loss anyway (hooks.FiniteLossHook).
+        looks = {'type': 'CheckInvalidLossHook'}
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), looks]
+        try:
+            return Side(name, cfg)
+        except UnpicklingError as error:
+            raise SpecError(f'weights of {name} cannot be read: {error}') from error
+        except Exception as error:  # whatever the classes of a model raise
+            what = f'{type(error).__name__}: {error}'
+            raise SpecError(f'{name} cannot be built: {what}') from error
+
+    checked: dict[str, dict[str, str]] = {}
+    of_baseline = side(baseline)
+    for name in names:
+        manifest = preflight(of_baseline, side(name), comparison.processes)
+        path = place / f'{name}.json'
+        write_whole(path, json.dumps(manifest, indent=1).encode())
+        found = manifest['findings']
+        if refusals := [f for f in found if f['level'] == 'refusal']:
+            first = '{where}: {what}'.format(**refusals[0])
+            raise SpecError(f'the preflight of {name} refuses it ({path}): {first}')
+        concerned = dict.fromkeys(f['where'] for f in found if f['level'] == 'warning')
+        summary = (
+            f'warnings about {", ".join(concerned)}' if concerned else 'no warnings'
+        )
+        summary = f'Preflight of {name} beside {baseline}: {summary} ({path})'
+        checked[name] = {'id': manifest['id'], 'summary': summary}
+    return checked

@@ -1,7 +1,8 @@
 """One run of a comparison, in a process of its own: ``python -m ... SPEC``.
 
-The specification is what ``ubn_mmdet.comparison.driver`` writes; the result goes to
-``result.json`` in the run's folder. The exit status is 0 for a run that diverged, too.
+The specification, and the config beside it, are what ``ubn_mmdet.comparison.driver``
+writes. The result goes to ``result.json`` beside them. The exit status is 0 for a run that
+diverged, too.
 """
 
 import json
@@ -10,7 +11,6 @@ import pickle
 import resource
 import statistics
 import sys
-from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -20,7 +20,11 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader, Runner, set_random_seed
+from mmengine.utils import import_modules_from_strings
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...checkpoints.files import write_checkpoint
 from ...files import write_whole
@@ -28,72 +32,67 @@ from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
 from ...mm.condensation_hook import CondensationHook
 from ...mm.tools import join_ranks_on_cpu
-from ..results import DIVERGED, FINISHED, metric_name
-from ..spec import Comparison, Norm, Run
-from .configs import config_hash, data_hash, resolve
-from .hooks import CatchUpHook, DivergedError, ReseedHook, WatchHook
-from .initial_values import write_start
-from .logs import EVALUATED, read_scalars
-from .task import Folder, read_folder, task_of
+from ..launchers import CONFIG, RESULT
+from ..predictions import PREDICTIONS, coco_metrics, write_predictions
+from ..results import DIVERGED, EVALUATED, FINISHED, metric_name, read_scalars
+from .configs import config_hash, data_hash, replace_norm
+from .hooks import (
+    CatchUpHook,
+    DivergedError,
+    FiniteLossHook,
+    NothingFoundHook,
+    ReseedHook,
+)
 
 MAX_POINTS = 100
-RESULT = 'result.json'
-_CHECKPOINT = 'final.pth'
+_CHECKPOINT, _RAW = 'final.pth', 'raw_predictions'
 
 
 def main(spec_file: str) -> None:
     """Train, or go on training, and leave ``result.json``."""
-    spec = json.loads(Path(spec_file).read_text())
-    run_dir = Path(spec['run_dir'])
+    run_dir = Path(spec_file).parent
     # A cluster may start a job again that had just ended.
     if (run_dir / RESULT).exists():
         return
+    spec = json.loads(Path(spec_file).read_text())
     os.chdir(spec['directory'])
     torch.set_num_threads(spec['threads'])
     cv2.setNumThreads(spec['threads'])
     register_all_modules()
-
-    comparison = Comparison.read(spec['comparison'])
-    run = Run(Norm.read(spec['norm']), spec['seed'])
-    folder = read_folder(spec['folder'])
-    cfg = resolve(comparison, run, folder)
-    found = config_hash(cfg, folder, data_hash(folder), comparison.processes)
+    cfg = pickle.loads((run_dir / CONFIG).read_bytes())
+    import_modules_from_strings(**cfg.get('custom_imports', {'imports': []}))
+    root, processes = Path(spec['folder']['root']), spec['processes']
+    found = config_hash(cfg, root, data_hash(root), processes)
     if found != spec['config_hash']:
         raise RuntimeError(
             f'the config has the hash {found}, planned was {spec["config_hash"]}: '
-            'the data or the toolbox have changed since'
+            'the data or pre-trained weights have changed since'
         )
-    result = train(cfg, run.seed, run_dir, folder, comparison.processes)
+    result = train(cfg, run_dir, processes)
     if is_main_process():
         write_whole(run_dir / RESULT, json.dumps(result).encode())
-        _tidy(run_dir, result['status'], task_of(folder).LEFTOVERS)
+        leftovers = ['start_*.pth', f'{_RAW}.*']
+        if result['status'] == FINISHED:
+            leftovers += ['epoch_*.pth', 'last_checkpoint']
+        for path in [path for each in leftovers for path in run_dir.glob(each)]:
+            path.unlink()
 
 
-def train(
-    cfg: Config, seed: int, run_dir: Path, folder: Folder, processes: int = 1
-) -> dict:
+def train(cfg: Config, run_dir: Path, processes: int = 1) -> dict:
     """Train to the end or to divergence; what a result says of it.
 
-    Args:
-        cfg: From :func:`~.configs.resolve`; completed in place.
-        seed: Of the run.
-        run_dir: Where everything goes; a checkpoint there is resumed from.
-        folder: The data.
-        processes: How many train together, this one included.
+    The config is completed in place. A checkpoint in ``run_dir`` is resumed from.
     """
-    task = task_of(folder)
-    hooks = task.prepare(cfg, run_dir)
-    prepare(cfg, seed, run_dir, processes)
+    prepare(cfg, run_dir, processes)
     if processes > 1:
         join_ranks_on_cpu()
     runner = Runner.from_cfg(cfg)
-    progress = run_dir / 'progress.json'
-    watch = WatchHook(progress, cfg.default_hooks.logger.interval)
-    for hook in hooks:
-        runner.register_hook(hook, priority='HIGHEST')
+    if _detects(cfg):
+        # Before all hooks that note the metrics.
+        runner.register_hook(NothingFoundHook(), priority='HIGHEST')
     runner.register_hook(CondensationHook())
     # After the toolbox's own hooks, which note the loss.
-    for hook in (ReseedHook(seed), watch, CatchUpHook()):
+    for hook in (ReseedHook(cfg.randomness.seed), FiniteLossHook(), CatchUpHook()):
         runner.register_hook(hook, priority='LOWEST')
     result = {'status': FINISHED, 'error': None}
     try:
@@ -101,40 +100,23 @@ def train(
     except DivergedError as error:
         result = {'status': DIVERGED, 'error': str(error)}
     except Exception as error:
-        if _is_finite(runner.model):
+        if all(p.isfinite().all() for p in runner.model.parameters()):
             raise
         text = f'the weights are not finite: {type(error).__name__}: {error}'
         result = {'status': DIVERGED, 'error': text}
         if processes > 1:
             # The others may wait for this process: its exit status ends them.
-            result |= _about(runner, run_dir, task.PACKAGES)
+            result |= _about(runner, run_dir)
             write_whole(run_dir / RESULT, json.dumps(result).encode())
             raise
     if not is_main_process():
         return result
     if result['status'] == FINISHED:
-        result |= _keep(run_dir) | task.outcome(runner, run_dir, folder)
-    return result | _about(runner, run_dir, task.PACKAGES)
+        result |= _keep(run_dir) | _outcome(cfg, run_dir)
+    return result | _about(runner, run_dir)
 
 
-def _about(runner: Runner, run_dir: Path, packages: Iterable[str]) -> dict:
-    """What a result says of how a run went, finished or not."""
-    training, evaluations = read_scalars(run_dir)
-    return {
-        'curves': _curves(training, evaluations),
-        'seconds_per_step': _median(record['time'] for record in training.values()),
-        'peak_memory_mb': _peak_memory(),
-        'parameters': sum(p.numel() for p in runner.model.parameters()),
-        # Runs of different devices never share a table.
-        'device': describe_machine(torch.device(get_device()))['device'],
-        'versions': {
-            name: import_module(name).__version__
-            for name in ('torch', 'mmengine', 'mmcv', *packages)
-        },
-    }
-
-
-def prepare(cfg: Config, seed: int, run_dir: Path, processes: int) -> None:
+def prepare(cfg: Config, run_dir: Path, processes: int) -> None:
     """Complete the config: where files go, what it starts from, how it is logged."""
     cfg.work_dir = str(run_dir)
     cfg.launcher = 'pytorch' if processes > 1 else 'none'
@@ -144,16 +126,57 @@ def prepare(cfg: Config, seed: int, run_dir: Path, processes: int) -> None:
         # The hook deletes before it writes.
         'max_keep_ckpts': 2,
     }
+    if _detects(cfg):
+        for name in ('val_evaluator', 'test_evaluator'):
+            cfg[name].outfile_prefix = str(run_dir / _RAW)
     # Where PyTorch has nothing but deterministic operations for a detector.
     cfg.randomness.deterministic = get_device() == 'cpu'
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     latest = latest_checkpoint(run_dir)
     cfg.resume = latest is not None
     if latest is None:
-        start = run_dir / f'start_{os.environ.get("RANK", 0)}.pth'
-        write_start(start, cfg, seed)
-        latest = start
+        latest = run_dir / f'start_{os.environ.get("RANK", 0)}.pth'
+        latest.unlink(missing_ok=True)
+        start = {'state_dict': shared_start(cfg, cfg.randomness.seed), 'meta': {}}
+        write_checkpoint(latest, start)
     cfg.load_from = str(latest)
+
+
+def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
+    """Initial values of all parameters and buffers outside norm layers, by name.
+
+    They are those of the detector with BatchNorm, built from the seed: what a detector
+    draws for its weights depends on what its norm layers drew before.
+
+    Components that load pre-trained weights themselves are left out. What the config's
+    ``load_from`` has takes the place of what was drawn, in norm layers too.
+    """
+    init_default_scope(cfg.default_scope)
+    set_random_seed(seed)
+    model = MODELS.build(replace_norm(cfg, {'type': 'BN', 'requires_grad': True}))
+    model.init_weights()
+    own = [
+        f'{name}.' for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) or _is_pretrained(layer)
+    ]  # fmt: skip
+    start = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(tuple(own))
+    }
+    if cfg.get('load_from'):
+        loaded = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
+        for name, value in loaded.get('state_dict', loaded).items():
+            # Heads of other classes do not fit; the toolbox passes over them as well.
+            if name not in start or start[name].shape == value.shape:
+                start[name] = value
+    return start
+
+
+def _is_pretrained(layer: torch.nn.Module) -> bool:
+    init_cfg = getattr(layer, 'init_cfg', None)
+    configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    return any(c is not None and c.get('type') == 'Pretrained' for c in configs)
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
@@ -172,6 +195,11 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     return None
 
 
+def _detects(cfg: Config) -> bool:
+    """Whether it is a detector that is trained, not a classifier."""
+    return 'ann_file' in cfg.val_evaluator
+
+
 def _keep(run_dir: Path) -> dict:
     """Keep the weights of a run that has come to its end, less the optimizer's state."""
     latest = latest_checkpoint(run_dir)
@@ -183,13 +211,38 @@ def _keep(run_dir: Path) -> dict:
     return {'checkpoint': _CHECKPOINT, 'condensation': CONDENSATION}
 
 
-def _tidy(run_dir: Path, status: str, leftovers: Iterable[str]) -> None:
-    patterns = ['start_*.pth', *leftovers]
-    if status == FINISHED:
-        patterns += ['epoch_*.pth', 'last_checkpoint']
-    for pattern in patterns:
-        for path in run_dir.glob(pattern):
-            path.unlink()
+def _outcome(cfg: Config, run_dir: Path) -> dict:
+    """The metrics after the last epoch, and of a detector the file of its predictions."""
+    if not _detects(cfg):
+        _, evaluations = read_scalars(run_dir)
+        last = evaluations[max(evaluations)]
+        return {metric_name(k): last[k] for k in last if k.startswith('accuracy/')}
+    raw = {kind: run_dir / f'{_RAW}.{kind}.json' for kind in ('bbox', 'segm')}
+    kinds = [kind for kind, path in raw.items() if path.exists()]
+    predictions = json.loads(raw[kinds[-1]].read_bytes())  # those of masks have boxes
+    write_predictions(run_dir / PREDICTIONS, predictions)
+    metrics = coco_metrics(cfg.val_evaluator.ann_file, predictions, kinds)
+    return {**metrics, 'predictions': PREDICTIONS}
+
+
+def _about(runner: Runner, run_dir: Path) -> dict:
+    """What a result says of how a run went, finished or not."""
+    training, evaluations = read_scalars(run_dir)
+    times = [record['time'] for record in training.values()]
+    if get_device() == 'cuda':
+        memory = torch.cuda.max_memory_allocated() / 2**20
+    else:  # of the process
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    packages = 'torch', 'mmengine', 'mmcv', runner.cfg.default_scope
+    return {
+        'curves': _curves(training, evaluations),
+        'seconds_per_step': round(statistics.median(times), 4) if times else None,
+        'peak_memory_mb': round(memory),
+        'parameters': sum(p.numel() for p in runner.model.parameters()),
+        # Runs of different devices never share a table.
+        'device': describe_machine(torch.device(get_device()))['device'],
+        'versions': {name: import_module(name).__version__ for name in packages},
+    }
 
 
 def _curves(training: dict, evaluations: dict) -> dict[str, list]:
@@ -207,22 +260,6 @@ def _curves(training: dict, evaluations: dict) -> dict[str, list]:
         if any(value is not None for value in values):
             curves[metric_name(key)] = values
     return curves
-
-
-def _median(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return round(statistics.median(values), 4) if values else None
-
-
-def _peak_memory() -> int:
-    """In MB: of the device, or of the process where that is the CPU."""
-    if get_device() == 'cuda':
-        return round(torch.cuda.max_memory_allocated() / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-
-
-def _is_finite(model: torch.nn.Module) -> bool:
-    return all(p.isfinite().all() for p in model.parameters())
 
 
 if __name__ == '__main__':
