@@ -1,6 +1,7 @@
 # Which learning rate each norm has in the other comparisons of nuclei, and whether a larger
 # start of the kernel is worth a try (docs/protocol.md).
 _base_ = 'nuclei.py'
+options = {'optim_wrapper.optimizer.lr': 0.005}
 
 
 def _at(norm, rate):
