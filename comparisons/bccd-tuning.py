@@ -10,10 +10,12 @@ def _at(norm, rate):
     )
 
 
+_norms = 'BN', 'UBN', 'BNET'
+_rates = 0.08, 0.04, 0.01
 groups = [
     dict(norms=['BN', 'UBN', 'BNET', 'UBN-fan-in', 'BNET-fan-in'], seeds=[100]),
     dict(
-        norms=[_at(norm, r) for r in (0.04, 0.01) for norm in ('BN', 'UBN', 'BNET')],
+        norms=[_at(norm, r) for r in _rates for norm in _norms],
         seeds=[100],
     ),
 ]

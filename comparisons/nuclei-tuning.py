@@ -12,10 +12,12 @@ def _at(norm, rate):
     )
 
 
+_norms = 'BN', 'UBN', 'BNET'
+_rates = 0.02, 0.01, 0.0025
 groups = [
     dict(norms=['BN', 'UBN', 'BNET', 'UBN-fan-in', 'BNET-fan-in'], seeds=[100]),
     dict(
-        norms=[_at(norm, r) for r in (0.01, 0.0025) for norm in ('BN', 'UBN', 'BNET')],
+        norms=[_at(norm, r) for r in _rates for norm in _norms],
         seeds=[100],
     ),
 ]
