@@ -3,6 +3,6 @@
 _base_ = 'nuclei.py'
 epochs = 24
 batch_size = 8
-options = {'optim_wrapper.optimizer.lr': 0.02}
+options = {'optim_wrapper.optimizer.lr': 0.04}  # for four times the images
 groups = [dict(norms=['BN', 'UBN', 'BNET'], seeds=range(10, 13))]
 primary = []

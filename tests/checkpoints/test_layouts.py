@@ -192,9 +192,7 @@ class TestCommandLine:
     def test_a_failure_writes_nothing_and_says_why(self, tmp_path):
         torch.save(nn.Sequential(trained(4)).state_dict(), tmp_path / 'ubn.pth')
         out = run(TOOL, 'ubn.pth', 'bn.pth', '--to=bn', cwd=tmp_path, ok=False)
-        assert (
-            'convert_checkpoint: 0: spatial_weight is not zero off the centre\n' == out
-        )
+        assert out == 'convert_checkpoint: 0: scaling_weight is not zero\n'
         assert [path.name for path in tmp_path.iterdir()] == ['ubn.pth']
 
     def test_a_training_checkpoint_is_read_on_trust_and_keeps_its_meta(self, tmp_path):

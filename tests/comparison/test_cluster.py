@@ -105,7 +105,11 @@ def work(tmp_path, monkeypatch):
             {
                 'config': None,
                 'config_hash': str(run),
-                'settings': {'norm': run.norm.name, 'seed': run.seed},
+                'settings': {
+                    'norm': run.norm.name,
+                    'seed': run.seed,
+                    'train_images': 1,
+                },  # fmt: skip
             }
             for run in comparison.runs()
         ]
