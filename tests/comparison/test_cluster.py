@@ -109,7 +109,7 @@ def work(tmp_path, monkeypatch):
                     'norm': run.norm.name,
                     'seed': run.seed,
                     'train_images': 1,
-                },  # fmt: skip
+                },
             }
             for run in comparison.runs()
         ]
