@@ -13,12 +13,9 @@ def _at(norm, rate):
 
 
 _norms = 'BN', 'UBN', 'BNET'
-_rates = 0.02, 0.01, 0.0025
+_rates = 0.04, 0.02, 0.01, 0.0025
 groups = [
     dict(norms=['BN', 'UBN', 'BNET', 'UBN-fan-in', 'BNET-fan-in'], seeds=[100]),
-    dict(
-        norms=[_at(norm, r) for r in _rates for norm in _norms],
-        seeds=[100],
-    ),
+    dict(norms=[_at(norm, r) for r in _rates for norm in _norms], seeds=[100]),
 ]
 primary = []
