@@ -66,13 +66,13 @@ def trained(comparison, norm, folder):
 
 def test_rates_and_decays_are_those_of_the_protocol(folder):
     plain = trained('nuclei', 'BNET', folder)
-    assert plain.pop('elsewhere') == plain.pop('spatial_weight') == {(0.01, 1e-4)}
+    assert plain.pop('elsewhere') == plain.pop('spatial_weight') == {(0.02, 1e-4)}
     assert set(plain) == {'weight', 'bias'}
-    assert all(found == {(0.01, 0)} for found in plain.values())
+    assert all(found == {(0.02, 0)} for found in plain.values())
     authors = trained('nuclei', 'UBN', folder)
-    assert authors['spatial_weight'] == {(0.005344, 1.871e-4)}
-    assert authors['weight'] == {(0.005344, 0)}
-    assert all(authors[name] == {(0.01, 0)} for name in VECTORS)
+    assert authors['spatial_weight'] == {(0.010689, 1.871e-4)}
+    assert authors['weight'] == {(0.010689, 0)}
+    assert all(authors[name] == {(0.02, 0)} for name in VECTORS)
     fast = trained('nuclei-from-bn', 'UBN-from-BN-fast', folder)
     assert all(fast[name] == {(0.1, 0)} for name in VECTORS)
     assert fast['spatial_weight'] == {(0.1, 1e-4)} and fast['weight'] == {(0.01, 0)}
