@@ -1,5 +1,6 @@
 # As nuclei-tuning.py, for bccd.py.
 _base_ = 'bccd.py'
+options = {'optim_wrapper.optimizer.lr': 0.02}
 
 
 def _at(norm, rate):

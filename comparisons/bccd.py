@@ -4,6 +4,8 @@ detector = 'demo/faster-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
 image_size = 192
 epochs = 12
 batch_size = 8
+# The best rate of BN and UBN in bccd-tuning.py; BNET's largest has not been tried yet.
+options = {'optim_wrapper.optimizer.lr': 0.04}
 groups = [dict(norms=['BN', 'UBN', 'BNET'], seeds=range(10, 20))]
 _pairs = ('UBN', 'BN'), ('BNET', 'BN'), ('UBN', 'BNET')
 primary = [

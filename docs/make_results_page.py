@@ -2,9 +2,10 @@
 
 The folder holds results files, what is kept of their predictions
 (``NAME.images.json``), and the conclusions (``summary.md``, optional). Every comparison is
-in the forest plot. Those that named primary contrasts have their tables, and the first of
-them its curves, its errors and its condensation, if the records are where the lines say,
-from this folder on.
+in the forest plot; those in ``tuning/``, which only chose settings, are not on the page.
+Comparisons that named primary contrasts have their tables, and the first of them its
+curves, its errors and its condensation, if the records are where the lines say, from this
+folder on.
 """
 
 import argparse
@@ -39,13 +40,10 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
         say: Called with a line before each long step.
 
     Raises:
-        ResultsError: If there is no results file, or one cannot be read.
+        ResultsError: If a results file cannot be read.
     """
     folder = docs / 'results'
-    files = sorted(folder.glob('*.jsonl'))
-    if not files:
-        raise ResultsError(f'there is no results file in {folder}')
-    groups = read_groups(files)
+    groups = read_groups(sorted(folder.glob('*.jsonl')))
     named = dict(zip(titles(groups), groups, strict=True))
     numbers = numbers_of_all(named, BASELINE, lambda group: images_of(group, say=say))
     decided = {t: of for t, of in numbers.items() if of['primary']}

@@ -7,8 +7,6 @@ import pytest
 from helpers.commands import ROOT
 from helpers.results import result, write_results
 
-from ubn_mmdet.comparison.results import ResultsError
-
 SCRIPT = runpy.run_path(str(ROOT / 'docs/make_results_page.py'))
 write_results_page = SCRIPT['write_results_page']
 
@@ -59,6 +57,9 @@ def test_conclusions_come_first(docs):
     assert page_of(docs).index('One is better.') < page_of(docs).index('![')
 
 
-def test_without_results_there_is_no_page(tmp_path):
-    with pytest.raises(ResultsError, match='no results file'):
-        write_results_page(tmp_path)
+def test_before_the_first_result_there_are_conclusions_alone(tmp_path):
+    (tmp_path / 'results').mkdir()
+    (tmp_path / 'results/summary.md').write_text('Nothing yet.\n')
+    write_results_page(tmp_path)
+    assert (tmp_path / 'results.md').read_text().endswith('\nNothing yet.\n')
+    assert not list(tmp_path.glob('results/*.png'))
