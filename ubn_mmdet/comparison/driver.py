@@ -37,6 +37,7 @@ class Planned:
     Attributes:
         epoch: The last one that has been told of.
         done: The part of the training that is over, from 0 to 1.
+        logged: Bytes of the toolbox's log that this was read from.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class Planned:
     folder: Path
     epoch: int = 0
     done: float = 0.0
+    logged: int = 0
 
 
 class Driver:
@@ -124,11 +126,10 @@ class Driver:
         chosen = list(self.comparison.runs(only, seeds))
         planned = [p for p in self._planned if p.run in chosen]
         with lock(self._folder) as held:
-            lines = [self._line_of(p) or {'status': results.FAILED} for p in planned]
             todo = [
                 p
-                for p, line in zip(planned, lines, strict=True)
-                if line['status'] == results.FAILED
+                for p, line in zip(planned, self._lines_of(planned), strict=True)
+                if line is None or line['status'] == results.FAILED
             ]
             for each in todo:
                 self._look(each)
@@ -136,10 +137,11 @@ class Driver:
             # What runs had done before this process began is no work of its time.
             self._before = sum(each.done for each in todo)
             self._work(launcher, held)
-        return [line for p in planned if (line := self._line_of(p))]
+        return [line for line in self._lines_of(planned) if line is not None]
 
-    def _line_of(self, planned: Planned) -> dict | None:
-        return results.find(self.lines(), self._commit, planned.config_hash)
+    def _lines_of(self, planned: Sequence[Planned]) -> list[dict | None]:
+        lines = self.lines()
+        return [results.find(lines, self._commit, p.config_hash) for p in planned]
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
@@ -214,6 +216,12 @@ class Driver:
 
     def _watch(self, planned: Planned) -> None:
         """Tell the metrics of an epoch; those of the last one are told as the result."""
+        # The log of a long run takes a while to read: only when it has grown.
+        logs = results.scalars_files(planned.folder)
+        logged = sum(path.stat().st_size for path in logs)
+        if logged == planned.logged:
+            return
+        planned.logged = logged
         before, last = planned.epoch, self.comparison.epochs
         metrics = self._look(planned)
         if before < planned.epoch < last:

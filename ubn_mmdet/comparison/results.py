@@ -101,17 +101,22 @@ def find(lines: Iterable[dict], commit: str, config_hash: str) -> dict | None:
     return next((x for x in lines if identity(x) == (commit, config_hash)), None)
 
 
+def scalars_files(work_dir: str | os.PathLike) -> list[Path]:
+    """The toolbox's logs of a run, oldest first; a resumed run begins a new one."""
+    return sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+
+
 def read_scalars(
     work_dir: str | os.PathLike,
 ) -> tuple[dict[int, dict], dict[int, dict]]:
     """What the toolbox has logged of a run: ``{iteration: record}, {epoch: record}``.
 
-    The first are of training steps, the others of evaluations. A resumed run logs to a new
-    folder; what it did again replaces what it had done.
+    The first are of training steps, the others of evaluations. What a resumed run did
+    again replaces what it had done.
     """
     training: dict[int, dict] = {}
     evaluation: dict[int, dict] = {}
-    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+    for path in scalars_files(work_dir):
         records = []
         for line in path.read_text().splitlines():
             # The last line of a run that was killed may be half a line.

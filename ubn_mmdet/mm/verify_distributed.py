@@ -27,6 +27,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ..checkpoints.files import write_checkpoint
 from ..layers import UBN, hide_padding
 from ..layers.checks import check_count
 from ..ops.padding import padded_images
@@ -155,9 +156,7 @@ def write_traces(
                 found['gradient', name] = parameter.grad
         for name, buffer in detector.named_buffers():
             found['buffer', name] = buffer
-        file = _file(folder, case, rank)
-        torch.save(found, f'{file}.tmp')
-        os.replace(f'{file}.tmp', file)
+        write_checkpoint(_file(folder, case, rank), found)
 
 
 def _file(folder: Path, case: Case, rank: int | None) -> Path:

@@ -31,6 +31,7 @@ from ...files import write_whole
 from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
 from ...mm.condensation_hook import CondensationHook
+from ...mm.start_hooks import pretrained_modules
 from ...mm.tools import join_ranks_on_cpu
 from ..launchers import CONFIG, RESULT
 from ..predictions import PREDICTIONS, coco_metrics, write_predictions
@@ -155,10 +156,9 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
     set_random_seed(seed)
     model = MODELS.build(replace_norm(cfg, {'type': 'BN', 'requires_grad': True}))
     model.init_weights()
-    own = [
-        f'{name}.' for name, layer in model.named_modules()
-        if isinstance(layer, _BatchNorm) or _is_pretrained(layer)
-    ]  # fmt: skip
+    modules = model.named_modules()
+    own = [f'{n}.' for n, layer in modules if isinstance(layer, _BatchNorm)]
+    own += [f'{name}.' for name, *_ in pretrained_modules(model)]
     start = {
         name: value
         for name, value in model.state_dict().items()
@@ -171,12 +171,6 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
             if name not in start or start[name].shape == value.shape:
                 start[name] = value
     return start
-
-
-def _is_pretrained(layer: torch.nn.Module) -> bool:
-    init_cfg = getattr(layer, 'init_cfg', None)
-    configs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    return any(c is not None and c.get('type') == 'Pretrained' for c in configs)
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
