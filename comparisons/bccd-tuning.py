@@ -16,7 +16,7 @@ _rates = 0.08, 0.04, 0.01
 groups = [
     dict(norms=['BN', 'UBN', 'BNET', 'UBN-fan-in', 'BNET-fan-in'], seeds=[100]),
     dict(
-        norms=[_at(norm, r) for r in _rates for norm in _norms],
+        norms=[_at(norm, r) for r in _rates for norm in _norms] + [_at('BNET', 0.16)],
         seeds=[100],
     ),
 ]

@@ -9,5 +9,8 @@ options = {
     'model.roi_head.bbox_head.norm_cfg': _norm,
     'model.roi_head.mask_head.norm_cfg': _norm,
 }
-groups = [dict(norms=['BN', 'UBN', 'BNET', 'GN'], seeds=range(10, 15))]
+# Rates as in nuclei.py.
+_fast = {'optim_wrapper.optimizer.lr': 0.02}
+_norms = ['BN', dict(name='UBN', options=_fast), dict(name='BNET', options=_fast), 'GN']
+groups = [dict(norms=_norms, seeds=range(10, 15))]
 primary = []

@@ -80,6 +80,26 @@ def test_rates_and_decays_are_those_of_the_protocol(folder):
     assert halved['elsewhere'] == {(0.0025, 1e-4)}
 
 
+def test_a_norm_keeps_its_rate_in_all_comparisons_of_a_set(folder):
+    rates = {
+        'nuclei': {'BN': 0.01, 'UBN': 0.02, 'BNET': 0.02, 'GN': 0.01},
+        'nuclei-everywhere': {'BN': 0.01, 'UBN': 0.02, 'BNET': 0.02, 'GN': 0.01},
+        'nuclei-family': {'RBN': 0.01, 'BN-depthwise': 0.02, 'UBN-gate-reversed': 0.02},
+        'nuclei-24-epochs': {'BN': 0.04, 'UBN': 0.08, 'BNET': 0.08},
+        'nuclei-from-bn': {'BN': 0.01, 'UBN-from-BN': 0.01},
+        'nuclei-pretrained': {'BN': 0.01, 'UBN': 0.02, 'BNET': 0.02},
+        'bccd': {'BN': 0.04, 'UBN': 0.04, 'BNET': 0.08},
+    }
+    for name, norms in rates.items():
+        comparison = Comparison.open(ROOT / f'comparisons/{name}.py')
+        runs = {run.norm.name: run for run in comparison.runs(only=list(norms))}
+        found = {
+            norm: resolve(comparison, run, folder).optim_wrapper.optimizer.lr
+            for norm, run in runs.items()
+        }
+        assert found == norms
+
+
 def test_each_seed_of_the_protocol_starts_from_a_pre_training_of_its_own(folder):
     comparison = Comparison.open(ROOT / 'comparisons/coco-protocol.py')
     assert (comparison.processes, comparison.batch_size) == (8, 2)
