@@ -42,9 +42,12 @@ _scaled = [
     dict(name='BN-scaled', preset='bn', options=_neck),
     dict(name='BN-scaled-fast', preset='bn', options={**_neck, **_fast}),
 ]
+# Again, with the code that the others run with.
+_main = ['BN', dict(name='UBN', options=_fast), dict(name='BNET', options=_fast)]
 _family = ['RBN', 'IEBN', _initbn, 'BGN', _batchrenorm, 'MABN', _powernorm]
 groups = [
-    dict(norms=[*_family, _depthwise, _reversed], seeds=range(10, 13)),
+    dict(norms=[*_main, *_family, _depthwise, _reversed], seeds=range(10, 13)),
     dict(norms=_scaled, seeds=range(10, 15)),
+    dict(norms=_main[:2], seeds=range(13, 15)),  # beside the scaled ones
 ]
 primary = []

@@ -9,7 +9,20 @@ batch_size = 2
 options = {'optim_wrapper.optimizer.lr': 0.01}
 _fast = {'optim_wrapper.optimizer.lr': 0.02}
 _norms = ['BN', dict(name='UBN', options=_fast), dict(name='BNET', options=_fast), 'GN']
-groups = [dict(norms=_norms, seeds=range(10, 20))]
+# How much of a difference is the rate's: exploratory.
+_rates = ('UBN', 0.01), ('BNET', 0.01), ('BN', 0.005), ('GN', 0.005), ('GN', 0.02)
+_at_other_rates = [
+    dict(
+        name=f'{norm}-lr-{rate}',
+        preset=norm.lower(),
+        options={'optim_wrapper.optimizer.lr': rate},
+    )
+    for norm, rate in _rates
+]
+groups = [
+    dict(norms=_norms, seeds=range(10, 20)),
+    dict(norms=_at_other_rates, seeds=range(10, 15)),
+]
 _pairs = ('UBN', 'BN'), ('BNET', 'BN'), ('UBN', 'BNET')
 primary = [
     dict(norm=norm, baseline=baseline, metric=metric)

@@ -1,35 +1,44 @@
 """Make docs/results.md and its pictures from the files in docs/results/.
 
 The folder holds results files, what is kept of their predictions
-(``NAME.images.json``), and the conclusions (``summary.md``, optional). Every comparison is
-in the forest plot; those in ``tuning/``, which only chose settings, are not on the page.
-Comparisons that named primary contrasts have their tables, and the first of them its
-curves, its errors and its condensation, if the records are where the lines say, from this
-folder on.
+(``NAME.images.json``), and the conclusions (``summary.md``, optional). All primary
+contrasts are in one figure and one table; comparisons in ``tuning/``, which only chose
+settings, are not on the page. The first comparison has its curves, its errors and its
+condensation, if the records are where the lines say, from this folder on. A contrast has a
+verdict when all runs that its file in ``comparisons/`` plans have ended.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ubn_mmdet.comparison.images import images_of
 from ubn_mmdet.comparison.report import tables
-from ubn_mmdet.comparison.report.numbers import numbers_of_all
-from ubn_mmdet.comparison.report.tables import CAPTIONS
-from ubn_mmdet.comparison.report.write import FOREST, draw_all, write_figures
-from ubn_mmdet.comparison.results import ResultsError, read_groups, slug, titles
+from ubn_mmdet.comparison.report.numbers import numbers_of, numbers_of_all
+from ubn_mmdet.comparison.report.tables import CAPTIONS, HOW_TO_READ
+from ubn_mmdet.comparison.report.write import FORESTS, draw_all, write_figures
+from ubn_mmdet.comparison.results import (
+    ResultGroup,
+    ResultsError,
+    read_groups,
+    slug,
+    titles,
+)
+from ubn_mmdet.comparison.spec import Comparison
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.tools import ended_by
 
 BASELINE = 'BN'  # that the other norms are compared with
+BASELINES = BASELINE, 'GN'
+COMPARISONS = Path(__file__).parent.parent / 'comparisons'
 HEAD = """\
 # Results
 
-Made by `python docs/make_results_page.py` from the files in `docs/results/`: one line a
+Made by `python docs/make_results_page.py` from the files in `docs/results/`: one line per
 run as `tools/compare_norms.py` writes it, and what `tools/report_norms.py` keeps of the
 predictions. `python tools/report_norms.py docs/results/*.jsonl --out FOLDER` makes a page
-with all norms, all curves, costs and settings, and says how to read it.
-"""
+with all norms, all curves, costs and settings."""
 
 
 def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
@@ -43,29 +52,62 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
         ResultsError: If a results file cannot be read.
     """
     folder = docs / 'results'
-    groups = read_groups(sorted(folder.glob('*.jsonl')))
+    groups = [_with_plan(each) for each in read_groups(sorted(folder.glob('*.jsonl')))]
     named = dict(zip(titles(groups), groups, strict=True))
-    numbers = numbers_of_all(named, BASELINE, lambda group: images_of(group, say=say))
-    decided = {t: of for t, of in numbers.items() if of['primary']}
+
+    def images(group: ResultGroup) -> tuple:
+        return images_of(group, say=say)
+
+    numbers = numbers_of_all(named, BASELINE, images)
     drawn = draw_all(named, numbers, BASELINE)
-    first = slug(next(iter(decided), ''))
-    shown = {'differences': FOREST} | {f'{first}-{c}': CAPTIONS[c] for c in CAPTIONS}
+    first = slug(next(iter(named), ''))
+    own = {f'{first}-{name}': caption for name, caption in CAPTIONS.items()}
+    shown = {'contrasts': FORESTS['contrasts'], **own}
     captions = {name: caption for name, caption in shown.items() if name in drawn}
     pictures = write_figures(
         {name: drawn[name] for name in captions}, docs, 'results/', ['png']
     )
-    images = [
-        f'![{caption}]({pictures[name]})\n\n{caption}\n'
+    figures = {
+        name: f'![{caption}]({pictures[name]})\n\n{caption}'
         for name, caption in captions.items()
-    ]
-    parts = [
-        '\n\n'.join([f'## {title}', tables.primary(of), *tables.metrics(of)]) + '\n'
-        for title, of in decided.items()
-    ]
+    }
     summary = folder / 'summary.md'
-    said = [summary.read_text()] if summary.is_file() else []
-    page = [HEAD, *said, *images[:1], *parts, *images[1:]]
-    write_whole(docs / 'results.md', '\n'.join(page).encode())
+    parts = [summary.read_text().rstrip()] if summary.is_file() else []
+    if any(of['primary'] for of in numbers.values()):
+        parts += ['## What was to be decided', tables.primary(numbers), HOW_TO_READ]
+    parts += filter(None, [figures.pop('contrasts', None)])
+    for title, of in numbers.items():
+        parts += [f'## {title}', *tables.notes(of), *tables.metrics(of)]
+        parts += [f'Against {BASELINE}, exploratory:', tables.against(of)]
+        if (strongest := _strongest(of)) != BASELINE:
+            found = numbers_of(named[title], strongest, *images(named[title]))
+            parts += [
+                f'Against {strongest}, which has the highest mean of the baselines. It was '
+                'chosen afterwards, which favours it:',
+                tables.against(found),
+            ]
+    page = '\n\n'.join([HEAD, *parts, *figures.values()]) + '\n'
+    write_whole(docs / 'results.md', page.encode())
+
+
+def _with_plan(group: ResultGroup) -> ResultGroup:
+    """A group with the runs that its comparison plans now, if it is one that ships."""
+    path = COMPARISONS / f'{group.settings["comparison"]}.py'
+    return (
+        replace(group, planned=Comparison.open(path).planned())
+        if path.is_file()
+        else group
+    )
+
+
+def _strongest(numbers: Mapping) -> str:
+    """The baseline with the highest mean of the first metric."""
+    means = {
+        norm: numbers['norms'][norm]['metrics'][numbers['metrics'][0]]['mean']
+        for norm in BASELINES
+        if norm in numbers['norms']
+    }
+    return max(means, key=lambda norm: means[norm], default=BASELINE)
 
 
 def main() -> None:

@@ -56,8 +56,12 @@ def test_contrasts_of_one_report_are_corrected_together(tmp_path):
         ]
         path = write_results(tmp_path / f'{name}.jsonl', lines)
         [groups[name]] = read_groups([path])
-    alone = numbers_of_all({'': groups['bccd']}, 'BN', lambda _: ({}, ''))
-    both = numbers_of_all(groups, 'BN', lambda _: ({}, ''))
+
+    def read(group):
+        return {}, ''
+
+    alone = numbers_of_all({'': groups['bccd']}, 'BN', read)
+    both = numbers_of_all(groups, 'BN', read)
     [alone], *both = (of['primary'] for of in (alone[''], *both.values()))
     for [contrast] in both:
         assert contrast['holm'] == pytest.approx(2 * alone['holm'])
@@ -79,11 +83,20 @@ def test_spreads_and_comparisons(numbers):
     assert compared['q'] == pytest.approx(compared['p'])  # of two that are the same
 
 
-def decided(numbers, *lines, primary=PRIMARY, **more):
-    found = numbers(*({**line, 'primary': primary} for line in lines), **more)
-    return found['primary']
+def decided(numbers, *lines, primary=PRIMARY, images=None, **more):
+    lines = [{**line, 'primary': primary, **more} for line in lines]
+    agreeing = {
+        (line['norm'], line['seed']): scores([0.1, 0.1], COSTS) for line in lines
+    }
+    return numbers(*lines, images=images or agreeing)['primary']
 
 
+def scores(halves, errors=None):
+    """What ``images_of`` gives of a run."""
+    return {'bbox': {'AP': 0.1, 'halves': halves, 'errors': errors}}
+
+
+COSTS = dict.fromkeys(('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss'), 0.1)
 FIVE = 0.10, 0.11, 0.12, 0.13, 0.14
 
 
@@ -117,6 +130,23 @@ def test_contrasts_are_corrected_for_how_many_there_are(numbers):
     )
     assert found['holm'] == pytest.approx(2 * alone['p'])
     assert missing['verdict'] == 'too few seeds for a verdict'
+
+
+def test_a_verdict_waits_for_all_planned_runs(numbers):
+    lines = [*runs_of('BN', *FIVE), *runs_of('UBN', *(ap + 0.05 for ap in FIVE))]
+    plan = {'BN': [0, 1, 2, 3, 4], 'UBN': [0, 1, 2, 3, 4, 5, 6]}
+    [found] = decided(numbers, *lines, planned=plan)
+    assert found['verdict'] == 'runs missing: 2' and found['p'] < 0.01
+    # A run that diverged has ended, one that failed has not.
+    bad = [result('UBN', 5, 0, status='diverged'), result('UBN', 6, 0, status='failed')]
+    [found] = decided(numbers, *lines, *bad, planned=plan)
+    assert found['verdict'] == 'runs missing: 1'
+    # Nobody can ask for less once there are results.
+    shorter = {norm: seeds[:5] for norm, seeds in plan.items()}
+    lines[1:] = [{**line, 'planned': shorter} for line in lines[1:]]
+    lines[0]['planned'] = plan
+    [found] = decided(numbers, *lines)
+    assert found['missing'] == 2
 
 
 def test_a_contrast_that_was_named_after_a_run_is_exploratory(numbers):
@@ -205,14 +235,6 @@ def test_costs_stand_beside_the_baseline(numbers):
     assert ubn == ['UBN', '0.615', '1.50', '1,800', '1.00', '–']
 
 
-def scores(halves, errors=None):
-    """What ``images_of`` gives of a run."""
-    return {'bbox': {'AP': 0.1, 'halves': halves, 'errors': errors}}
-
-
-COSTS = dict.fromkeys(('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss'), 0.1)
-
-
 def test_an_interval_over_images_has_a_say(numbers):
     lines = [*runs_of('BN', *FIVE), *runs_of('UBN', *(ap + 0.05 for ap in FIVE))]
 
@@ -230,7 +252,7 @@ def test_an_interval_over_images_has_a_say(numbers):
         [0.05 - 0.0392, 0.05 + 0.0392], abs=1e-4
     )
     [found] = decided(numbers, *lines, images=images(0.03))
-    assert found['verdict'] == 'no significant difference'
+    assert found['verdict'] == 'not significant over images'
     text = group_markdown('a', numbers(*lines, images=images(0.02)), {})
     _, box, mask = table_after(text, 'norm | metric')
     assert box[-1] == '+0.011 to +0.089' and mask[-1] == '–'
@@ -239,6 +261,13 @@ def test_an_interval_over_images_has_a_say(numbers):
     del some['BN', 3]
     [found] = decided(numbers, *lines, images=some)
     assert found['over_images'] is None
+    assert found['verdict'] == 'no interval over images: no verdict'
+    # What diverged found nothing in any image.
+    bad = result('UBN', 5, 0, status='diverged')
+    [found] = decided(numbers, *lines, bad, images=images(0.02))
+    low, high = found['over_images']
+    assert (high - low) / 2 == pytest.approx(5 / 6 * 0.0392, abs=1e-4)
+    assert (low + high) / 2 == pytest.approx(found['difference'])
 
 
 def test_one_seed_is_no_comparison(numbers):

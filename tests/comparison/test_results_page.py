@@ -1,5 +1,6 @@
 """docs/results.md from the files in docs/results/."""
 
+import json
 import re
 import runpy
 
@@ -36,16 +37,40 @@ def page_of(docs):
 
 def test_what_was_decided_has_its_tables(docs):
     text = page_of(docs)
-    assert re.findall('^## (.*)', text, re.MULTILINE) == ['made-up']
-    row = '| UBN against BN | box AP | too few seeds for a verdict | +0.100 |'
+    assert re.findall('^## (.*)', text, re.MULTILINE) == [
+        *('What was to be decided', 'made-up', 'other'),
+    ]
+    row = '| made-up: UBN against BN | box AP | too few seeds for a verdict | +0.100 |'
     assert row in text and '| UBN | 3 | 0.300 ± 0.100 |' in text
-    assert len(text.splitlines()) < 50
+    assert '- GN, seed 0, diverged, and counts as 0' in text
+    assert len(text.splitlines()) < 100
 
 
 def test_pictures_are_those_that_the_page_shows(docs):
     shown = re.findall(r'!\[[^]]+\]\(results/([^)]+)\)', page_of(docs))
-    assert shown == ['differences.png', 'made-up-curves.png']
+    assert shown == ['contrasts.png', 'made-up-curves.png']
     assert {path.name for path in docs.glob('results/*.png')} == set(shown)
+
+
+def test_nothing_is_decided_before_all_planned_runs_have_ended(docs):
+    primary = [{'norm': 'UBN', 'baseline': 'BN', 'metric': 'bbox_mAP'}]
+    lines = [
+        result(norm, seed, 0.3, comparison='bccd', primary=primary)
+        for norm in ('BN', 'UBN')
+        for seed in range(10, 17)
+    ]
+    write_results(docs / 'results/bccd.jsonl', lines)
+    assert '| bccd: UBN against BN | box AP | runs missing: 6 |' in page_of(docs)
+
+
+def test_the_strongest_baseline_is_compared_with_too(docs):
+    assert 'Against GN' not in page_of(docs)
+    with (docs / 'results/one.jsonl').open('a') as file:
+        file.write(json.dumps(result('GN', 2, 0.9)) + '\n')
+    text = page_of(docs)
+    assert text.index('Against BN') < text.index(
+        'Against GN, which has the highest mean'
+    )
 
 
 def test_the_same_files_make_the_same_page(docs):

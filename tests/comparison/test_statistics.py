@@ -81,8 +81,12 @@ def test_probabilities_are_corrected_for_their_number():
     assert holm([]) == []
 
 
-def found(difference, over_images=None, seeds=(5, 5)):
-    return {'difference': difference, 'seeds': seeds, 'over_images': over_images}
+def found(difference, over_images=(), seeds=(5, 5), p=0.01, missing=0):
+    needed = {} if over_images == () else {'over_images': over_images}
+    return {
+        **{'difference': difference, 'seeds': seeds, 'p': p, 'missing': missing},
+        **needed,
+    }
 
 
 @pytest.mark.parametrize(
@@ -92,9 +96,13 @@ def found(difference, over_images=None, seeds=(5, 5)):
         (found(-0.1), 0.01, 'lower'),
         (found(0.1), 0.06, 'no significant difference'),
         (found(0.1, (0.01, 0.3)), 0.01, 'higher'),
-        (found(0.1, (-0.01, 0.3)), 0.01, 'no significant difference'),
+        (found(0.1, (-0.01, 0.3)), 0.01, 'not significant over images'),
+        (found(0.1, (-0.01, 0.3)), 0.06, 'no significant difference'),
+        (found(0.1, None), 0.01, 'no interval over images: no verdict'),
+        (found(0.1, p=None), 1.0, 'no spread over seeds: no verdict'),
+        (found(0.1, missing=3), 0.01, 'runs missing: 3'),
         (found(-0.1, (-0.3, -0.1)), 0.01, 'lower'),
-        (found(-0.1, (-0.3, 0.1)), 0.01, 'no significant difference'),
+        (found(-0.1, (-0.3, 0.1)), 0.01, 'not significant over images'),
         (found(0.1, (0.1, 0.2), (5, 4)), 0.001, 'too few seeds for a verdict'),
         ({}, 1.0, 'too few seeds for a verdict'),
     ],

@@ -265,6 +265,7 @@ class Driver:
             'commit': self._commit,
             'setting_hash': self._setting_hash,
             'primary': [asdict(contrast) for contrast in self.comparison.primary],
+            'planned': self.comparison.planned(),
         }
 
 

@@ -13,8 +13,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files import append_line, read_lines
@@ -179,12 +179,15 @@ class ResultGroup:
         source: The results file (of the first run).
         runs: The finished ones, one for each norm and seed.
         broken: Those that diverged or failed, and were not repeated with success.
+        planned: The seeds that the comparison has for each norm. Results of old versions
+            do not say.
     """
 
     settings: dict
     source: Path
     runs: tuple[Result, ...]
     broken: tuple[Result, ...]
+    planned: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -202,6 +205,11 @@ class ResultGroup:
             for run in self.broken
             if run.norm == norm and run.record['status'] == DIVERGED
         )
+
+    def missing(self, norm: str) -> list[int]:
+        """The planned seeds of a norm whose runs have neither finished nor diverged."""
+        ended = {*self.of(norm), *self.diverged(norm)}
+        return sorted(set(self.planned.get(norm, ())) - ended)
 
     def primary(self) -> list[dict]:
         """The contrasts that were named before the first of the runs, and ever since."""
@@ -257,9 +265,12 @@ def _group(settings: dict, runs: list[Result]) -> ResultGroup:
     finished: dict[tuple, Result] = {}
     broken: dict[tuple, Result] = {}
     meanings: dict[str, list] = {}
+    planned: dict[str, set[int]] = {}
     for run in runs:
         is_finished = run.record['status'] == FINISHED
         (finished if is_finished else broken)[run.norm, run.seed] = run
+        for norm, seeds in run.record.get('planned', {}).items():
+            planned.setdefault(norm, set()).update(seeds)
         meaning = [run.record.get('norm_cfg'), run.record.get('options')]
         known = meanings.setdefault(run.norm, meaning)
         if known != meaning:
@@ -272,6 +283,7 @@ def _group(settings: dict, runs: list[Result]) -> ResultGroup:
         source=source,
         runs=tuple(finished.values()),
         broken=tuple(run for key, run in broken.items() if key not in finished),
+        planned={norm: sorted(seeds) for norm, seeds in planned.items()},
     )
 
 

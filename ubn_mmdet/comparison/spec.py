@@ -219,6 +219,13 @@ class Comparison:
             if (not only or run.norm.name in only) and (not seeds or run.seed in seeds):
                 yield run
 
+    def planned(self) -> dict[str, list[int]]:
+        """The seeds of each norm."""
+        found: dict[str, list[int]] = {}
+        for run in self.all_runs:
+            found.setdefault(run.norm.name, []).append(run.seed)
+        return found
+
     def norm_names(self) -> list[str]:
         """The names of all norms, in the order of the groups."""
         return list(dict.fromkeys(run.norm.name for run in self.all_runs))

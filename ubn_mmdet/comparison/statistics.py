@@ -1,8 +1,7 @@
 """How far two norms differ, over training seeds, and what of it is more than chance.
 
-Norms are compared by Welch's t: runs of one seed share data order and initial values, but
-that makes their results no more alike than those of different seeds, so pairing them would
-only cost degrees of freedom.
+Norms are compared by Welch's t, without pairing. Runs of one seed share data order and
+initial values, but results soon depend on neither, and pairs would cost degrees of freedom.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,11 @@ SIGNIFICANT = 1 - CONFIDENCE
 HIGHER = 'higher'
 LOWER = 'lower'
 NO_DIFFERENCE = 'no significant difference'
+NOT_OVER_IMAGES = 'not significant over images'
+# Why there is no verdict.
 TOO_FEW = 'too few seeds for a verdict'
+NO_SPREAD = 'no spread over seeds: no verdict'
+NO_IMAGES = 'no interval over images: no verdict'
 _SAME = 1e-9  # what rounding makes of nothing
 Interval = tuple[float, float]
 
@@ -95,14 +98,23 @@ def verdict(found: Mapping[str, Any], p: float) -> str:
     """The verdict on a primary contrast.
 
     Args:
-        found: What :func:`compare` gives, if it gives anything. If ``over_images`` has an
-            interval over images, that has to agree.
+        found: What :func:`compare` gives, if it gives anything; ``missing``, how many of
+            the planned runs have not ended; and ``over_images``, the interval over images,
+            None if it is not known. Without that key, none is needed.
         p: Corrected for the number of contrasts.
     """
+    if found.get('missing'):
+        return f'runs missing: {found["missing"]}'
     if min(found.get('seeds', [0])) < FEWEST_SEEDS:
         return TOO_FEW
-    difference = found['difference']
-    low, high = found.get('over_images') or (difference, difference)
-    if p >= SIGNIFICANT or low <= 0 <= high:
+    if found['p'] is None:
+        return NO_SPREAD
+    if p >= SIGNIFICANT:
         return NO_DIFFERENCE
+    difference = found['difference']
+    over_images = found.get('over_images', (difference, difference))
+    if over_images is None:
+        return NO_IMAGES
+    if over_images[0] <= 0 <= over_images[1]:
+        return NOT_OVER_IMAGES
     return HIGHER if difference > 0 else LOWER

@@ -22,6 +22,7 @@ from ...files import write_whole
 from ..images import ERRORS
 from ..results import ResultGroup
 from .numbers import CURVES, MAIN
+from .tables import contrast_title
 
 WIDTH = 7.0  # inches: a page's text
 STYLE = {
@@ -89,42 +90,64 @@ def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
         legend.remove()
 
 
-def forest(numbers: Mapping[str, Mapping], colour: Mapping[str, str]) -> Figure | None:
-    """The difference of each norm in each comparison to its baseline, with intervals."""
-    rows = [(title, norm) for title, of in numbers.items() for norm in of['against']]
-    known = {metric for title, _ in rows for metric in numbers[title]['metrics']}
+Row = tuple[str, dict[str, Mapping | None]]  # a norm, and its differences by metric
+
+
+def differences(numbers: Mapping[str, Mapping]) -> dict[str, Row]:
+    """The rows of a forest plot: each norm of each comparison against its baseline."""
+    several = len(numbers) > 1
+    return {
+        f'{title}: {norm}' if several else norm: (norm, found)
+        for title, of in numbers.items()
+        for norm, found in of['against'].items()
+    }
+
+
+def contrasts(numbers: Mapping[str, Mapping]) -> dict[str, Row]:
+    """The rows of a forest plot: the primary contrasts of each comparison."""
+    rows: dict[str, Row] = {}
+    for title, of in numbers.items():
+        for contrast in of['primary']:
+            label = contrast_title(title if len(numbers) > 1 else '', contrast)
+            _, found = rows.setdefault(label, (contrast['norm'], {}))
+            if 'difference' in contrast:
+                found[contrast['metric']] = contrast
+    return rows
+
+
+def forest(rows: Mapping[str, Row], colour: Mapping[str, str]) -> Figure | None:
+    """Differences with their intervals, a row for each label, a column for each metric."""
+    known = {metric for _, of in rows.values() for metric, found in of.items() if found}
     shown = [metric for metric in MAIN if metric in known]
     if not shown:
         return None
     figure, all_axes = _figure(0.9 + 0.22 * len(rows), len(shown), sharey=True)
     for axes, metric in zip(all_axes, shown, strict=True):
-        for y, (title, norm) in enumerate(rows):
-            found = numbers[title]['against'][norm].get(metric)
+        for y, (label, (norm, of_row)) in enumerate(rows.items()):
+            found = of_row.get(metric)
             if not found:
                 continue
-            text = f'{norm}: {found["difference"]:+.3f}'
-            if found['over_images']:
+            text = f'{label}: {found["difference"]:+.3f}'
+            if found.get('over_images'):
                 axes.plot(found['over_images'], [y + 0.25] * 2, ':', color=colour[norm])
             if found['interval']:
                 low, high = found['interval']
                 axes.plot([low, high], [y, y], color=colour[norm], lw=2)
                 text += f' ({low:+.3f} to {high:+.3f})'
             [mark] = axes.plot(found['difference'], y, 'o', color=colour[norm], ms=4)
-            _tell(mark, [f'{title}, {text}'])
+            _tell(mark, [text])
         axes.axvline(0, color='black', lw=0.8)
         axes.set(title=MAIN[metric], xlabel='difference')
         axes.grid(axis='x', alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(5))  # more numbers would touch
-    several = len(numbers) > 1
-    labels = [f'{title}: {norm}' if several else norm for title, norm in rows]
-    all_axes[0].set_yticks(range(len(rows)), labels)
+    all_axes[0].set_yticks(range(len(rows)), rows)
     all_axes[0].set_ylim(len(rows) - 0.4, -0.6)
-    compared = [numbers[t]['against'][norm].get(m) for t, norm in rows for m in shown]
+    compared = [of_row.get(metric) for _, of_row in rows.values() for metric in shown]
     for kind, style, label in (
         ('interval', 'k-', '95% over seeds'),
         ('over_images', 'k:', '95% over images'),
     ):
-        if any(found and found[kind] for found in compared):
+        if any(found and found.get(kind) for found in compared):
             all_axes[0].plot([], [], style, label=label)
     _legend(figure, all_axes[0])
     return figure

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from ..images import ERRORS, over_images
+from ..images import ERRORS, HALVES, KINDS, over_images
 from ..results import Result, ResultGroup
 from ..statistics import compare, holm, spread, verdict
 
@@ -21,6 +21,7 @@ TABLES = {
 }
 # Those that are told first, and that curves and figures show.
 MAIN = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'accuracy_top1': 'top-1, %'}
+SCORED = {f'{kind}_mAP': kind for kind in KINDS}  # over images
 COSTS = ('seconds_per_step', 'peak_memory_mb', 'parameters')
 CURVES = {**dict.fromkeys(MAIN, 'epoch'), 'loss': 'iteration'}
 Images = Mapping[tuple[str, int], Mapping[str, Mapping]]
@@ -76,11 +77,14 @@ def numbers_of(
     values = {metric: _values(group, norms, metric) for metric in metrics}
     images = images or {}
 
+    def ended(norm: str) -> bool:
+        return bool(group.of(norm) or group.diverged(norm))
+
     def difference(norm: str, metric: str, base: str, tests: int = 1) -> dict | None:
         of_metric = values.get(metric, {})
         found = compare(of_metric.get(base, []), of_metric.get(norm, []), tests)
-        if found is not None:
-            kind = metric.removesuffix('_mAP')  # it is AP that is scored over images
+        if found is not None and metric in SCORED:
+            kind = SCORED[metric]
             sides = [_scored(images, group, side, kind) for side in (base, norm)]
             found['over_images'] = over_images(found['difference'], *sides)
         return found
@@ -88,19 +92,26 @@ def numbers_of(
     against = {
         norm: {m: difference(norm, m, baseline) for m in metrics}
         for norm in norms
-        if norm != baseline and of_norm.get(baseline)
-        if of_norm[norm] or group.diverged(norm)
+        if norm != baseline and ended(baseline) and ended(norm)
     }
     _add_false_discovery_rates(against)
     primary = []
     for contrast in group.primary():
         norm, base = contrast['norm'], contrast['baseline']
         found = difference(norm, contrast['metric'], base, tests) or {}
-        diverged = [len(group.diverged(side)) for side in (base, norm)]
-        primary.append({**contrast, 'p': None, **found, 'diverged': diverged})
+        sides = base, norm
+        primary.append(
+            {
+                **contrast,
+                'p': None,
+                **found,
+                'diverged': [len(group.diverged(side)) for side in sides],
+                'missing': sum(len(group.missing(side)) for side in sides),
+            }
+        )
     return {
         'settings': group.settings,
-        'baseline': baseline if of_norm.get(baseline) else None,
+        'baseline': baseline if ended(baseline) else None,
         'metrics': metrics,
         'primary': primary,
         'against': against,
@@ -141,10 +152,13 @@ def _values(
 
 
 def _scored(images: Images, group: ResultGroup, norm: str, kind: str) -> list[Mapping]:
-    """The scores of a norm's runs; none if there are not those of all."""
+    """The scores of a norm's runs, 0 for one that diverged; none if one is unknown."""
     found = [images.get((norm, seed), {}).get(kind) for seed in group.of(norm)]
     known = [scores for scores in found if scores is not None]
-    return known if len(known) == len(found) else []
+    if len(known) < len(found):
+        return []
+    nothing = {'halves': [0.0] * (len(known[0]['halves']) if known else HALVES)}
+    return [*known, *[nothing] * len(group.diverged(norm))]
 
 
 def _add_false_discovery_rates(

@@ -11,16 +11,17 @@ DASH = '–'  # what is not known
 HOW_TO_READ = f"""\
 - **Primary contrasts** were named before the runs. Only these can be **{HIGHER}** or
   **{LOWER}**: if p, corrected by Holm's method for their number, is below 0.05, and the
-  interval over images, where there is one, excludes 0. **{NO_DIFFERENCE}** is not the same
-  as equal. A verdict needs {FEWEST_SEEDS} seeds of both norms.
+  interval over images (of AP) excludes 0. **{NO_DIFFERENCE}** is not the same as equal. A
+  verdict needs {FEWEST_SEEDS} seeds of both norms, and all planned runs of both.
 - Everything else is **exploratory**, without a verdict. q is the rate of false discoveries
   among all that are at least as clear (Benjamini and Hochberg).
 - **±** is the standard deviation over seeds.
 - **Over seeds**: the difference of the means with its 95% interval and two-sided p, by
-  Welch's t. Would training again come out the same way?
-- **Detectable**: the true difference that such a comparison finds in four of five cases.
+  Welch's t. It says how precisely these seeds fix the difference on these images.
+- **Detectable**: the true difference whose corrected p is below 0.05 in four of five cases.
 - **Over images**: the 95% interval of the same difference over random halves of the
-  validation images. Would other images come out the same way, for these trained models?
+  validation images. It says how precisely these images fix the difference of these trained
+  models. Neither interval covers new seeds and new images at once.
 - A run that **diverged** counts as one that found nothing: its metrics are 0. A run that
   failed for other reasons is in no mean.
 """
@@ -39,11 +40,10 @@ def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) ->
 
     ``pictures`` says where its figures are, by the names of ``CAPTIONS``.
     """
-    parts = [f'## {title}', _verdicts(numbers), *filter(None, [_broken(numbers)])]
+    parts = [f'## {title}', _verdicts(numbers), *notes(numbers)]
     parts += ['### Mean and spread over seeds', *metrics(numbers)]
     if numbers['against']:
         parts += [f'### Against {numbers["baseline"]}, exploratory', against(numbers)]
-        parts += filter(None, [numbers['images']])
     parts += ['### Time and memory', costs(numbers)]
     for name, caption in CAPTIONS.items():
         if name in pictures:
@@ -54,7 +54,7 @@ def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) ->
 def _verdicts(numbers: Mapping) -> str:
     """What is decided, or why nothing is."""
     if numbers['primary']:
-        return primary(numbers)
+        return primary({'': numbers})
     if numbers['against']:
         return (
             'No contrast was named before these runs: all comparisons are exploratory, '
@@ -65,8 +65,12 @@ def _verdicts(numbers: Mapping) -> str:
     return f'Nothing but {numbers["baseline"]} is finished.'
 
 
+def notes(numbers: Mapping) -> list[str]:
+    """What is missing: the runs that have no result, and predictions."""
+    return [*filter(None, [_broken(numbers), numbers['images']])]
+
+
 def _broken(numbers: Mapping) -> str:
-    """The runs that have no result."""
     kinds = {
         'diverged': 'diverged, and counts as 0',
         'failed': 'failed, and is in no mean',
@@ -78,16 +82,17 @@ def _broken(numbers: Mapping) -> str:
     )
 
 
-def primary(numbers: Mapping) -> str:
-    """The contrasts that were named beforehand, with their verdicts."""
+def primary(numbers: Mapping[str, Mapping]) -> str:
+    """The contrasts that were named beforehand, with their verdicts, by group."""
     rows = [
         [
-            f'{contrast["norm"]} against {contrast["baseline"]}',
+            contrast_title(title, contrast),
             MAIN[contrast['metric']],
             contrast['verdict'],
             *_difference(contrast, probability(contrast['holm']), contrast['diverged']),
         ]
-        for contrast in numbers['primary']
+        for title, of in numbers.items()
+        for contrast in of['primary']
     ]
     header = ['primary contrast', 'metric', 'verdict', *_difference_header('Holm')]
     return markdown_table(header, rows, words=3)
@@ -102,6 +107,12 @@ def against(numbers: Mapping) -> str:
         if metric in MAIN and found
     ]
     return markdown_table(['norm', 'metric', *_difference_header('q')], rows, words=2)
+
+
+def contrast_title(title: str, contrast: Mapping) -> str:
+    """``nuclei: UBN against BN``; without a title, the norms alone."""
+    norms = f'{contrast["norm"]} against {contrast["baseline"]}'
+    return f'{title}: {norms}' if title else norms
 
 
 def _difference_header(corrected: str) -> list[str]:

@@ -19,9 +19,13 @@ from .numbers import numbers_of_all
 from .tables import CAPTIONS, HOW_TO_READ, group_markdown
 
 TITLE = 'Comparison of norms'
-FOREST = (
-    'Difference of each norm from the baseline, with 95% intervals where they exist.'
-)
+# The figures of all groups.
+FORESTS = {
+    'contrasts': 'Primary contrasts. The intervals are 95% each, not corrected for the '
+    'number of contrasts; the verdicts are.',
+    'differences': 'Difference of each norm from the baseline, with 95% intervals where '
+    'they exist.',
+}
 
 
 def write_report(
@@ -57,8 +61,11 @@ def write_report(
     drawn = draw_all(named, numbers, baseline)
     pictures = write_figures(drawn, out, 'figures/', ['png', 'pdf'])
     parts = [f'# {TITLE}\n']
-    if 'differences' in pictures:
-        parts.append(f'![{FOREST}]({pictures["differences"]})\n\n{FOREST}\n')
+    parts += [
+        f'![{caption}]({pictures[name]})\n\n{caption}\n'
+        for name, caption in FORESTS.items()
+        if name in pictures
+    ]
     parts.append(HOW_TO_READ)
     for title, of_group in numbers.items():
         own = {name: f'{slug(title)}-{name}' for name in CAPTIONS}
@@ -80,7 +87,10 @@ def draw_all(
     """All figures, by names that can be part of a file's."""
     colour = figures.colours(numbers, baseline)
     with rc_context(figures.STYLE):
-        found = {'differences': figures.forest(numbers, colour)}
+        found = {
+            'contrasts': figures.forest(figures.contrasts(numbers), colour),
+            'differences': figures.forest(figures.differences(numbers), colour),
+        }
         for title, of_group in numbers.items():
             found |= {
                 f'{slug(title)}-curves': figures.curves(of_group, colour),
