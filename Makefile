@@ -29,15 +29,15 @@ PYTEST = pytest -n logical --dist worksteal
 export VENV PYTHON TORCH MAX_JOBS
 
 help:
-	@echo 'PY=<python>   for each of these: an environment with MMDetection that you have,'
-	@echo '              used as it is. Without it, the first command makes $(VENV), and'
-	@echo '              compiles MMCV for it.'
+	@echo 'PY=<python>   for demo, test, test-slow, gpu-check and lint: an environment with'
+	@echo '              MMDetection that you have, used as it is. Without it, the first'
+	@echo '              command makes $(VENV), and compiles MMCV for it.'
 	@echo
 	@echo 'make demo     make a small data set, train a Mask R-CNN with UBN and one with'
 	@echo '              BatchNorm, show both in one table and in pictures'
 	@echo '              DATA=<folder>  your COCO-format folder instead: train/, val/,'
 	@echo '                             instances_train.json, instances_val.json'
-	@echo '              SIZE=<pixels>  to resize images to; by default it fits them'
+	@echo '              SIZE=<pixels>  size to resize images to; by default it fits them'
 	@echo '              ARGS=<options> of tools/demo.py'
 	@echo 'make test     run the quick tests; ARGS=<options> of pytest'
 	@echo 'make test-slow   run the others: trainings, exports, several processes'
@@ -86,7 +86,7 @@ test-oldest:
 		.ci/setup.sh
 	$(VENV)-oldest/bin/python -m $(PYTEST) --maxprocesses 8 $(TORCH_ALONE) $(ARGS)
 
-gpu-check: $(prepare)
+gpu-check: $(filter setup,$(prepare))  # with PY= no toolbox is needed
 	$(PY) -m ubn_mmdet.gpu_check $(ARGS)
 
 lint: $(prepare)

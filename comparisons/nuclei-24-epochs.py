@@ -1,4 +1,4 @@
-# As nuclei.py, with 8 images a step and 24 epochs (docs/protocol.md, E4): 6 epochs may be
+# As nuclei.py, with 8 images per step and 24 epochs (docs/protocol.md, E4): 6 epochs may be
 # too few for any norm.
 _base_ = 'nuclei.py'
 epochs = 24

@@ -24,7 +24,7 @@ _depthwise = dict(
     preset='bn',
     options={
         **_fast,
-        f'{_norm}.type': 'DepthwiseBN',
+        f'{_norm}.type': 'ubn_mmdet.comparison.controls.DepthwiseBN',
         'optim_wrapper.paramwise_cfg.custom_keys': dict(
             depthwise_kernel=dict(decay_mult=1.0)
         ),
@@ -35,7 +35,7 @@ _reversed = dict(name='UBN-gate-reversed', options=_fast)
 # 16 training images, means over 5 seeds. At both rates, as the small scale may be what lets
 # UBN train at the larger one.
 _neck = {
-    'model.neck.type': 'ScaledFPN',
+    'model.neck.type': 'ubn_mmdet.comparison.controls.ScaledFPN',
     'model.neck.scales': [0.125, 0.089, 0.061, 0.041],
 }
 _scaled = [

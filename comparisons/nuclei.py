@@ -1,4 +1,4 @@
-# The main experiment (docs/protocol.md): two images a step, from scratch, the norm in the
+# The main experiment (docs/protocol.md): two images per step, from scratch, the norm in the
 # backbone.
 data = 'data/nuclei'
 detector = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'

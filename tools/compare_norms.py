@@ -149,9 +149,10 @@ def main() -> None:
                 results_file=args.results or work_dir / 'results.jsonl',
                 commit=commit,
                 say=say,
+                runs=list(comparison.runs(args.only, args.seeds)),
             )
             launcher = choose(comparison, work_dir, args)
-            lines = driver.run(launcher, args.only, args.seeds)
+            lines = driver.run(launcher)
     except KeyboardInterrupt:
         print('\nInterrupted: the same command resumes.', file=sys.stderr)
         sys.exit(130)

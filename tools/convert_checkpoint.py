@@ -4,8 +4,8 @@
 also writes a config that loads the result. docs/deploy.md shows how to use the two.
 
 The tool converts the state dict, keeps "meta", and drops the rest (optimizer, schedule),
-which would no longer fit. A BatchNorm checkpoint needs no conversion to load into a model
-of the family; --to ubn adds the keys of UBN to it.
+which would no longer fit. A BatchNorm checkpoint needs no conversion: every layer of the
+family loads it as it is.
 """
 
 import argparse
@@ -36,10 +36,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('target', type=Path, help='the file to write; must not exist')
     parser.add_argument(
         '--to',
-        choices=('bn', 'deploy', *MEMBERS),
+        choices=('bn', 'ubn', 'deploy'),
         required=True,
-        help='bn: if that is exact; deploy: fold what can be folded exactly, and name the '
-        'rest; all others: from BatchNorm layers',
+        help="bn: if that is exact; ubn: from the authors' keys; deploy: fold what can be "
+        'folded exactly, and name the rest',
     )
     parser.add_argument(
         '--config', type=Path, help="with --to deploy: the source's config"
@@ -62,9 +62,6 @@ def parse_args() -> argparse.Namespace:
         help="the source is a torchvision-style ResNet; make it a detector's backbone",
     )
     parser.add_argument(
-        '--kernel-size', type=int, default=3, help='kernel size of UBN and BNET (3)'
-    )
-    parser.add_argument(
         '--trust',
         action='store_true',
         help='unpickle any object, which can run code: only for checkpoints from a source '
@@ -73,6 +70,10 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if (args.to == 'deploy') != (args.config is not None):
         parser.error('--to deploy and --config go together')
+    if args.to == 'ubn' and not args.authors:
+        parser.error(
+            '--to ubn needs --authors: UBN loads a BatchNorm checkpoint as it is'
+        )
     return args
 
 
@@ -110,11 +111,6 @@ def main() -> None:
         if args.to == 'bn':
             stages = MEMBERS[args.source_norm](1).stages
             state = layouts.to_batchnorm(state, stages)
-        elif not args.authors:
-            has_kernel = args.to in ('ubn', 'bnet')
-            settings = {'kernel_size': args.kernel_size} if has_kernel else {}
-            stages = MEMBERS[args.to](1, **settings).stages
-            state = layouts.from_batchnorm(state, stages)
         write_checkpoint(args.target, checkpoint | {'state_dict': state})
     except pickle.UnpicklingError as error:
         sys.exit(f'{args.source} holds more than tensors (--trust reads it): {error}')

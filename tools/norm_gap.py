@@ -1,7 +1,7 @@
 """Evaluate a trained detector with running, precise and batch statistics.
 
 Running statistics are averages over the last steps of training: about ten if momentum is
-0.1. With few images a step they are noisy, and so is the AP with them. Precise statistics
+0.1. With few images per step they are noisy, and so is the AP with them. Precise statistics
 are averages over --batches batches of training images with the final weights. Batch
 statistics are those of each batch of validation images, as in training.
 

@@ -30,7 +30,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# 0.1 for 256 images a step, a quarter for a quarter; decayed after 30, 60 and 90% of the
+# 0.1 for 256 images per step, a quarter for a quarter; decayed after 30, 60 and 90% of the
 # epochs.
 optim_wrapper = dict(constructor='UBNOptimWrapperConstructor', optimizer=dict(lr=0.025))
 auto_scale_lr = dict(enable=True, base_batch_size=64)

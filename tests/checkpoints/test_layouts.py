@@ -53,29 +53,6 @@ def test_batchnorm_weights_load_into_a_detector_as_they_are(norm, start, capfd):
             torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('member', MEMBERS, ids=lambda member: member.__name__)
-def test_from_batchnorm_writes_what_loading_does(member):
-    norm = nn.Sequential(shake(nn.BatchNorm2d(4)))
-    loaded, converted = (nn.Sequential(member(4)) for _ in range(2))
-    loaded.load_state_dict(norm.state_dict(), strict=True)
-    state = layouts.from_batchnorm(norm.state_dict(), converted[0].stages)
-    converted.load_state_dict(state, strict=True)
-    assert state.keys() == loaded.state_dict().keys()
-    for name, tensor in loaded.state_dict().items():
-        assert torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype
-
-
-def test_from_batchnorm_writes_every_key():
-    theirs, ours = shake(resnet('BN')), resnet('UBN')
-    state = layouts.from_batchnorm(theirs.state_dict(), UBN(1).stages)
-    assert state.keys() == ours.state_dict().keys()
-    ours.load_state_dict(state)
-    x = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(ours(x)[-1], theirs(x)[-1], rtol=1e-5, atol=1e-5)
-    # What is UBN stays as it is.
-    assert layouts.from_batchnorm(state, UBN(1).stages) == state
-
-
 class AuthorsUBN(nn.Module):
     """The layer with the parameters of the authors' fork, in evaluation, plainly."""
 
@@ -154,7 +131,9 @@ def test_to_batchnorm_refuses_what_depends_on_the_input(depends):
 
 def test_there_and_back():
     state = shake(resnet('BN')).state_dict()
-    there = layouts.from_batchnorm(state, UBN(1, kernel_size=5).stages)
+    model = resnet('UBN', kernel_size=5)
+    model.load_state_dict(state)
+    there = model.state_dict()
     assert there['bn1.spatial_weight'].shape == (64, 5, 5)
     back = layouts.to_batchnorm(there, UBN(1).stages)
     torch.testing.assert_close(back, dict(state))
@@ -174,19 +153,22 @@ class TestCommandLine:
         model = shake(resnet('BN'))
         state = model.state_dict() | {'fc.weight': torch.zeros(10, 512)}
         torch.save(state, tmp_path / 'resnet18.pth')
-        out = run(
-            TOOL, 'resnet18.pth', 'ubn.pth', '--to=ubn', '--backbone', cwd=tmp_path
-        )
-        assert 'left out: fc.weight' in out and 'ubn.pth: 20 norm layers' in out
-        converted = torch.load(tmp_path / 'ubn.pth', weights_only=True)['state_dict']
+        out = run(TOOL, 'resnet18.pth', 'bn.pth', '--to=bn', '--backbone', cwd=tmp_path)
+        assert 'left out: fc.weight' in out and 'bn.pth: 20 norm layers' in out
+        converted = torch.load(tmp_path / 'bn.pth', weights_only=True)['state_dict']
         detector = nn.ModuleDict({'backbone': resnet('UBN')})
         detector.load_state_dict(converted, strict=True)
+
+    def test_what_needs_no_conversion_is_refused(self, tmp_path):
+        torch.save(resnet('BN').state_dict(), tmp_path / 'bn.pth')
+        out = run(TOOL, 'bn.pth', 'ubn.pth', '--to=ubn', cwd=tmp_path, ok=False)
+        assert 'UBN loads a BatchNorm checkpoint as it is' in out
 
     def test_the_source_is_never_overwritten(self, tmp_path):
         path = tmp_path / 'bn.pth'
         torch.save(resnet('BN').state_dict(), path)
         before = path.read_bytes()
-        out = run(TOOL, 'bn.pth', 'bn.pth', '--to=ubn', cwd=tmp_path, ok=False)
+        out = run(TOOL, 'bn.pth', 'bn.pth', '--to=bn', cwd=tmp_path, ok=False)
         assert 'bn.pth exists already' in out and path.read_bytes() == before
 
     def test_a_failure_writes_nothing_and_says_why(self, tmp_path):
@@ -203,10 +185,10 @@ class TestCommandLine:
             'optimizer': {'state': nn.ReLU()},  # not a tensor
         }
         torch.save(checkpoint, tmp_path / 'epoch_3.pth')
-        command = [TOOL, 'epoch_3.pth', 'ubn.pth', '--to=ubn']
+        command = [TOOL, 'epoch_3.pth', 'bn.pth', '--to=bn']
         assert '--trust reads it' in run(*command, cwd=tmp_path, ok=False)
         run(*command, '--trust', cwd=tmp_path)
-        written = torch.load(tmp_path / 'ubn.pth', weights_only=True)
+        written = torch.load(tmp_path / 'bn.pth', weights_only=True)
         assert (
             written.keys() == {'state_dict', 'meta'} and written['meta']['epoch'] == 3
         )

@@ -100,8 +100,8 @@ def work(tmp_path, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
 
-    def make_plan(comparison, data, work_dir):
-        runs = [
+    def make_plan(comparison, runs, data, work_dir):
+        entries = [
             {
                 'config': None,
                 'config_hash': str(run),
@@ -111,12 +111,12 @@ def work(tmp_path, monkeypatch):
                     'train_images': 1,
                 },
             }
-            for run in comparison.runs()
+            for run in runs
         ]
         return {
             'root': '.',
             'setting_hash': 'setting',
-            'runs': runs,
+            'runs': entries,
             'notes': [],
         }
 

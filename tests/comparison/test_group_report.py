@@ -230,7 +230,7 @@ def test_markdown_of_a_comparison(numbers):
 def test_costs_stand_beside_the_baseline(numbers):
     slow = runs_of('UBN', 0.2, 0.3, 0.4, seconds_per_step=0.615, parameters=None)
     text = group_markdown('a', numbers(*BN, *slow), {})
-    _, bn, ubn = table_after(text, 'norm | seconds a step')
+    _, bn, ubn = table_after(text, 'norm | seconds per step')
     assert bn == ['BN', '0.41', '1.00', '1,800', '1.00', '21']
     assert ubn == ['UBN', '0.615', '1.50', '1,800', '1.00', '–']
 

@@ -26,7 +26,9 @@ def check(tmp_path):
         register_all_modules()
         folder = open_data(Comparison.read(FIELDS), few_shapes(tmp_path / 'shapes'), '')
         comparison = comparison or Comparison.read(FIELDS | changes)
-        return check_norms(comparison, folder, tmp_path / 'preflight')
+        return check_norms(
+            comparison, comparison.all_runs, folder, tmp_path / 'preflight'
+        )
 
     return check
 

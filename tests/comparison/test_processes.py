@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from ubn_mmdet.comparison.launchers import children_outlive_the_terminal, start_run
+from ubn_mmdet.comparison.training.configs import HOOKS
 from ubn_mmdet.comparison.training.hooks import (
     DivergedError,
     FiniteLossHook,
@@ -187,7 +188,7 @@ def test_augmentation_is_that_of_seed_epoch_and_worker(workers):
             'num_workers': workers,
             'dataset': Draws(),
             'sampler': {'type': 'DefaultSampler', 'shuffle': False},
-            'worker_init_fn': {'type': 'keep_worker_seed'},
+            'worker_init_fn': {'type': f'{HOOKS}.keep_worker_seed'},
             'collate_fn': {'type': 'default_collate'},
         },
         seed=3,

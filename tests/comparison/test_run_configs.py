@@ -8,7 +8,9 @@ import torch
 from helpers.commands import ROOT
 from helpers.comparisons import FIELDS, configs, few_shapes
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
+from ubn_mmdet.comparison import controls
 from ubn_mmdet.comparison.spec import Comparison, SpecError
 from ubn_mmdet.comparison.training.configs import (
     config_hash,
@@ -48,13 +50,17 @@ def test_configs_follow_the_comparison(shapes):
     assert bn.to_dict() == ubn.to_dict()
 
 
+def plan_of(comparison, folder, work_dir):
+    return make_plan(comparison, comparison.all_runs, folder, work_dir)
+
+
 def hashes(made):
     return [made['setting_hash'], *(run['config_hash'] for run in made['runs'])]
 
 
 def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
     def plan(folder=shapes, **changes):
-        return make_plan(Comparison.read(FIELDS | changes), folder, tmp_path)
+        return plan_of(Comparison.read(FIELDS | changes), folder, tmp_path)
 
     first = hashes(plan())
     assert len(set(first)) == 3
@@ -83,7 +89,7 @@ def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
         start = {'_delete_': True, 'type': 'Pretrained', 'checkpoint': str(path)}
         norm = {'name': 'BN', 'options': {'model.backbone.init_cfg': start}}
         fields = FIELDS | {'groups': [{'norms': [norm], 'seeds': [3]}]}
-        made = make_plan(Comparison.read(fields), shapes, tmp_path)
+        made = plan_of(Comparison.read(fields), shapes, tmp_path)
         return made['setting_hash'], made['runs'][0]['config_hash']
 
     one, two = tmp_path / 'one.pth', tmp_path / 'two.pth'
@@ -99,10 +105,37 @@ def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
     # Those that the detector's own config names need not be there.
     protocol = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py', 'epochs': 3}
     with pytest.raises(SpecError, match='no pre-trained weights work_dirs'):
-        make_plan(Comparison.read(FIELDS | protocol), shapes, tmp_path)
+        plan_of(Comparison.read(FIELDS | protocol), shapes, tmp_path)
     comparison = Comparison.read(FIELDS | protocol)
     shared = shared_config(comparison, open_data(comparison, shapes, None))
     assert shared.model.backbone.init_cfg.checkpoint is None
+
+
+def test_weights_of_other_runs_need_not_be_there_yet(shapes, tmp_path):
+    norms = [
+        {'name': name, 'preset': 'bn', 'backbone': f'{tmp_path}/{name}-{{seed}}.pth'}
+        for name in ('BN', 'other')
+    ]
+    groups = {'groups': [{'norms': norms, 'seeds': [0, 1]}]}
+    comparison = Comparison.read(FIELDS | groups)
+    torch.save({'state_dict': {}}, tmp_path / 'BN-0.pth')
+    [run] = comparison.runs(only=['BN'], seeds=[0])
+    [entry] = make_plan(comparison, [run], shapes, tmp_path)['runs']
+    assert entry['settings']['norm'] == 'BN'
+    with pytest.raises(SpecError, match='no pre-trained weights .*other-0'):
+        plan_of(comparison, shapes, tmp_path)
+
+
+def test_norms_of_every_kind_start_from_the_same_values(shapes):
+    depthwise = {'model.backbone.norm_cfg.type': f'{controls.__name__}.DepthwiseBN'}
+    norms = ['BN', 'UBN', 'GN', {'name': 'D', 'preset': 'bn', 'options': depthwise}]
+    groups = {'groups': [{'norms': norms, 'seeds': [3]}]}
+    found = configs(Comparison.read(FIELDS | groups), shapes)
+    starts = {name: shared_start(cfg, 3) for name, cfg in found.items()}
+    assert not [key for key in starts['BN'] if '.bn' in key or '.downsample.1' in key]
+    for name, start in starts.items():
+        torch.testing.assert_close(start, starts['BN'], rtol=0, atol=0)
+        assert start.keys() < MODELS.build(found[name].model).state_dict().keys()
 
 
 def test_images_may_fit_into_a_rectangle(shapes):
@@ -177,12 +210,12 @@ def test_everything_that_decides_is_in_the_hash():
 def test_an_image_that_is_exchanged_makes_other_runs(shapes, tmp_path):
     copy = shutil.copytree(shapes, tmp_path / 'shapes')
     comparison = Comparison.read(FIELDS)
-    first = hashes(make_plan(comparison, copy, tmp_path))
+    first = hashes(plan_of(comparison, copy, tmp_path))
     shutil.copy(copy / 'train/000001.png', copy / 'train/000002.png')
-    assert first[0] != hashes(make_plan(comparison, copy, tmp_path))[0]
+    assert first[0] != hashes(plan_of(comparison, copy, tmp_path))[0]
     shutil.copy(shapes / 'train/000002.png', copy / 'train/000002.png')
     (copy / 'train/thumbnails').touch()  # no image of the data
-    assert hashes(make_plan(comparison, copy, tmp_path)) == first
+    assert hashes(plan_of(comparison, copy, tmp_path)) == first
 
 
 def test_a_detectors_own_weights_are_loaded_and_are_in_the_hash(shapes, tmp_path):
@@ -191,7 +224,7 @@ def test_a_detectors_own_weights_are_loaded_and_are_in_the_hash(shapes, tmp_path
     detector = written(tmp_path, base, f'load_from = {str(weights)!r}')
     comparison = Comparison.read(FIELDS | {'detector': detector})
     with pytest.raises(SpecError, match=r'no pre-trained weights .*weights\.pth'):
-        make_plan(comparison, shapes, tmp_path)
+        plan_of(comparison, shapes, tmp_path)
     assert not (tmp_path / 'preflight').exists()  # it takes longer
     values = {
         'backbone.conv1.weight': torch.full((64, 3, 7, 7), 0.5),
@@ -199,12 +232,12 @@ def test_a_detectors_own_weights_are_loaded_and_are_in_the_hash(shapes, tmp_path
         'roi_head.bbox_head.fc_cls.weight': torch.zeros(81, 1024),  # of other classes
     }
     torch.save({'state_dict': values}, weights)
-    first = make_plan(comparison, shapes, tmp_path)
+    first = plan_of(comparison, shapes, tmp_path)
     start = shared_start(configs(comparison, shapes)['UBN'], 3)
     for name in 'backbone.conv1.weight', 'backbone.bn1.weight':
         torch.testing.assert_close(start[name], values[name])
     assert start['roi_head.bbox_head.fc_cls.weight'].shape[0] < 81
     torch.save({'state_dict': {}}, weights)
-    other = make_plan(comparison, shapes, tmp_path)
+    other = plan_of(comparison, shapes, tmp_path)
     assert first['setting_hash'] != other['setting_hash']
     assert first['runs'][0]['config_hash'] != other['runs'][0]['config_hash']

@@ -1,6 +1,7 @@
 """Runs of a comparison differ in the norm alone, resume exactly, and survive each other."""
 
 import copy
+import json
 import os
 import signal
 import subprocess
@@ -130,6 +131,14 @@ def test_a_comparison_that_is_interrupted_is_the_one_that_was_not(shapes, tmp_pa
     assert {key: ours[key] for key in again} == again
     # The toolbox's own evaluation, which rounds.
     assert ours['curves']['segm_mAP'][-1] == round(ours['segm_mAP'], 3)
+
+    # What other tools make of a run's config and its weights.
+    [config] = run_dir.glob('*.py')
+    tool = [sys.executable, ROOT / 'tools/norm_gap.py', config, run_dir / 'final.pth']
+    complete([*tool, '--statistics', 'running', '--padding', 'counted'])
+    found = json.loads((run_dir / 'final.pth.norm_gap.json').read_text())
+    [row] = found['results']
+    assert row['metrics']['coco/bbox_mAP'] == ours['curves']['bbox_mAP'][-1]
 
     finished = complete(cut)
     assert 'started' not in finished and '1 runs in' in finished

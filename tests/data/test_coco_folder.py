@@ -183,7 +183,7 @@ def test_many_problems_are_counted(folder):
 
 def test_without_hotcoco_it_is_said_how_to_get_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, 'hotcoco', None)
-    with pytest.raises(CocoFolderError, match=r'pip install "ubn_mmdet\[report\]"'):
+    with pytest.raises(CocoFolderError, match='pip install hotcoco'):
         CocoFolder.open(folder)
 
 

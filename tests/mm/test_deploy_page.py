@@ -4,7 +4,6 @@ import re
 from collections import defaultdict
 from functools import partial
 
-import onnxruntime
 import pytest
 import torch
 from helpers import detectors
@@ -16,6 +15,7 @@ from torch import nn
 from ubn_mmdet import UBN
 from ubn_mmdet.data.shapes import make_shapes
 
+onnxruntime = pytest.importorskip('onnxruntime')
 pytestmark = pytest.mark.slow
 
 CODE = re.compile(

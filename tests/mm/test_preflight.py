@@ -143,11 +143,11 @@ FAULTS = {
             TWIN,
             ('bn', {'auto_scale_lr.enable': False, 'train_dataloader.batch_size': 4}),
         ),
-        'refusal auto_scale_lr: bn has 4 images a step, and a learning rate for 8',
+        'refusal auto_scale_lr: bn has 4 images per step, and a learning rate for 8',
     ),
     'more processes at the same rate': (
         *(checks.schedule, 4, TWIN, ('bn', {'auto_scale_lr.enable': False})),
-        'refusal auto_scale_lr: bn has 32 images a step, and a learning rate for 8',
+        'refusal auto_scale_lr: bn has 32 images per step, and a learning rate for 8',
     ),
     'no warm-up': (
         *(checks.schedule, 1, TWIN, ('ubn', {'param_scheduler': []})),
@@ -349,5 +349,5 @@ def test_command_line(tmp_path):
     assert json.loads((tmp_path / 'manifest.json').read_text())['verdict'] == 'warnings'
     options = 'auto_scale_lr.base_batch_size=16', 'auto_scale_lr.enable=False'
     output = run(tool, CONFIG, twin, '--cfg-options', *options, cwd=tmp_path, ok=False)
-    assert 'refusal  auto_scale_lr: A has 8 images a step' in output
+    assert 'refusal  auto_scale_lr: A has 8 images per step' in output
     assert list((tmp_path / 'work_dirs/preflight').iterdir())

@@ -1,11 +1,14 @@
 """Which part of a map is image, and what is announced to whom."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ubn_mmdet import padded_images
+from ubn_mmdet import UBN, padded_images
 from ubn_mmdet.ops.fused import Coefficients
 from ubn_mmdet.ops.padding import (
     Images,
@@ -15,6 +18,15 @@ from ubn_mmdet.ops.padding import (
 )
 
 X = torch.zeros(1, 3, 8, 8)
+
+
+def test_copies_of_a_layer_do_not_take_along_what_it_remembers():
+    layer, apart = UBN(3), torch.nn.Linear(100, 100)
+    with padded_images([(5, 8)], (8, 8), apart=[apart]):
+        layer(torch.randn(1, 3, 8, 8))
+    assert layer.__dict__['_remembered_settings']
+    assert not copy.deepcopy(layer).__dict__['_remembered_settings']
+    assert len(pickle.dumps(layer)) < 20_000
 
 
 def halved(x):

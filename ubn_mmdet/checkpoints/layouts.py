@@ -27,29 +27,6 @@ class ConversionError(ValueError):
     """The state dict cannot be converted exactly."""
 
 
-def from_batchnorm(state: StateDict, stages: Stages) -> StateDict:
-    """Give every BatchNorm the keys of a layer whose stages do nothing yet.
-
-    Layers of the family load a BatchNorm state as it is; this is for whoever reads the
-    file. Layers that have a key of the stages already stay as they are.
-
-    Args:
-        state: A model's.
-        stages: Of the layers that it is for, such as ``UBN(1).stages``.
-    """
-    entries = stages.entries()
-
-    def convert(norm: StateDict) -> StateDict:
-        weight = norm['weight']
-        return norm | {
-            entry.name: entry.neutral_like(weight, len(weight)) for entry in entries
-        }
-
-    own = [entry.name for entry in entries]
-    unconverted = [p for p in norm_prefixes(state) if not _has_any(state, p, own)]
-    return _convert(state, unconverted, BATCHNORM, convert)
-
-
 def authors_to_ubn(state: StateDict) -> StateDict:
     """From the layout of the UBN authors' fork, exactly.
 

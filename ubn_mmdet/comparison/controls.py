@@ -1,20 +1,18 @@
 """Controls: what else a difference between norms could come from.
 
-For comparisons alone, where their types are known by name.
+In no registry: a config names them by their path, ``ubn_mmdet.comparison.controls.``.
 """
 
 from typing import Any
 
 import torch.nn.functional as F
 from mmdet.models.necks import FPN
-from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import BNET
 from ..layers.stages.affine import spatial_kernel
 
 
-@MODELS.register_module()
 class DepthwiseBN(nn.BatchNorm2d):
     """BatchNorm, and behind it an ordinary depthwise 3x3 convolution without a bias.
 
@@ -39,7 +37,6 @@ class DepthwiseBN(nn.BatchNorm2d):
         return F.conv2d(super().forward(x), kernel, padding=1, groups=len(kernel))
 
 
-@MODELS.register_module()
 class ScaledFPN(FPN):
     """An FPN whose inputs are multiplied by a constant each.
 

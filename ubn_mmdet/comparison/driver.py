@@ -60,6 +60,7 @@ class Driver:
         results_file: Where lines go.
         commit: Of the code that runs.
         say: Where messages go.
+        runs: Those of the comparison that are to run; all by default.
 
     Raises:
         ComparisonError: If another process works in ``work_dir``, or the data or the
@@ -75,8 +76,10 @@ class Driver:
         results_file: str | os.PathLike,
         commit: str,
         say: Callable[[str], None] = print,
+        runs: Sequence[Run] = (),
     ) -> None:
         self.comparison = comparison
+        runs = runs or comparison.all_runs
         self.results_file = Path(results_file)
         self._listener = say
         self._said = time.monotonic()
@@ -86,7 +89,7 @@ class Driver:
 
         try:
             with lock(self._folder):
-                plan = make_plan(comparison, str(data), str(self._folder))
+                plan = make_plan(comparison, runs, str(data), str(self._folder))
         except ValueError as error:
             raise ComparisonError(str(error)) from None
         for note in plan['notes']:
@@ -95,13 +98,15 @@ class Driver:
         detector = self._folder / comparison.detector_name()
         self._planned = [
             Planned(run, folder=detector / run.norm.name / f'seed{run.seed}', **entry)
-            for run, entry in zip(comparison.runs(), plan['runs'], strict=True)
+            for run, entry in zip(runs, plan['runs'], strict=True)
         ]
         known = [read_json(each.folder / SPECIFICATION) for each in self._planned]
         if any(known):
             self._say(
                 f'Going on in {self._folder} with the code of {self._commit[:12]}'
             )
+        # Numbers depend on it, in the last digits.
+        self._threads = next((before['threads'] for before in known if before), None)
         for each, before in zip(self._planned, known, strict=True):
             if before and before['config_hash'] != each.config_hash:
                 raise ComparisonError(
@@ -114,17 +119,14 @@ class Driver:
         """The lines of the results file."""
         return results.read(self.results_file)
 
-    def run(
-        self, launcher: Launcher, only: Sequence[str] = (), seeds: Sequence[int] = ()
-    ) -> list[dict]:
-        """Do what is not done yet; the lines of all runs that were asked for.
+    def run(self, launcher: Launcher) -> list[dict]:
+        """Do what is not done yet; the lines of all runs.
 
         A run that failed before is tried again. At an interruption (``KeyboardInterrupt``)
         the launcher decides what becomes of the runs under way; the next call goes on with
-        them. Without ``only`` and ``seeds`` all norms and seeds run.
+        them.
         """
-        chosen = list(self.comparison.runs(only, seeds))
-        planned = [p for p in self._planned if p.run in chosen]
+        planned = self._planned
         with lock(self._folder) as held:
             todo = [
                 p
@@ -208,7 +210,7 @@ class Driver:
             'folder': {'root': str(self._root)},
             'code': str(PACKAGE.parent),
             'directory': os.getcwd(),
-            'threads': launcher.threads,
+            'threads': self._threads or launcher.threads,
             'started': before.get('started') or _now(),
         }
         write_whole(planned.folder / CONFIG, pickle.dumps(planned.config))

@@ -1,4 +1,4 @@
-"""The results of comparisons: a file with one json line a run, and who stands beside whom.
+"""The results of comparisons: one json line per run, and who stands beside whom.
 
 A line says what ran (``comparison``, ``norm``, ``seed``, settings), with which code
 (``commit``, ``config_hash``), how it ended (``status``) and what came of it. A file may

@@ -1,1 +1,1 @@
-"""COCO-format folders, and the generated data set."""
+"""Folders of data: COCO-format or images to classify, and the generated data set."""

@@ -151,8 +151,7 @@ def _read(root: Path, split: str) -> tuple[dict, list[str]]:
         from hotcoco import COCO
     except ModuleNotFoundError:
         raise CocoFolderError(
-            'hotcoco, which checks folders, is not installed: '
-            '`pip install "ubn_mmdet[report]"`'
+            'hotcoco, which checks folders, is not installed: `pip install hotcoco`'
         ) from None
     path = root / annotation_file(split)
     if not (root / split).is_dir():

@@ -3,7 +3,7 @@
 folder/train/<class>/     images
 folder/val/<class>/       images
 folder/meta/classes.txt   one class a line, in the order of their labels
-folder/meta/train.txt     one image a line: its path below train/ and its label
+folder/meta/train.txt     one image per line: its path below train/ and its label
 folder/meta/val.txt
 
 ``make_crops`` makes one of annotated objects, to pre-train a backbone by classification.

@@ -20,7 +20,7 @@ def precise_statistics(
     """Put plain averages over ``batches`` in place of a model's moving averages.
 
     A moving average is over the last ``1/momentum`` steps or so, each of other weights; of
-    few images a step it is rough. These are the "precise" statistics of arXiv 2105.07576,
+    few images per step it is rough. These are the "precise" statistics of arXiv 2105.07576,
     section 3, for BatchNorm and the members of the family: the mean of the batches' means
     and that of their unbiased variances, as with ``momentum=None``. Batches that would not
     move the moving averages do not count; if none does, they stay as they are.

@@ -1,1 +1,1 @@
-"""The door to the toolbox: the only part that imports mmengine, mmcv and mmdet."""
+"""What the toolbox (mmengine, mmcv and mmdet) needs to use the layers."""

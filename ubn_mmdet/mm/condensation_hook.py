@@ -31,7 +31,7 @@ FILE = 'condensation.json'
 THRESHOLD = 0.15  # tau of layers that have no gate: UBN's
 QUANTITIES = 'condensation', 'average', 'gate', 'shift'
 
-Row = Mapping[str, Sequence[float | None]]  # a number a layer, by quantity
+Row = Mapping[str, Sequence[float | None]]  # a number per layer, by quantity
 
 
 @HOOKS.register_module()

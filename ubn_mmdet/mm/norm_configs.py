@@ -43,6 +43,16 @@ def with_norm(
     return model
 
 
+def with_batchnorm_alone(model: ConfigDict) -> ConfigDict:
+    """``model`` with BatchNorm for every norm of any kind that the config names."""
+    model = deepcopy(model)
+    for node in list(all_nodes(model)):
+        for key, value in list(node.items()):
+            if 'norm' in key and isinstance(value, Mapping) and 'type' in value:
+                node[key] = ConfigDict(type='BN')
+    return model
+
+
 def batchnorms(
     model: ConfigDict, scope: str = 'mmdet'
 ) -> Iterator[tuple[ConfigDict, str, Mapping]]:

@@ -141,6 +141,7 @@ def _read(
     cfg = read_config(config, options)
     cfg.load_from = None
     cfg.resume = False
+    cfg.launcher = 'none'
     cfg.custom_hooks = []  # they belong to training: an EMA would put back its own
     cfg.default_hooks = {**cfg.get('default_hooks', {}), 'checkpoint': None}
     cfg.randomness = {'seed': 0}

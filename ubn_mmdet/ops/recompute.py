@@ -58,6 +58,13 @@ def not_recomputed(tensor: Tensor) -> Tensor:
     return torch.stack([tensor, tensor])[0]
 
 
+class _Settings(dict):
+    """What a layer remembers; its copies start without."""
+
+    def __reduce__(self) -> tuple:
+        return _Settings, ()
+
+
 def remembered(layer: nn.Module, name: str, value: T | None, x: Tensor) -> T | None:
     """A setting of this call of ``layer``.
 
@@ -71,7 +78,7 @@ def remembered(layer: nn.Module, name: str, value: T | None, x: Tensor) -> T | N
         value: What is set here; None for nothing.
         x: The input of the call.
     """
-    kept: dict = layer.__dict__.setdefault('_remembered_settings', {})
+    kept = layer.__dict__.setdefault('_remembered_settings', _Settings())
     key = name, tuple(x.shape)
     if is_in_backward():
         return kept.get(key) if value is None else value

@@ -177,7 +177,7 @@ def costs(numbers: Mapping) -> str:
             row += [shown(found, key), ratio(found, key)]
         rows.append([*row, shown(found, 'parameters', 1e6)])
     times = f'times {numbers["baseline"] or "the baseline"}'
-    header = ['norm', 'seconds a step', times, 'peak memory, MB', times]
+    header = ['norm', 'seconds per step', times, 'peak memory, MB', times]
     return markdown_table([*header, 'parameters, millions'], rows)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
-from mmengine.registry import FUNCTIONS
 from mmengine.runner import Runner
 
 from ..results import read_scalars
@@ -95,7 +94,6 @@ class FiniteLossHook(Hook):
             )
 
 
-@FUNCTIONS.register_module()
 def keep_worker_seed(worker_id: int, **_: object) -> None:
     """For ``worker_init_fn``: leaves a worker that loads data its random state.
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -23,12 +24,15 @@ from .configs import (
 )
 
 
-def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
+def make_plan(
+    comparison: Comparison, runs: Sequence[Run], data: str, work_dir: str
+) -> dict:
     """``{'root', 'setting_hash', 'runs', 'notes'}``.
 
-    ``root`` is the folder of the data, notes are lines for the user. For each run, in the
-    order of ``Comparison.runs``, there is its ``config``, ``config_hash``, and the
-    ``settings`` that a result says of it. What a preflight has found is below ``work_dir``.
+    ``root`` is the folder of the data, notes are lines for the user. For each of the
+    ``runs``, which are some of the comparison's, there is its ``config``, ``config_hash``,
+    and the ``settings`` that a result says of it. What a preflight has found is below
+    ``work_dir``.
 
     Raises:
         ValueError: If the data, the detector's config or a preset does not fit.
@@ -50,9 +54,9 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
 
     # Before the preflight, which takes longer: weights that are missing are named here.
     setting_hash = hash_of(shared_config(comparison, folder))
-    configs = [resolve(comparison, run, folder) for run in comparison.runs()]
+    configs = [resolve(comparison, run, folder) for run in runs]
     hashes = [hash_of(cfg) for cfg in configs]
-    checked = check_norms(comparison, folder, Path(work_dir) / 'preflight')
+    checked = check_norms(comparison, runs, folder, Path(work_dir) / 'preflight')
     settings = {
         'comparison': comparison.name,
         'detector': comparison.detector_name(),
@@ -65,8 +69,8 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
         'train_images': folder.num_images['train'],
         'val_images': folder.num_images['val'],
     }
-    runs = []
-    for run, cfg, its_hash in zip(comparison.runs(), configs, hashes, strict=True):
+    entries = []
+    for run, cfg, its_hash in zip(runs, configs, hashes, strict=True):
         norm = {
             'norm': run.norm.name,
             'norm_cfg': preset(run.norm.preset),
@@ -74,19 +78,19 @@ def make_plan(comparison: Comparison, data: str, work_dir: str) -> dict:
             'seed': run.seed,
             'preflight': checked.get(run.norm.name, {}).get('id'),
         }
-        runs.append(
+        entries.append(
             {'config': cfg, 'config_hash': its_hash, 'settings': settings | norm}
         )
     return {
         'root': folder.root,
         'setting_hash': setting_hash,
-        'runs': runs,
+        'runs': entries,
         'notes': [found['summary'] for found in checked.values()],
     }
 
 
 def check_norms(
-    comparison: Comparison, folder: Folder, place: Path
+    comparison: Comparison, runs: Sequence[Run], folder: Folder, place: Path
 ) -> dict[str, dict[str, str]]:
     """The preflight: the config of each norm's first run against the baseline's.
 
@@ -100,15 +104,17 @@ def check_norms(
     """
     baseline = next((contrast.baseline for contrast in comparison.primary), 'BN')
     # The first of each norm's.
-    runs = {run.norm.name: run for run in reversed(comparison.all_runs)}
-    names = [name for name in comparison.norm_names() if name != baseline]
+    first = {run.norm.name: run for run in reversed(runs)}
+    names = [n for n in comparison.norm_names() if n in first and n != baseline]
     if not names:
         return {}
-    # Where BatchNorm's runs are another comparison's, it is beside them all the same.
-    runs.setdefault(baseline, Run(Norm.read(baseline), runs[names[0]].seed))
+    # Where the baseline does not run, it is beside them all the same.
+    norms = {run.norm.name: run.norm for run in comparison.all_runs}
+    norm = norms.get(baseline) or Norm.read(baseline)
+    first.setdefault(baseline, Run(norm, first[names[0]].seed))
 
     def side(name: str) -> Side:
-        cfg = resolve(comparison, runs[name], folder)
+        cfg = resolve(comparison, first[name], folder)
         # A run of a comparison looks at its loss anyway (hooks.FiniteLossHook).
         looks = {'type': 'CheckInvalidLossHook'}
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), looks]
@@ -128,8 +134,8 @@ def check_norms(
         write_whole(path, json.dumps(manifest, indent=1).encode())
         found = manifest['findings']
         if refusals := [f for f in found if f['level'] == 'refusal']:
-            first = '{where}: {what}'.format(**refusals[0])
-            raise SpecError(f'the preflight of {name} refuses it ({path}): {first}')
+            why = '{where}: {what}'.format(**refusals[0])
+            raise SpecError(f'the preflight of {name} refuses it ({path}): {why}')
         concerned = dict.fromkeys(f['where'] for f in found if f['level'] == 'warning')
         summary = (
             f'warnings about {", ".join(concerned)}' if concerned else 'no warnings'

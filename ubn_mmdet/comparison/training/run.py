@@ -5,6 +5,7 @@ writes. The result goes to ``result.json`` beside them. The exit status is 0 for
 diverged, too.
 """
 
+import contextlib
 import json
 import os
 import pickle
@@ -31,12 +32,13 @@ from ...files import write_whole
 from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
 from ...mm.condensation_hook import CondensationHook
+from ...mm.norm_configs import with_batchnorm_alone
 from ...mm.start_hooks import pretrained_modules
 from ...mm.tools import join_ranks_on_cpu
 from ..launchers import CONFIG, RESULT
 from ..predictions import PREDICTIONS, coco_metrics, write_predictions
 from ..results import DIVERGED, EVALUATED, FINISHED, metric_name, read_scalars
-from .configs import config_hash, data_hash, replace_norm
+from .configs import config_hash, data_hash
 from .hooks import (
     CatchUpHook,
     DivergedError,
@@ -108,7 +110,8 @@ def train(cfg: Config, run_dir: Path, processes: int = 1) -> dict:
         if processes > 1:
             # The others may wait for this process: its exit status ends them.
             result |= _about(runner, run_dir)
-            write_whole(run_dir / RESULT, json.dumps(result).encode())
+            with contextlib.suppress(FileNotFoundError):  # one of them was faster
+                write_whole(run_dir / RESULT, json.dumps(result).encode())
             raise
     if not is_main_process():
         return result
@@ -154,7 +157,7 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
     """
     init_default_scope(cfg.default_scope)
     set_random_seed(seed)
-    model = MODELS.build(replace_norm(cfg, {'type': 'BN', 'requires_grad': True}))
+    model = MODELS.build(with_batchnorm_alone(cfg.model))
     model.init_weights()
     modules = model.named_modules()
     own = [f'{n}.' for n, layer in modules if isinstance(layer, _BatchNorm)]
@@ -223,15 +226,15 @@ def _about(runner: Runner, run_dir: Path) -> dict:
     """What a result says of how a run went, finished or not."""
     training, evaluations = read_scalars(run_dir)
     times = [record['time'] for record in training.values()]
-    if get_device() == 'cuda':
-        memory = torch.cuda.max_memory_allocated() / 2**20
-    else:  # of the process
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    # The toolbox logs a GPU's, in MB, and resets it each time.
+    memory = [record['memory'] for record in training.values() if 'memory' in record]
+    if not memory:  # of the process, in kB
+        memory = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10]
     packages = 'torch', 'mmengine', 'mmcv', runner.cfg.default_scope
     return {
         'curves': _curves(training, evaluations),
         'seconds_per_step': round(statistics.median(times), 4) if times else None,
-        'peak_memory_mb': round(memory),
+        'peak_memory_mb': round(max(memory)),
         'parameters': sum(p.numel() for p in runner.model.parameters()),
         # Runs of different devices never share a table.
         'device': describe_machine(torch.device(get_device()))['device'],

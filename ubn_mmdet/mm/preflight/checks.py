@@ -158,8 +158,9 @@ def schedule(a: Side, b: Side, world: int) -> Findings:
         base = scaling.get('base_batch_size', images)
         if images != base and not scaling.get('enable'):
             what = (
-                f'{side.name} has {images} images a step, and a learning rate for {base}: '
-                f'enable=True scales it, base_batch_size={images} says it is for these'
+                f'{side.name} has {images} images per step, and a learning rate for '
+                f'{base}: enable=True scales it, base_batch_size={images} says it is for '
+                'these'
             )
             yield Finding(REFUSAL, 'auto_scale_lr', what)
         schedulers = side.cfg.get('param_scheduler') or []
