@@ -1,7 +1,8 @@
 """Make docs/results.md and its pictures from the files in docs/results/.
 
 The folder holds results files, what is kept of their predictions
-(``NAME.images.json``), and the conclusions (``summary.md``, optional). All primary
+(``NAME.images.json``), and two texts, both optional: the conclusions, with which the page
+begins (``summary.md``), and what comes after the tables (``notes.md``). All primary
 contrasts are in one figure and one table; comparisons in ``tuning/``, which only chose
 settings, are not on the page. The first comparison has its curves, its errors and its
 condensation, if the records are where the lines say, from this folder on. A contrast has a
@@ -60,8 +61,8 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
 
     numbers = numbers_of_all(named, BASELINE, images)
     drawn = draw_all(named, numbers, BASELINE)
-    first = slug(next(iter(named), ''))
-    own = {f'{first}-{name}': caption for name, caption in CAPTIONS.items()}
+    shown_of = slug(next(iter(named), ''))
+    own = {f'{shown_of}-{name}': caption for name, caption in CAPTIONS.items()}
     shown = {'contrasts': FORESTS['contrasts'], **own}
     captions = {name: caption for name, caption in shown.items() if name in drawn}
     pictures = write_figures(
@@ -71,8 +72,8 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
         name: f'![{caption}]({pictures[name]})\n\n{caption}'
         for name, caption in captions.items()
     }
-    summary = folder / 'summary.md'
-    parts = [summary.read_text().rstrip()] if summary.is_file() else []
+    first, last = (_text(folder / name) for name in ('summary.md', 'notes.md'))
+    parts = [*first]
     if any(of['primary'] for of in numbers.values()):
         parts += ['## What was to be decided', tables.primary(numbers), HOW_TO_READ]
     parts += filter(None, [figures.pop('contrasts', None)])
@@ -86,8 +87,12 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
                 'chosen afterwards, which favours it:',
                 tables.against(found),
             ]
-    page = '\n\n'.join([HEAD, *parts, *figures.values()]) + '\n'
+    page = '\n\n'.join([HEAD, *parts, *figures.values(), *last]) + '\n'
     write_whole(docs / 'results.md', page.encode())
+
+
+def _text(path: Path) -> list[str]:
+    return [path.read_text().rstrip()] if path.is_file() else []
 
 
 def _with_plan(group: ResultGroup) -> ResultGroup:

@@ -79,7 +79,10 @@ def test_the_same_files_make_the_same_page(docs):
 
 def test_conclusions_come_first(docs):
     (docs / 'results/summary.md').write_text('One is better.\n')
-    assert page_of(docs).index('One is better.') < page_of(docs).index('![')
+    (docs / 'results/notes.md').write_text('Rates were tuned.\n')
+    text = page_of(docs)
+    assert text.index('One is better.') < text.index('![')
+    assert text.endswith('\n\nRates were tuned.\n')
 
 
 def test_before_the_first_result_there_are_conclusions_alone(tmp_path):
