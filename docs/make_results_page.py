@@ -4,9 +4,9 @@ The folder holds results files, what is kept of their predictions
 (``NAME.images.json``), and two texts, both optional: the conclusions, with which the page
 begins (``summary.md``), and what comes after the tables (``notes.md``). All primary
 contrasts are in one figure and one table; comparisons in ``tuning/``, which only chose
-settings, are not on the page. The first comparison has its curves, its errors and its
-condensation, if the records are where the lines say, from this folder on. A contrast has a
-verdict when all runs that its file in ``comparisons/`` plans have ended.
+settings, are not on the page. The comparison with the most runs has its curves, its errors
+and its condensation, if the records are where the lines say, from this folder on. A
+contrast has a verdict when all runs that its file in ``comparisons/`` plans have ended.
 """
 
 import argparse
@@ -61,8 +61,8 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
 
     numbers = numbers_of_all(named, BASELINE, images)
     drawn = draw_all(named, numbers, BASELINE)
-    shown_of = slug(next(iter(named), ''))
-    own = {f'{shown_of}-{name}': caption for name, caption in CAPTIONS.items()}
+    most = max(named, key=lambda title: len(named[title].runs), default='')
+    own = {f'{slug(most)}-{name}': caption for name, caption in CAPTIONS.items()}
     shown = {'contrasts': FORESTS['contrasts'], **own}
     captions = {name: caption for name, caption in shown.items() if name in drawn}
     pictures = write_figures(
@@ -75,11 +75,17 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
     first, last = (_text(folder / name) for name in ('summary.md', 'notes.md'))
     parts = [*first]
     if any(of['primary'] for of in numbers.values()):
-        parts += ['## What was to be decided', tables.primary(numbers), HOW_TO_READ]
+        parts += [
+            '## What was to be decided',
+            tables.primary(numbers),
+            HOW_TO_READ.rstrip(),
+        ]
     parts += filter(None, [figures.pop('contrasts', None)])
     for title, of in numbers.items():
         parts += [f'## {title}', *tables.notes(of), *tables.metrics(of)]
-        parts += [f'Against {BASELINE}, exploratory:', tables.against(of)]
+        if exploratory := _exploratory(of):
+            text = f'Against {BASELINE}, exploratory:'
+            parts += [text, tables.against({'against': exploratory})]
         if (strongest := _strongest(of)) != BASELINE:
             found = numbers_of(named[title], strongest, *images(named[title]))
             parts += [
@@ -103,6 +109,12 @@ def _with_plan(group: ResultGroup) -> ResultGroup:
         if path.is_file()
         else group
     )
+
+
+def _exploratory(numbers: Mapping) -> dict:
+    """The norms that no primary contrast compares with the baseline."""
+    named = {c['norm'] for c in numbers['primary'] if c['baseline'] == BASELINE}
+    return {norm: of for norm, of in numbers['against'].items() if norm not in named}
 
 
 def _strongest(numbers: Mapping) -> str:

@@ -109,8 +109,8 @@ def contrasts(numbers: Mapping[str, Mapping]) -> dict[str, Row]:
     for title, of in numbers.items():
         for contrast in of['primary']:
             label = contrast_title(title if len(numbers) > 1 else '', contrast)
-            _, found = rows.setdefault(label, (contrast['norm'], {}))
             if 'difference' in contrast:
+                _, found = rows.setdefault(label, (contrast['norm'], {}))
                 found[contrast['metric']] = contrast
     return rows
 
