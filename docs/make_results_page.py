@@ -104,11 +104,9 @@ def _text(path: Path) -> list[str]:
 def _with_plan(group: ResultGroup) -> ResultGroup:
     """A group with the runs that its comparison plans now, if it is one that ships."""
     path = COMPARISONS / f'{group.settings["comparison"]}.py'
-    return (
-        replace(group, planned=Comparison.open(path).planned())
-        if path.is_file()
-        else group
-    )
+    if not path.is_file():
+        return group
+    return replace(group, planned=Comparison.open(path).planned())
 
 
 def _exploratory(numbers: Mapping) -> dict:
@@ -120,9 +118,10 @@ def _exploratory(numbers: Mapping) -> dict:
 def _strongest(numbers: Mapping) -> str:
     """The baseline with the highest mean of the first metric."""
     means = {
-        norm: numbers['norms'][norm]['metrics'][numbers['metrics'][0]]['mean']
+        norm: found['mean']
         for norm in BASELINES
         if norm in numbers['norms']
+        if (found := numbers['norms'][norm]['metrics'][numbers['metrics'][0]])
     }
     return max(means, key=lambda norm: means[norm], default=BASELINE)
 
