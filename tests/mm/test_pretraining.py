@@ -123,7 +123,8 @@ def test_the_miniature_starts_from_the_backbones_of_its_first_half(name):
         for run in first.runs()
     }
     for run_ in second.runs():
-        assert set(run_.norm.options) == {'model.backbone.init_cfg'}
+        rate = 'optim_wrapper.optimizer.lr'
+        assert set(run_.norm.options) == {'model.backbone.init_cfg', rate}
         start = run_.norm.options['model.backbone.init_cfg']
         assert start['prefix'] == 'backbone.'
         assert backbones[ROOT / start['checkpoint']] == run_.norm.preset
