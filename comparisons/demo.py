@@ -4,6 +4,4 @@ detector = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
 image_size = 160
 epochs = 6
 batch_size = 8
-# Twice the detector's own, which was the best rate of BN and UBN in bccd-tuning.py.
-options = {'optim_wrapper.optimizer.lr': 0.04}
 groups = [dict(norms=['BN', 'UBN'], seeds=[0])]

@@ -115,9 +115,6 @@ def plan_demo(
         changes['detector'] = OF_BOXES
         say('The annotations have no masks: the detector is a RetinaNet.')
     comparison = Comparison.open(comparisons_dir() / f'{NAME}.py')
-    # The comparison's are for its own detector.
-    own = {} if 'detector' in changes else comparison.options
-    changes['options'] = own | changes.get('options', {})  # type: ignore[operator]
     changes['data'] = str(folder.root)
     return replace(comparison, **changes)  # type: ignore[arg-type]
 

@@ -26,7 +26,6 @@ SMALL = {
     'default_hooks.logger.interval': 1,
     'log_processor.window_size': 1,
 }
-LEARNS_AT = {'optim_wrapper.optimizer.lr': 0.04}
 # Without git it is this code that runs, not that of the last commit.
 WITHOUT_GIT = {'PATH': ''}
 
@@ -82,9 +81,6 @@ def test_a_folder_with_boxes_alone_gets_a_detector_of_boxes(shapes, tmp_path, ma
     comparison = plan_demo(folder, said.append)
     assert comparison.detector_name() == 'retinanet_r18-scratch_fpn'
     assert said[-1] == 'The annotations have no masks: the detector is a RetinaNet.'
-    # The learning rate of another detector is its own.
-    assert comparison.options == {}
-    assert plan_demo(CocoFolder.open(shapes)).options == LEARNS_AT
     register_all_modules()
     [bn, _] = comparison.runs()
     assert resolve(comparison, bn, folder).val_evaluator.metric == 'bbox'
