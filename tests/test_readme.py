@@ -28,14 +28,14 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from ubn_mmdet import UBN
+from ubn_mmdet import BNET, UBN
 
 register_all_modules()
 cfg = Config.fromfile('mine.py')
 loads = cfg.model.backbone.init_cfg is not None
 cfg.model.backbone.init_cfg = None  # no download
 model = MODELS.build(cfg.model)
-layers = [m for m in model.modules() if isinstance(m, UBN)]
+layers = [m for m in model.modules() if isinstance(m, (UBN, BNET))]
 starts_as_batchnorm = not layers[0].spatial_weight.any() and bool(layers[0].weight.all())
 constructor = cfg.optim_wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
 build_optim_wrapper(model, cfg.optim_wrapper)
