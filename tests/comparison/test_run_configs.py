@@ -126,6 +126,7 @@ def test_weights_of_other_runs_need_not_be_there_yet(shapes, tmp_path):
         plan_of(comparison, shapes, tmp_path)
 
 
+@pytest.mark.slow
 def test_norms_of_every_kind_start_from_the_same_values(shapes):
     depthwise = {'model.backbone.norm_cfg.type': f'{controls.__name__}.DepthwiseBN'}
     norms = ['BN', 'UBN', 'GN', {'name': 'D', 'preset': 'bn', 'options': depthwise}]
