@@ -3,7 +3,7 @@
 Pure functions on state dicts; what cannot be mapped exactly raises, nothing is lost.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
 
     prefixes = norm_prefixes(state)
     if own:  # else its layers have the very keys of a BatchNorm
-        prefixes = [p for p in prefixes if _has_any(state, p, own)]
+        prefixes = [p for p in prefixes if any(f'{p}.{key}' in state for key in own)]
     return _convert(state, prefixes, (*BATCHNORM, *own), convert)
 
 
@@ -110,10 +110,6 @@ def norm_prefixes(state: StateDict) -> list[str]:
     suffix = '.running_var'
     prefixes = [key.removesuffix(suffix) for key in state if key.endswith(suffix)]
     return [p for p in prefixes if all(f'{p}.{key}' in state for key in BATCHNORM[:-1])]
-
-
-def _has_any(state: StateDict, prefix: str, keys: Iterable[str]) -> bool:
-    return any(f'{prefix}.{key}' in state for key in keys)
 
 
 def _convert(

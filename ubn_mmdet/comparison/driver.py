@@ -126,24 +126,24 @@ class Driver:
         the launcher decides what becomes of the runs under way; the next call goes on with
         them.
         """
-        planned = self._planned
         with lock(self._folder) as held:
             todo = [
                 p
-                for p, line in zip(planned, self._lines_of(planned), strict=True)
+                for p, line in zip(self._planned, self._own_lines(), strict=True)
                 if line is None or line['status'] == results.FAILED
             ]
             for each in todo:
                 self._look(each)
-            self._total, self._todo, self._began = len(planned), todo, time.monotonic()
+            self._todo, self._began = todo, time.monotonic()
             # What runs had done before this process began is no work of its time.
             self._before = sum(each.done for each in todo)
             self._work(launcher, held)
-        return [line for line in self._lines_of(planned) if line is not None]
+        return [line for line in self._own_lines() if line is not None]
 
-    def _lines_of(self, planned: Sequence[Planned]) -> list[dict | None]:
+    def _own_lines(self) -> list[dict | None]:
+        """Of each planned run its line, if there is one."""
         lines = self.lines()
-        return [results.find(lines, self._commit, p.config_hash) for p in planned]
+        return [results.find(lines, self._commit, p.config_hash) for p in self._planned]
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
@@ -157,8 +157,9 @@ class Driver:
             speed = worked / (time.monotonic() - self._began)
             seconds = (len(self._todo) - done) / speed
             left = f'{timedelta(seconds=round(seconds))} left'
-        over = self._total - sum(each.done < 1 for each in self._todo)
-        self._say(f'[{over}/{self._total} runs, {left}] {text}')
+        total = len(self._planned)
+        over = total - sum(each.done < 1 for each in self._todo)
+        self._say(f'[{over}/{total} runs, {left}] {text}')
 
     def _work(self, launcher: Launcher, held: int) -> None:
         waiting: list[Planned] = []

@@ -206,10 +206,13 @@ class ResultGroup:
             if run.norm == norm and run.record['status'] == DIVERGED
         )
 
+    def ended(self, norm: str) -> set[int]:
+        """The seeds with which a norm finished or diverged."""
+        return {*self.of(norm), *self.diverged(norm)}
+
     def missing(self, norm: str) -> list[int]:
         """The planned seeds of a norm whose runs have neither finished nor diverged."""
-        ended = {*self.of(norm), *self.diverged(norm)}
-        return sorted(set(self.planned.get(norm, ())) - ended)
+        return sorted(set(self.planned.get(norm, ())) - self.ended(norm))
 
     def primary(self) -> list[dict]:
         """The contrasts that were named before the first of the runs, and ever since."""

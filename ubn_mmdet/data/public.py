@@ -16,11 +16,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from ..files import write_whole
 from ..records import claim_folder
 from .coco_folder import annotation_file
+from .masks import mask_annotation
 
 BLOOD_CELLS = 'RBC', 'WBC', 'Platelets'
 LONG_SIDE = 320  # pixels; larger images of nuclei are made smaller
@@ -111,16 +111,9 @@ def _masks(paths: Sequence[Path], width: int, height: int) -> Annotations:
             small = opened.convert('L').resize(
                 (width, height), Image.Resampling.NEAREST
             )
-        rle = coco_mask.encode(
-            np.asfortranarray(np.asarray(small) > 127, dtype=np.uint8)
-        )
-        if area := int(coco_mask.area(rle)):
-            yield {
-                'category_id': 1,
-                'bbox': coco_mask.toBbox(rle).tolist(),
-                'area': area,
-                'segmentation': {**rle, 'counts': rle['counts'].decode()},
-            }
+        found = mask_annotation(np.asarray(small) > 127)
+        if found['area']:
+            yield {'category_id': 1, **found}
 
 
 def _write(

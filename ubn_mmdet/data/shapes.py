@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pycocotools import mask as coco_mask
 
 from ..files import write_whole
 from ..layers.checks import check_count
 from ..records import claim_folder
 from .coco_folder import SPLITS, annotation_file
+from .masks import mask_annotation
 
 CLASSES = ('ellipse', 'rectangle', 'triangle', 'star')
 MIN_IMAGE_SIZE = 64
@@ -264,16 +264,13 @@ def _draw_split(
         Image.fromarray(pixels).save(folder / name)
         images.append({'id': index + 1, 'file_name': name, **size})
         for label, mask in zip(labels, masks, strict=True):
-            rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
             annotations.append(
                 {
                     'id': len(annotations) + 1,
                     'image_id': index + 1,
                     'category_id': label + 1,
                     'iscrowd': 0,
-                    'bbox': coco_mask.toBbox(rle).tolist(),
-                    'area': int(coco_mask.area(rle)),
-                    'segmentation': rle | {'counts': rle['counts'].decode('ascii')},
+                    **mask_annotation(mask),
                 }
             )
         if (index + 1) % 100 == 0 or index + 1 == count:

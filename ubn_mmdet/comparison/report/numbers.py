@@ -77,9 +77,6 @@ def numbers_of(
     values = {metric: _values(group, norms, metric) for metric in metrics}
     images = images or {}
 
-    def ended(norm: str) -> bool:
-        return bool(group.of(norm) or group.diverged(norm))
-
     def difference(norm: str, metric: str, base: str, tests: int = 1) -> dict | None:
         of_metric = values.get(metric, {})
         found = compare(of_metric.get(base, []), of_metric.get(norm, []), tests)
@@ -92,7 +89,7 @@ def numbers_of(
     against = {
         norm: {m: difference(norm, m, baseline) for m in metrics}
         for norm in norms
-        if norm != baseline and ended(baseline) and ended(norm)
+        if norm != baseline and group.ended(baseline) and group.ended(norm)
     }
     _add_false_discovery_rates(against)
     primary = []
@@ -111,7 +108,7 @@ def numbers_of(
         )
     return {
         'settings': group.settings,
-        'baseline': baseline if ended(baseline) else None,
+        'baseline': baseline if group.ended(baseline) else None,
         'metrics': metrics,
         'primary': primary,
         'against': against,
