@@ -145,12 +145,13 @@ def power_norm(
         scale = 1 / torch.sqrt(state['running_var'] + eps)
         return [affine(over_maps(scale) * x, state) for x in xs], state
 
-    is_warm = int(state['num_batches_tracked']) >= warmup_steps
+    is_warm = int(state['batches_averaged']) >= warmup_steps
     square = (elements**2).mean(1)
     used = state['running_var'] if is_warm else square
     psi, nu = torch.sqrt(used + eps), state['running_gradient']
     state |= {
         'num_batches_tracked': state['num_batches_tracked'] + 1,
+        'batches_averaged': state['batches_averaged'] + 1,
         'running_var': state['running_var']
         + momentum * (square.detach() - state['running_var']),
     }

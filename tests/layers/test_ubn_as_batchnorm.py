@@ -155,13 +155,18 @@ def test_inductor_compiles_it_into_one_graph():
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
-def test_a_mean_that_the_buffers_cannot_hold_leaves_the_state_alone(dtype):
-    layer = UBN(2, dtype=dtype)
-    before = {name: value.clone() for name, value in layer.state_dict().items()}
+def test_a_channel_that_the_buffers_cannot_hold_leaves_the_others_alone(dtype):
+    largest = torch.finfo(dtype).max
     wider = torch.float64 if dtype == torch.float32 else torch.float32
-    x = torch.full((3, 2, 4, 4), 2.0 * torch.finfo(dtype).max, dtype=wider)
+    x = images(3, 2, 4, 4).to(wider)
+    alone = UBN(1, dtype=dtype, momentum=1.0)
+    alone(x[:, 1:])
+    layer = UBN(2, dtype=dtype, momentum=1.0)
+    x[:, 0] *= 2.0 * largest**0.5
     layer(x)
-    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+    assert layer.running_var[0] == largest and int(layer.num_batches_tracked) == 1
+    torch.testing.assert_close(layer.running_var[1], alone.running_var[0])
+    torch.testing.assert_close(layer.running_mean[1], alone.running_mean[0])
 
 
 def test_a_bad_sample_that_is_not_compared_spoils_its_batch_all_the_same():

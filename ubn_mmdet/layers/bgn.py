@@ -94,15 +94,11 @@ class GroupStatistics(BatchStatistics):
     """Mean and variance over ``(N, D/G)``, of groups of so many pieces each."""
 
     evaluates_as_batchnorm = False
-    unit = 'group'
+    num_groups: int
 
     def __init__(self, num_groups: int, times: int) -> None:
         self.num_groups = num_groups
         self._times = times
-
-    def values(self, count: int, channels: int) -> int:
-        """Of a group."""
-        return count * channels // self.num_groups
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Move the running statistics of the groups."""

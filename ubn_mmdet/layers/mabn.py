@@ -140,7 +140,7 @@ def _respond(
     layer: Layer, slot: Tensor, is_valid: Tensor, is_warm: Tensor, correlation: Tensor
 ) -> Tensor:
     """Memorize a batch's ``mean(dxhat * xhat)``; the average that stands in for it."""
-    is_valid = is_valid & all_finite(correlation.to(layer.gradient_memory.dtype))
+    is_valid = is_valid & all_finite(correlation)
     memorize(layer.gradient_memory, correlation, slot & is_valid)
     average = layer.gradient_memory.mean(1).to(correlation.dtype)
     return torch.where(is_warm, average, correlation)

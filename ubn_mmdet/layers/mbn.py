@@ -24,7 +24,8 @@ from .stages.statistics import (
     memorize,
     memory_entries,
     move_mean_and_var,
-    to_store,
+    stored,
+    unbiased,
 )
 
 
@@ -127,7 +128,6 @@ class MemorizedStatistics(BatchStatistics):
     """
 
     needs_tracking = True
-    compiles = False  # a compiled function does not see ``is_second_forward``
 
     memory_size: int
     decay: float
@@ -147,8 +147,8 @@ class MemorizedStatistics(BatchStatistics):
             The weight of the batch in all of them, ``()``; mean and biased variance of the
             others, ``(C,)`` each.
         """
-        stored = to_store(layer, batch)
-        is_valid = is_finite(batch, *stored)
+        var = unbiased(batch)
+        is_valid = is_finite(batch, var)
         count = layer.batches_memorized
         if not layer.is_second_forward:
             count.add_(is_valid)
@@ -160,13 +160,13 @@ class MemorizedStatistics(BatchStatistics):
         state = self._others(layer, ages, batch.mean.dtype)
         if layer.momentum is None:
             if not layer.is_second_forward:
-                move_mean_and_var(layer, *stored, is_valid)
+                move_mean_and_var(layer, batch.mean, var, is_valid)
             return state
         if not layer.is_second_forward:
             count_batch(layer, is_valid)
         averages = layer.running_mean, layer.running_var
         for average, value in zip(averages, _with_others(batch, state), strict=True):
-            average.copy_(torch.where(is_valid, value.to(average.dtype), average))
+            average.copy_(torch.where(is_valid, stored(value, average.dtype), average))
         return state
 
     def normalizer(

@@ -9,14 +9,13 @@ passes over ``x``, a reduction and an apply (``ops/passes.py``).
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops.compiling import Compiler, is_compiled
 from ..ops.padding import PaddedPasses, ValidPart, valid_part
 from ..ops.passes import Coefficients, Passes, passes_for
 from ..ops.recompute import Calls, is_in_backward, not_recomputed, unwatched
@@ -24,7 +23,7 @@ from ..ops.statistics import batch_statistics, merge_statistics, sync_group
 from ..ops.tensors import compute_dtype, full_precision, is_empty
 from .checks import check_count, check_dtype, check_flag, check_number
 from .stages.affine import Centering, ChannelAffine, L2Equalizing, NormalizedScaling
-from .stages.stage import Entry, Layer, Stage
+from .stages.stage import Entry, Stage
 from .stages.statistics import Batch, BatchStatistics, State, Summary
 
 BATCHNORM = 'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'
@@ -90,29 +89,6 @@ if TYPE_CHECKING:
     Base = _BatchNorm  # what the mix-in may take for granted
 else:
     Base = object
-
-
-class Maps(NamedTuple):
-    """What is known of the maps of one call, on this rank.
-
-    Attributes:
-        dtype: To compute in.
-        count: Elements a channel.
-        mean: Of each map, ``(N, C)``; None if no stage asks for it.
-        var: Biased, likewise; None if the running statistics are used.
-        shares: The samples' shares of the elements, ``(N, 1)``; None for equal ones.
-        summary: What the statistics want to know of the batch.
-        factor: What each sample is scaled by, ``(N, 1)``, which ``var`` has been, and
-            ``mean`` has not; None for 1.
-    """
-
-    dtype: torch.dtype
-    count: int  # type: ignore[assignment]
-    mean: Tensor | None = None
-    var: Tensor | None = None
-    shares: Tensor | None = None
-    summary: Summary | None = None
-    factor: Tensor | None = None
 
 
 class PipelineNorm(Base):
@@ -215,6 +191,10 @@ class PipelineNorm(Base):
         """Whether evaluation is BatchNorm's with the same state, whatever is learnt."""
         return all(stage.evaluates_as_batchnorm for stage in self.stages)
 
+    def merged_ranks(self, ranks: int) -> int:
+        """How many of so many ranks share their statistics with this one in training."""
+        return min(self.sync_group_size or ranks, ranks) if self.sync else 1
+
     def start_weight(self) -> None:
         """Start ``weight`` anew, as after construction."""
         self.stages.affine.start_weight(self.weight)
@@ -257,74 +237,96 @@ class PipelineNorm(Base):
 
     def _normalize(self, x: Tensor, valid: ValidPart | None) -> Tensor:
         """One reduction over ``x``, the stages in their order, one apply."""
-        stages = self.stages
-        of_batch = self.training or self.running_mean is None
         # Only ranks in training take part in collectives, as in SyncBatchNorm.
         merges = self.training and self.sync
         group = sync_group(self.sync_group_size) if merges else None
-        if group is None:
-            if is_empty(x):
-                return x + 0 * sum(parameter.sum() for parameter in self.parameters())
-            values = stages.statistics.values
-            if of_batch and values(_elements(x, valid), x.shape[1]) == 1:
-                raise ValueError(
-                    f'expected more than 1 value per {stages.statistics.unit} when '
-                    f'training, got input size {tuple(x.shape)}'
-                )
+        if group is None and is_empty(x):
+            return x + 0 * sum(parameter.sum() for parameter in self.parameters())
         with full_precision(x.device.type):
             passes: Passes
             passes = passes_for(x, self) if valid is None else PaddedPasses(x, valid)
-            maps = self._reduce(passes, of_batch, valid)
-            statistics_compile = group is None and stages.statistics.compiles
-            if statistics_compile and is_compiled(self, passes):
-                result = self._compiled_coefficients(maps)
-            else:
-                _, batch = found = centred_batch(self, maps, group)
-                state = self._state(batch) if batch and self._tracks else None
-                result = coefficients(self, maps, state, found)
-            return passes.apply(result)
+            return passes.apply(self._coefficients(passes, group))
+
+    def _coefficients(self, passes: Passes, group: ProcessGroup | None) -> Coefficients:
+        """What the result is made with: the stages in their order."""
+        stages = self.stages
+        of_batch = self.training or self.running_mean is None
+        if of_batch and group is None:
+            self._check_count(passes)
+        mean = var = summary = factor = None
+        if of_batch or stages.equalizing is not None:
+            mean, var = passes.moments()
+            if of_batch and self._tracks:
+                summary = stages.statistics.summary(
+                    self, passes.x, mean, var, passes.positions
+                )
+        elif stages.by_sample:
+            mean = passes.mean()
+        centred = mean  # of the maps of x', (N, C)
+        if stages.equalizing is not None:
+            assert mean is not None and var is not None
+            factor = stages.equalizing(mean, var)
+            centred, var = factor * mean, factor.square() * var
+        if stages.centering is not None:
+            assert centred is not None
+            centred = stages.centering(self, centred)
+        if of_batch:
+            assert centred is not None and var is not None
+            batch = self._batch(passes, centred, var, summary, group)
+            state = self._state(batch) if self._tracks else None
+            mu, inv_std = stages.statistics.normalizer(self, batch, state)
+        else:
+            mu, inv_std = stages.statistics.running(self, compute_dtype(passes.x))
+        if not stages.by_sample:
+            xhat = Coefficients(mu, inv_std, torch.zeros_like(mu))
+            return stages.affine(self, xhat, None)
+        assert centred is not None and mean is not None
+        # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
+        pooled = inv_std * (centred - mu)
+        gate = None
+        if stages.scaling is not None:
+            gate = stages.scaling(self, pooled, mean)
+        if factor is not None:
+            inv_std = factor * inv_std
+        return stages.affine(self, Coefficients(mean, inv_std, pooled), gate)
 
     @property
     def _tracks(self) -> bool:
         """Whether a batch in training has to do with the running statistics."""
         return self.track_running_stats and self.running_mean is not None
 
-    def _reduce(self, passes: Passes, of_batch: bool, valid: ValidPart | None) -> Maps:
-        """What the stages want to know of the maps of ``x``."""
-        dtype, count = compute_dtype(passes.x), _elements(passes.x, valid)
-        equalizing, summary, factor = self.stages.equalizing, None, None
-        if not of_batch and equalizing is None:
-            return Maps(dtype, count, passes.mean() if self.stages.by_sample else None)
-        mean, var = passes.moments()
-        if of_batch and self._tracks:
-            whole = _over_whole_maps(mean, var, passes.x, valid)
-            summary = self.stages.statistics.summary(self, passes.x, *whole)
-        if equalizing is not None:
-            factor = equalizing(mean, var)
-            var = factor.square() * var
-        if not of_batch:
-            return Maps(dtype, count, mean, factor=factor)
-        shares = None if valid is None else valid.positions / valid.count
-        return Maps(dtype, count, mean, var, shares, summary, factor)
+    def _check_count(self, passes: Passes) -> None:
+        values, unit = passes.count, 'channel'
+        if groups := self.stages.statistics.num_groups:
+            values, unit = values * passes.x.shape[1] // groups, 'group'
+        if values == 1:
+            raise ValueError(
+                f'expected more than 1 value per {unit} when training, '
+                f'got input size {tuple(passes.x.shape)}'
+            )
 
-    def _compiled_coefficients(self, maps: Maps) -> Coefficients:
-        """The coefficients by a compiler: one function for the state, one for the rest.
-
-        A repeated forward must run the second one, as the first forward did: activation
-        checkpointing counts what is saved. It finds its state, or moves it uncompiled.
-        """
-        names = [entry.name for entry in self.stages.entries()]
-        run, state = Compiler(self, (*BATCHNORM, *names)), None
-        if maps.var is not None and self._tracks:
-            with torch.no_grad():
-                if is_in_backward():
-                    _, batch = centred_batch(self, maps)
-                    assert batch is not None  # in training there is one
-                    state = self._state(batch)
-                else:
-                    mean, var, state = run(advanced, maps)
-                    self._calls.add(mean, var, state)
-        return run(coefficients, maps, state, None)
+    def _batch(
+        self,
+        passes: Passes,
+        mean: Tensor,
+        var: Tensor,
+        summary: Summary | None,
+        group: ProcessGroup | None,
+    ) -> Batch:
+        """The batch on all ranks, from mean and variance of each map on this one."""
+        count, positions = passes.count, passes.positions
+        shares = None if positions is None else positions / count
+        mean, var = batch_statistics(mean, var, shares)
+        if group is None:
+            return Batch(mean, var, count, summary)
+        packed = mean.new_empty(0)
+        if summary is not None:
+            values, number = summary
+            packed = torch.cat([values, values.new_full((1,), int(number))])
+        mean, var, total, packed = merge_statistics(mean, var, count, packed, group)
+        if summary is not None:
+            summary = packed[:-1], packed[-1]
+        return Batch(mean, var, total, summary, total > 0, group)
 
     @torch.no_grad()
     def _state(self, batch: Batch) -> State:
@@ -371,10 +373,8 @@ class PipelineNorm(Base):
             )
 
     def extra_repr(self) -> str:
-        """BatchNorm's, and the settings of the statistics."""
-        settings = vars(self.stages.statistics).items()
-        shown = [f'{k}={v}' for k, v in settings if not k.startswith('_')]
-        return ', '.join([super().extra_repr(), *shown])
+        """BatchNorm's, and the stages."""
+        return ', '.join([super().extra_repr(), *map(repr, self.stages)])
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args: Any
@@ -396,89 +396,3 @@ class PipelineNorm(Base):
                 tensor = entry.neutral_like(like, self.num_features)
                 state_dict[prefix + entry.name] = tensor
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-
-
-def centred_batch(
-    layer: Layer, maps: Maps, group: ProcessGroup | None = None
-) -> tuple[Tensor | None, Batch | None]:
-    """The means of the centred maps, ``(N, C)``, and the batch of them on all ranks.
-
-    None for either that is not asked for.
-    """
-    centering = layer.stages.centering
-    centred = maps.mean
-    if centred is not None and maps.factor is not None:
-        centred = maps.factor * centred
-    if centering is not None:
-        centred = centering(layer, centred)
-    if centred is None or maps.var is None:
-        return centred, None
-    mean, var = batch_statistics(centred, maps.var, maps.shares)
-    if group is None:
-        return centred, Batch(mean, var, maps.count, maps.summary)
-    packed = mean.new_empty(0)
-    if maps.summary is not None:
-        values, number = maps.summary
-        packed = torch.cat([values, values.new_full((1,), int(number))])
-    mean, var, total, packed = merge_statistics(mean, var, maps.count, packed, group)
-    summary = None if maps.summary is None else (packed[:-1], packed[-1])
-    return centred, Batch(mean, var, total, summary, total > 0, group)
-
-
-def coefficients(
-    layer: Layer,
-    maps: Maps,
-    state: State | None,
-    found: tuple[Tensor | None, Batch | None] | None,
-) -> Coefficients:
-    """What the result is made with: the stages, without their memory.
-
-    ``found`` is what :func:`centred_batch` finds; None where it follows from the maps. A
-    batch that has moved nothing has no ``state``.
-    """
-    stages = layer.stages
-    centred, batch = found or centred_batch(layer, maps)
-    if batch is None:
-        mu, inv_std = stages.statistics.running(layer, maps.dtype)
-    else:
-        mu, inv_std = stages.statistics.normalizer(layer, batch, state)
-    if not stages.by_sample:
-        xhat = Coefficients(mu, inv_std, torch.zeros_like(mu))
-        return stages.affine(layer, xhat, None)
-    assert centred is not None and maps.mean is not None  # a stage has asked for them
-    # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
-    pooled = inv_std * (centred - mu)
-    if maps.factor is not None:
-        inv_std = maps.factor * inv_std
-    gate = None
-    if stages.scaling is not None:
-        gate = stages.scaling(layer, pooled, maps.mean)
-    return stages.affine(layer, Coefficients(maps.mean, inv_std, pooled), gate)
-
-
-def advanced(layer: Layer, maps: Maps) -> tuple[Tensor, Tensor, State]:
-    """Mean and variance of the batch, ``(C,)``, and the state that it has moved.
-
-    This and :func:`coefficients` are compiled. On one rank both find the batch by the maps.
-    """
-    _, batch = centred_batch(layer, maps)
-    assert batch is not None
-    return batch.mean, batch.var, layer.stages.statistics.advance(layer, batch)
-
-
-def _elements(x: Tensor, valid: ValidPart | None) -> int:
-    """Elements of ``x`` a channel."""
-    return x.numel() // x.shape[1] if valid is None else valid.count
-
-
-def _over_whole_maps(
-    mean: Tensor, var: Tensor, x: Tensor, valid: ValidPart | None
-) -> tuple[Tensor, Tensor]:
-    """Mean and variance of whole maps that have the valid part's sum of squares.
-
-    That sum is what a summary needs them for, and the direction of the mean.
-    """
-    if valid is None:
-        return mean, var
-    share = valid.positions / (x.shape[2] * x.shape[3])
-    return share.sqrt() * mean, share * var

@@ -13,7 +13,7 @@ from .checks import check_count
 from .pipeline import PipelineNorm, Stages
 from .stages.quadratic import QuadraticStatistics
 from .stages.stage import Entry, Layer
-from .stages.statistics import Batch, State, all_finite
+from .stages.statistics import Batch, State, all_finite, counter, stored
 
 
 class PowerNorm(PipelineNorm, _BatchNorm):
@@ -26,15 +26,16 @@ class PowerNorm(PipelineNorm, _BatchNorm):
     Args:
         num_features: Channels ``C`` of the input ``(N, C, H, W)``.
         warmup_steps: For so many batches ``psi`` is the batch's own, with its exact
-            gradient. Batches are counted by ``num_batches_tracked``.
+            gradient. Batches are counted by ``batches_averaged``, which starts at 0 where
+            BatchNorm weights are loaded.
         momentum: Step of both averages, a number; the authors' 0.1.
         **common: As in :class:`PipelineNorm`, as are input, output and errors.
             ``track_running_stats=False`` is refused.
 
     Parameters are ``weight`` and ``bias``, ``(C,)`` each. Buffers are BatchNorm's, and
-    ``running_gradient``, ``(C,)``. ``running_var`` is the running quadratic mean;
-    ``running_mean`` stays as it is and is subtracted: 0 in a fresh layer, else that of the
-    BatchNorm whose weights were loaded. Evaluation is BatchNorm's.
+    ``running_gradient``, ``(C,)``, and ``batches_averaged``, ``()``. ``running_var`` is the
+    running quadratic mean; ``running_mean`` stays as it is and is subtracted: 0 in a fresh
+    layer, else that of the BatchNorm whose weights were loaded. Evaluation is BatchNorm's.
 
     With gradient scaling (AMP), ``running_gradient`` follows a change of the scale at the
     pace of ``momentum``.
@@ -70,8 +71,9 @@ class PowerStatistics(QuadraticStatistics):
         check_count('warmup_steps', self.warmup_steps, least=0)
 
     def entries(self) -> tuple[Entry, ...]:
-        """``running_gradient``, ``(C,)``: ``nu``."""
-        return (Entry('running_gradient', neutral=0.0, is_parameter=False),)
+        """``running_gradient``, ``(C,)``: ``nu``; and what counts its batches, ``()``."""
+        nu = Entry('running_gradient', neutral=0.0, is_parameter=False)
+        return nu, counter('batches_averaged')
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Move the running quadratic mean.
@@ -83,7 +85,8 @@ class PowerStatistics(QuadraticStatistics):
         """
         square = self.square(layer, batch)
         is_valid = self.is_valid(layer, square, batch)
-        is_warm = layer.num_batches_tracked >= self.warmup_steps
+        is_warm = layer.batches_averaged >= self.warmup_steps
+        layer.batches_averaged.add_(is_valid)
         used = torch.where(is_warm, layer.running_var.to(square.dtype), square)
         self.move_square(layer, square, is_valid)
         return used, is_warm, is_valid
@@ -112,7 +115,6 @@ def _respond(
     nu = layer.running_gradient.to(correlation.dtype, copy=True)
     moved = nu + layer.momentum * (correlation - power * nu)
     buffer = layer.running_gradient
-    moved = moved.to(buffer.dtype)
     is_valid = is_valid & all_finite(moved)
-    buffer.copy_(torch.where(is_valid, moved, buffer))
+    buffer.copy_(torch.where(is_valid, stored(moved, buffer.dtype), buffer))
     return torch.where(is_warm, nu, correlation)

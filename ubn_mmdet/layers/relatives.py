@@ -91,15 +91,10 @@ class BNET(PipelineNorm, _BatchNorm):
         initial_spatial: str = 'zeros',
         **common: Any,
     ) -> None:
-        self.kernel_size = kernel_size
         affine = DepthwiseAffine(
             initial_weight, kernel_size=kernel_size, initial_spatial=initial_spatial
         )
         super().__init__(num_features, Stages(affine=affine), **common)
-
-    def extra_repr(self) -> str:
-        """BatchNorm's, and the kernel's size."""
-        return f'{super().extra_repr()}, kernel_size={self.kernel_size}'
 
 
 class InitBN(PipelineNorm, _BatchNorm):
@@ -123,11 +118,6 @@ class InitBN(PipelineNorm, _BatchNorm):
     ) -> None:
         stages = Stages(affine=ChannelAffine(initial_weight))
         super().__init__(num_features, stages, **common)
-
-    def extra_repr(self) -> str:
-        """BatchNorm's, and what the weight starts from."""
-        initial_weight = self.stages.affine.initial_weight
-        return f'{super().extra_repr()}, initial_weight={initial_weight}'
 
 
 class L2BN(PipelineNorm, _BatchNorm):

@@ -120,9 +120,7 @@ class UBN(PipelineNorm, _BatchNorm):
             affine_stage = DepthwiseAffine(
                 initial_weight, kernel_size=kernel_size, initial_spatial=initial_spatial
             )
-        self.centering = centering
         self.scaling = scaling
-        self.kernel_size = kernel_size
         self.initial_spatial = initial_spatial
         super().__init__(
             num_features,
@@ -166,12 +164,3 @@ class UBN(PipelineNorm, _BatchNorm):
         """
         gate = self.stages.statistics
         return gate.is_open(self) if gate.is_on(self) else None
-
-    def extra_repr(self) -> str:
-        """BatchNorm's, and the stages."""
-        names = 'centering', 'scaling', 'kernel_size'
-        settings = {name: getattr(self, name) for name in names}
-        for name, value in vars(self.stages.statistics).items():
-            settings[f'condensation_{name}'] = value
-        shown = [f'{name}={value!r}' for name, value in settings.items()]
-        return ', '.join([_BatchNorm.extra_repr(self), *shown])

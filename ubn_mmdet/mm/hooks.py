@@ -111,14 +111,7 @@ def report(layers: dict[str, nn.Module]) -> str:
 
 def unmerged(layers: Iterable[Any], ranks: int) -> list[Any]:
     """Those of our layers in training that have not the statistics of all ranks."""
-    if ranks == 1:
-        return []
-    return [
-        layer
-        for layer in layers
-        if layer.training
-        and not (layer.sync and layer.sync_group_size in (None, ranks))
-    ]
+    return [x for x in layers if x.training and x.merged_ranks(ranks) < ranks]
 
 
 def unheeded_norm_eval(model: nn.Module) -> list[str]:

@@ -92,10 +92,17 @@ class FusedPasses:
         kernels: What to compute with; PyTorch's operations if None.
     """
 
+    positions: Tensor | None = None
+
     def __init__(self, x: Tensor, kernels: Kernels | None = None) -> None:
         self.x = x
         self.kernels = kernels or EAGER
         self._call = _Call(self.kernels)
+
+    @property
+    def count(self) -> int:
+        """Elements that share a channel."""
+        return self.x.numel() // self.x.shape[1]
 
     def mean(self) -> Tensor:
         """``K``, ``(N, C)``: the mean of each map."""

@@ -162,6 +162,12 @@ class PaddedPasses(ReferencePasses):
     def __init__(self, x: Tensor, valid: ValidPart) -> None:
         super().__init__(valid.fill(x))
         self.valid = valid
+        self.positions = valid.positions
+
+    @property
+    def count(self) -> int:
+        """Elements of the valid part that share a channel."""
+        return self.valid.count
 
     def mean(self) -> Tensor:
         """``K``, ``(N, C)``: the mean of the valid part of each map."""

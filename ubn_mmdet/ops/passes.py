@@ -32,10 +32,20 @@ class ReferencePasses:
 
     Args:
         x: ``(N, C, H, W)``.
+
+    Attributes:
+        positions: That count in the maps of each sample, ``(N, 1)``; None for all.
     """
+
+    positions: Tensor | None = None
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
+
+    @property
+    def count(self) -> int:
+        """Elements that share a channel."""
+        return self.x.numel() // self.x.shape[1]
 
     # Zero where there are no positions, and part of the graph all the same: a rank
     # without elements must go through the backward of what all ranks have merged.

@@ -49,7 +49,9 @@ def batch_statistics(
 # In two steps, because summaries of disjoint sets of samples add up, condensations do not.
 
 
-def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
+def flat_summary(
+    x: Tensor, mean: Tensor, var: Tensor, positions: Tensor | None = None
+) -> tuple[Tensor, int]:
     """Sum of the cosines between samples flattened over C, H, W, and pairs' number.
 
     ``(1,)``, over all ordered pairs of different samples among the first 16. A sample of
@@ -63,11 +65,17 @@ def flat_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
         x: ``(N, C, H, W)``.
         mean: Of each map, ``(N, C)``.
         var: Biased, of each map, ``(N, C)``.
+        positions: Of each sample's maps, ``(N, 1)``, where ``x`` is zero in the others;
+            None for ``H*W``.
     """
     n = _samples(x)
     x, mean, var = (tensor[:n].detach() for tensor in (x, mean, var))
     with torch.no_grad():
-        squares = torch.addcmul(var, mean, mean).sum(dim=1) * (x.shape[2] * x.shape[3])
+        squares = torch.addcmul(var, mean, mean).sum(dim=1)
+        if positions is None:
+            squares = squares * (x.shape[2] * x.shape[3])
+        else:
+            squares = squares * positions[:n, 0]
         weights = _inverse_norm(squares)
         total = squares.new_zeros(())
         for part in _parts(_rows(x), weights.dtype):
@@ -89,7 +97,9 @@ def flat_condensation(cosines: Tensor, pairs: int | Tensor) -> Tensor:
     return _mean_or_one(cosines.squeeze(0), pairs)
 
 
-def pooled_summary(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, int]:
+def pooled_summary(
+    x: Tensor, mean: Tensor, var: Tensor, positions: Tensor | None = None
+) -> tuple[Tensor, int]:
     """``sum_n K_n / |K_n|`` over the first 16 samples, how many are not zero; and all.
 
     ``(C + 1,)``, and a number. Not differentiated. Arguments as for :func:`flat_summary`.

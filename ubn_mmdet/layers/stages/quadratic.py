@@ -20,7 +20,6 @@ class QuadraticStatistics(BatchStatistics):
     quadratic means; with ``p`` it makes evaluation BatchNorm's.
     """
 
-    compiles = False
     needs_tracking = True
 
     def normalizer(
@@ -54,8 +53,6 @@ class QuadraticStatistics(BatchStatistics):
 
     def pivot(self, layer: Layer, batch: Batch) -> Tensor:
         """``p``, ``(C,)``."""
-        if layer.running_mean is None:
-            return torch.zeros_like(batch.mean)
         return layer.running_mean.to(batch.mean.dtype)
 
     def square(self, layer: Layer, batch: Batch) -> Tensor:
@@ -63,8 +60,8 @@ class QuadraticStatistics(BatchStatistics):
         return batch.var + (batch.mean - self.pivot(layer, batch)).square()
 
     def is_valid(self, layer: Layer, square: Tensor, batch: Batch) -> Tensor:
-        """``()`` bool: there are elements, all finite, as they will be stored, too."""
-        valid = all_finite(square.to(layer.running_var.dtype))
+        """``()`` bool: there are elements, all finite."""
+        valid = all_finite(square)
         return valid if batch.counts is None else valid & batch.counts
 
     def move_square(self, layer: Layer, square: Tensor, is_valid: Tensor) -> None:

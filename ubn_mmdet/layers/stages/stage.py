@@ -65,6 +65,11 @@ class Stage:
 
     evaluates_as_batchnorm = False
 
+    def __repr__(self) -> str:
+        settings = vars(self).items()
+        shown = [f'{k}={v!r}' for k, v in settings if not k.startswith('_')]
+        return f'{type(self).__name__}({", ".join(shown)})'
+
     def entries(self) -> tuple[Entry, ...]:
         """The tensors that the stage wants, beside those of BatchNorm."""
         return ()

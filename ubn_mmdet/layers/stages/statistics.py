@@ -51,30 +51,29 @@ class BatchStatistics(Stage):
     ``xhat = inv_std * (x - mu)``. In training, :meth:`advance` moves the layer's state by
     a batch and returns what of it the batch is normalised with; :meth:`normalizer` makes
     ``mu`` and ``inv_std`` of both. A repeated forward skips the first, and gets the state
-    of the call that it repeats. Public attributes are settings, which the layer shows.
+    of the call that it repeats.
 
     Attributes:
-        unit: What has one mean.
-        compiles: Whether it can be compiled. One whose backward moves a state cannot.
+        num_groups: How many means there are; None for one in each channel.
         needs_tracking: Whether training needs the running statistics, too.
     """
 
     evaluates_as_batchnorm = True
-    unit = 'channel'
-    compiles = True
+    num_groups: int | None = None
     needs_tracking = False
 
-    def values(self, count: int, channels: int) -> int:
-        """Values that share a mean in a batch of ``count`` elements a channel."""
-        return count
-
     def summary(
-        self, layer: Layer, x: Tensor, mean: Tensor, var: Tensor
+        self,
+        layer: Layer,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        positions: Tensor | None,
     ) -> Summary | None:
         """What else to learn of a batch; both parts must add up over ranks.
 
         The input ``x`` is ``(N, C, H, W)``; ``mean`` and ``var``, biased, are those of each
-        of its maps, ``(N, C)``.
+        of its maps, ``(N, C)``, over so many ``positions``, ``(N, 1)``; None for all.
         """
         return None
 
@@ -88,8 +87,8 @@ class BatchStatistics(Stage):
             Tensors that later calls do not change: what :meth:`normalizer` needs of the
             state.
         """
-        mean, var = to_store(layer, batch)
-        move_mean_and_var(layer, mean, var, is_finite(batch, mean, var))
+        var = unbiased(batch)
+        move_mean_and_var(layer, batch.mean, var, is_finite(batch, var))
         return ()
 
     def normalizer(
@@ -143,12 +142,17 @@ class GatedStatistics(BatchStatistics):
         )
 
     def summary(
-        self, layer: Layer, x: Tensor, mean: Tensor, var: Tensor
+        self,
+        layer: Layer,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        positions: Tensor | None,
     ) -> Summary | None:
         """What the condensation follows from."""
         if not self.is_on(layer):
             return None
-        return SUMMARIES[self.feature](x, mean, var)
+        return SUMMARIES[self.feature](x, mean, var, positions)
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Move condensation and running statistics.
@@ -160,14 +164,14 @@ class GatedStatistics(BatchStatistics):
         if not self.is_on(layer):
             return super().advance(layer, batch)
         assert batch.summary is not None  # the gate has asked for one
-        mean, var = to_store(layer, batch)
+        var = unbiased(batch)
         c = CONDENSATIONS[self.feature](*batch.summary)
-        is_valid = is_finite(batch, mean, var, c)  # one question for all averages
+        is_valid = is_finite(batch, var, c)  # one question for all averages
         move([layer.condensation], [c], CONDENSATION_MOMENTUM, is_valid)
         is_open = self.is_open(layer)
         running = (r.clone() for r in running_statistics(layer, batch.mean.dtype))
         state = is_open, *running
-        move_mean_and_var(layer, mean, var, is_valid & is_open)
+        move_mean_and_var(layer, batch.mean, var, is_valid & is_open)
         return state
 
     def is_open(self, layer: Layer) -> Tensor:
@@ -209,29 +213,17 @@ def running_statistics(layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor
     return layer.running_mean.to(dtype), layer.running_var.to(dtype)
 
 
-def to_store(layer: Layer, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of a batch, ``(C,)``, in the dtype of the averages.
+def unbiased(batch: Batch) -> Tensor:
+    """The unbiased variance, ``(C,)``; not finite for a single element, which has none."""
+    return batch.var * (batch.count / (batch.count - 1))
 
-    The variance of a single element, which has none, is not finite.
+
+def is_finite(batch: Batch, var: Tensor, scalar: Tensor | None = None) -> Tensor:
+    """``()`` bool: the batch counts, and its ``var`` and a ``()`` are neither inf nor nan.
+
+    Where the variance is finite, the mean is.
     """
-    var = batch.var * (batch.count / (batch.count - 1))
-    dtype = layer.running_mean.dtype
-    return batch.mean.to(dtype), var.to(dtype)
-
-
-def is_finite(
-    batch: Batch, mean: Tensor, var: Tensor, scalar: Tensor | None = None
-) -> Tensor:
-    """``()`` bool: the batch counts, and nothing is inf or nan.
-
-    That is in what :func:`to_store` gives, and in a ``()``.
-    """
-    if mean.dtype == batch.mean.dtype:
-        # A mean that is not finite leaves no variance that is. A buffer of lower
-        # precision holds less than was computed.
-        valid = all_finite(var, scalar)
-    else:
-        valid = all_finite(torch.cat([mean, var]), scalar)
+    valid = all_finite(var, scalar)
     return valid if batch.counts is None else valid & batch.counts
 
 
@@ -270,7 +262,18 @@ def move(
 ) -> None:
     """Move running averages in place by a step towards ``values``, where ``moves``."""
     for average, value in zip(averages, values, strict=True):
-        average.lerp_(torch.where(moves, value.to(average.dtype), average), step)
+        average.lerp_(torch.where(moves, stored(value, average.dtype), average), step)
+
+
+def stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """``value`` in the dtype of a buffer; what is beyond its range becomes its largest.
+
+    Else one channel of large variance would keep a layer in float16 from all statistics.
+    """
+    if dtype != value.dtype:
+        largest = torch.finfo(dtype).max
+        value = value.clamp(-largest, largest)
+    return value.to(dtype)
 
 
 def memory_entries(memory_size: int, *names: str) -> tuple[Entry, ...]:
@@ -282,17 +285,17 @@ def memory_entries(memory_size: int, *names: str) -> tuple[Entry, ...]:
         Entry(name, neutral=0.0, trailing=(memory_size,), is_parameter=False)
         for name in names
     ]
-    counter = Entry(
-        'batches_memorized',
-        neutral=0,
-        per_channel=False,
-        is_parameter=False,
-        dtype=torch.long,
+    return *memories, counter('batches_memorized')
+
+
+def counter(name: str) -> Entry:
+    """A counter of batches, ``()``; a loaded BatchNorm starts it at 0."""
+    return Entry(
+        name, neutral=0, per_channel=False, is_parameter=False, dtype=torch.long
     )
-    return *memories, counter
 
 
 def memorize(memory: Tensor, value: Tensor, where: Tensor) -> None:
     """Write ``value``, ``(C,)``, into the places of ``memory`` that ``where``, ``(m,)``."""
-    value = value.to(memory.dtype).unsqueeze(1)
+    value = stored(value, memory.dtype).unsqueeze(1)
     memory.copy_(torch.where(where, value, memory))

@@ -153,7 +153,7 @@ class Side:
     def merges(self, layer: Any, world: int) -> int:
         """How many processes' batches are normalised together."""
         if is_ours(layer):
-            return min(layer.sync_group_size or world, world) if layer.sync else 1
+            return layer.merged_ranks(world)
         is_merged = isinstance(layer, SyncBatchNorm) or self.cfg.get('sync_bn')
         return world if is_merged else 1
 
