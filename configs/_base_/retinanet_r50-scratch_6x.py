@@ -9,11 +9,10 @@ model = dict(
     bbox_head=dict(type='RetinaSepBNHead', num_ins=5),
 )
 
-# From here on as in _base_/mask-rcnn_r50-scratch_6x.py, with the shared convolutions given
-# to the optimizer once.
+# From here on as in _base_/mask-rcnn_r50-scratch_6x.py.
 optim_wrapper = dict(
     constructor='UBNOptimWrapperConstructor',
-    paramwise_cfg=dict(norm_decay_mult=0.0, bypass_duplicate=True),
+    paramwise_cfg=dict(norm_decay_mult=0.0),
 )
 
 max_epochs = 73

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.layers import OFF, STAGES, images, shake, trained
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from ubn_mmdet import BGN, BNET, UBN, CentralizedConv2d
 from ubn_mmdet.deploy import fold
@@ -311,3 +312,21 @@ def test_the_report_names_everything():
         '2: into a BatchNorm and a 3x3 depthwise convolution',
         '3: left, scaling_weight is not zero',
     ]
+
+
+@pytest.mark.parametrize('kind', [BNET, nn.BatchNorm2d])
+def test_a_pruned_layer_is_left_and_named(kind):
+    norm = prune.l1_unstructured(kind(4).double(), 'weight', amount=2)
+    model = nn.Sequential(conv(3, 4, 3), norm).eval()
+    x = images(2, 3, 9, 7)
+    want = model(x)
+    report = fold(model, lambda: model(x))
+    assert not report.folds and 'prune' in report.left['1']
+    torch.testing.assert_close(model(x), want, rtol=0, atol=0)
+
+
+def test_a_parametrized_layer_is_left_and_named():
+    norm = trained(4, **OFF)
+    parametrize.register_parametrization(norm, 'weight', nn.Tanh())
+    model = nn.Sequential(conv(3, 4, 3, padding=1), norm)
+    assert 'parametrization' in check(model).left['1']

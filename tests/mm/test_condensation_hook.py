@@ -258,6 +258,17 @@ def test_a_layer_without_input_is_not_warned_of(tmp_path, warnings):
     assert not warnings and run.record['gate'] == 9 * [[None]]
 
 
+def test_a_compiled_model_whose_hooks_are_skipped_is_recorded(tmp_path, warnings):
+    layer = Closed().double()
+    # A compiler calls no hooks that came after it.
+    run = Run(layer, tmp_path, layer.forward, interval=5, patience=5)
+    run.train(*batches(5), *batches(30, alike=False))
+    gate = column(run.record, 'gate')
+    assert 5 * gate.sum() == layer.num_batches_tracked > 0 == gate[-1]
+    close(column(run.record, 'average')[-1], layer.condensation)
+    assert [WARNING in said for said in warnings] == [True]
+
+
 def test_a_gate_that_plays_no_part_is_not_warned_of(tmp_path, warnings):
     model = nn.Sequential(Closed().eval(), nn.BatchNorm2d(CHANNELS)).double()
     model[0].condensation.fill_(0)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubn_mmdet import UBN
 from ubn_mmdet.deploy import fold
-from ubn_mmdet.mm.deploy import fold_detector
+from ubn_mmdet.mm.deploy import fold_checkpoint, fold_detector
 
 TOOL = ROOT / 'tools/convert_checkpoint.py'
 KINDS = pytest.mark.parametrize('kind', ['mask-rcnn', 'retinanet'])
@@ -95,6 +95,21 @@ def test_norms_of_levels_behind_shared_convolutions():
     assert len(report.folds) == 8  # two towers of two, at two levels
     assert not any(one.convolutions for one in report.folds)
     torch.testing.assert_close(head(maps), before(maps), rtol=1e-10, atol=1e-10)
+
+
+def test_a_config_may_name_the_class(tmp_path):
+    cfg = detectors.config('retinanet', detectors.KERNEL)
+    model = detectors.detector(cfg)
+    cfg.dump(tmp_path / 'config.py')
+    text = (tmp_path / 'config.py').read_text().replace("type='RetinaNet'", 'type=RN')
+    text = 'from mmdet.models import RetinaNet as RN\n' + text
+    (tmp_path / 'config.py').write_text(text)
+    made, folded, _ = fold_checkpoint(
+        tmp_path / 'config.py', {'state_dict': model.state_dict()}
+    )
+    made.dump(tmp_path / 'folded.py')
+    again = MODELS.build(Config.fromfile(tmp_path / 'folded.py').model)
+    again.load_state_dict(folded['state_dict'], strict=True)
 
 
 @pytest.mark.slow

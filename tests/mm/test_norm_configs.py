@@ -3,6 +3,7 @@
 import pytest
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
+from torch import nn
 
 from ubn_mmdet.mm.norm_configs import batchnorms, with_norm
 
@@ -27,6 +28,13 @@ def test_every_batchnorm_is_replaced_and_nothing_else():
         'head': {'norm_cfg': UBN, 'deep': {'norm_cfg': None}},
     }
     assert model == before
+
+
+def test_classes_are_as_good_as_their_names():
+    model = ConfigDict(backbone={'norm_cfg': {'type': nn.BatchNorm2d, 'eps': 1e-3}})
+    assert with_norm(model, UBN).backbone.norm_cfg == {**UBN, 'eps': 1e-3}
+    model = ConfigDict(backbone={'norm_cfg': {'type': nn.GroupNorm}})
+    assert with_norm(model, UBN) == model
 
 
 def test_settings_of_the_one_that_is_replaced_hold_on():

@@ -65,6 +65,20 @@ def test_the_hundredth_comes_on_top_of_custom_keys():
     assert groups['init_bn.bias'][0] == pytest.approx(0.1 * 0.1)
 
 
+def test_levels_may_share_their_convolutions():
+    net = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)])
+    net.append(net[1])
+    wrapper = build_optim_wrapper(
+        net,
+        {
+            'type': 'OptimWrapper',
+            'constructor': 'UBNOptimWrapperConstructor',
+            'optimizer': {'type': 'SGD', 'lr': 0.1, 'weight_decay': 0.01},
+        },
+    )
+    assert len(wrapper.optimizer.param_groups) == 4
+
+
 def test_a_step_moves_the_weight_by_a_hundredth():
     net, wrapper = build(weight_decay=0.0)
     before = net.init_bn.weight.detach().clone()

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..layers import CentralizedConv2d
 from ..layers.pipeline import PipelineNorm
@@ -51,8 +52,11 @@ def evaluation_of(norm: _BatchNorm) -> Evaluation:
     """The evaluation of a norm layer, whatever its input is.
 
     Raises:
-        ValueError: If it depends on the input; the message names what does.
+        ValueError: If it depends on the input, or its tensors on something else; the
+            message names what does.
     """
+    if norm._forward_pre_hooks or is_parametrized(norm):
+        raise ValueError('a hook or a parametrization makes its tensors (prune)')
     state = {
         name: tensor.double() if tensor.is_floating_point() else tensor
         for name, tensor in norm.state_dict().items()

@@ -153,9 +153,12 @@ class CondensationHook(Hook):
         average = torch.where(average.isfinite(), average, last_average)
         average = torch.where(self._has_gate, own, average)
         moved = updates - last_updates
+        # A compiled model calls no hooks. An average that has moved tells of a call.
+        is_called = (calls > 0) | (self._has_gate & (own != last_average))
+        calls = torch.where(is_called, calls.clamp(min=1), 0)
         gate = (moved / (steps * calls)).clamp(max=1)
         gate = torch.where(self._has_gate, gate, (average > THRESHOLD).float())
-        closed = torch.where(moved > 0, 0, last_closed + steps * (calls > 0))
+        closed = torch.where(moved > 0, 0, last_closed + steps * is_called)
         self._last, self._last_step = torch.stack([average, updates, closed]), step
         trains = torch.tensor([layer.training for layer in self._layers.values()])
         gate, average = (torch.where(trains, v, torch.nan) for v in (gate, average))

@@ -79,6 +79,8 @@ def fold_checkpoint(
         model.eval()
         report = fold_detector(model)
     kind = cfg.model.type
+    if isinstance(kind, type):
+        kind = f'{kind.__module__}.{kind.__qualname__}'
     cfg.model = cfg.model.to_dict() | {
         'type': 'FoldedDetector',
         'detector': kind if '.' in kind else f'mmdet.{kind}',

@@ -13,7 +13,7 @@ from .config_nodes import all_nodes
 
 # BatchNorm of images, and its relatives.
 REPLACED = (
-    *('BN', 'BN2d', 'SyncBN', 'MMSyncBN'),
+    *('BN', 'BN2d', 'BatchNorm2d', 'SyncBN', 'MMSyncBN', 'SyncBatchNorm'),
     *(member.__name__ for member in FAMILY),
 )
 # What holds for a norm whatever its kind.
@@ -66,7 +66,10 @@ def batchnorms(
 
 
 def _is_batchnorm(value: object) -> bool:
-    return isinstance(value, Mapping) and value.get('type') in REPLACED
+    if not isinstance(value, Mapping):
+        return False
+    kind = value.get('type')
+    return getattr(kind, '__name__', kind) in REPLACED  # a config may name the class
 
 
 def _silent_defaults(node: ConfigDict, scope: str) -> Iterator[tuple[str, Mapping]]:

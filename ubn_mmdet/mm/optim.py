@@ -79,7 +79,11 @@ class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
     ``custom_keys`` match decays as they say.
     """
 
-    defaults = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0}
+    defaults = {
+        'norm_decay_mult': 0.0,
+        'bias_decay_mult': 0.0,
+        'bypass_duplicate': True,
+    }
 
     def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Slow the weight of an InitBN down."""
@@ -116,8 +120,9 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
             rates and the optimizer is not SGD.
     """
 
-    # The toolbox looks at single parameters only if there is an entry.
-    defaults = {'custom_keys': {}}
+    # The toolbox looks at single parameters only if there is an entry. Then a head whose
+    # levels share their convolutions would be refused.
+    defaults = {'bypass_duplicate': True}
 
     def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Set the kernel's own decay, and the authors' rates."""
