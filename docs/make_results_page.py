@@ -117,6 +117,8 @@ def _exploratory(numbers: Mapping) -> dict:
 
 def _strongest(numbers: Mapping) -> str:
     """The baseline with the highest mean of the first metric."""
+    if not numbers['metrics']:
+        return BASELINE
     means = {
         norm: found['mean']
         for norm in BASELINES

@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
         '--cluster',
         choices=CLUSTERS,
         help='submit each run as a job, through submitit. Jobs continue when this command '
-        'ends; a later call collects their results (local: jobs on this machine)',
+        'ends; a later call collects their results (local: jobs on the CPU here)',
     )
     add('--partition', help='partition of the Slurm cluster')
     add(
@@ -90,10 +90,12 @@ def choose(
         raise ComparisonError(f'--jobs must be at least 1, got {args.jobs}')
     there = list(range(torch.cuda.device_count()))
     if args.cluster:
+        if args.gpus is not None:
+            raise ComparisonError('--gpus is for runs without --cluster')
         options = args.cluster_options or {}
         if args.partition:
             options |= {'slurm_partition': args.partition}
-        if args.cluster == 'local' and not there:
+        if args.cluster == 'local':  # which would give all jobs the same GPU
             options.setdefault('gpus_per_node', 0)
         return ClusterLauncher(
             work_dir / 'submitit',

@@ -218,6 +218,23 @@ def test_a_job_that_loses_its_machine_is_queued_again(work, slurm):
     assert [len(starts(work, name)) for name in ('BN', 'UBN')] == [2, 1]
 
 
+@pytest.mark.slow
+def test_a_job_whose_processes_are_all_ended_has_no_result(work, slurm):
+    """Slurm ends them at once, and tells the job only then to queue itself again."""
+    with pytest.raises(KeyboardInterrupt):
+        drive(work, 'slurm', ['BN'], interrupt_after(1))
+    [job] = starts(work, 'BN')
+    run = Path(f'/proc/{job}/task/{job}/children').read_text().split()
+    for process in [job, *run]:
+        os.kill(int(process), signal.SIGTERM)
+    time.sleep(1)  # for a result to be written, were there one
+    assert not list(work.glob('submitit/*result.pkl'))
+    os.kill(int(job), signal.SIGUSR2)
+    (work / 'go').touch()
+    [line] = drive(work, 'slurm', ['BN'])
+    assert line['status'] == 'finished' and len(starts(work, 'BN')) == 2
+
+
 def test_the_job_asks_for_what_the_run_needs(work, slurm):
     (work / 'go').parent.mkdir()
     options = {'timeout_min': 90, 'slurm_partition': 'gpu'}

@@ -53,7 +53,7 @@ def test_a_command_goes_on_in_the_copy(repository, tmp_path, monkeypatch):
     copy = tmp_path / 'code' / commit[:12]
     assert arguments[1:] == [str(copy / 'tools/some.py'), '--seeds', '3']
     assert environment['PYTHONPATH'].split(os.pathsep)[0] == str(copy)
-    assert said == [f'Uncommitted changes are no part of this: it runs {commit[:12]}']
+    assert said == [f'Ignoring uncommitted changes: running commit {commit[:12]}']
     # It knows what it is, and stays.
     with monkeypatch.context() as patch:
         patch.setattr(workspace, 'PACKAGE', copy / 'package')

@@ -87,7 +87,7 @@ def test_a_folder_with_boxes_alone_gets_a_detector_of_boxes(shapes, tmp_path, ma
     chosen = plan_demo(
         folder, detector='demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
     )
-    with pytest.raises(SpecError, match='it learns masks, and .* take a detector of'):
+    with pytest.raises(SpecError, match='it learns masks, and .* use a box detector'):
         resolve(chosen, bn, folder)
 
 

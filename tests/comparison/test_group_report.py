@@ -85,8 +85,12 @@ def test_spreads_and_comparisons(numbers):
 
 def decided(numbers, *lines, primary=PRIMARY, images=None, **more):
     lines = [{**line, 'primary': primary, **more} for line in lines]
-    agreeing = {
-        (line['norm'], line['seed']): scores([0.1, 0.1], COSTS) for line in lines
+    norms = list(dict.fromkeys(line['norm'] for line in lines))
+    agreeing = {  # with little spread over images
+        (line['norm'], line['seed']): scores(
+            [0.1, 0.1 + 1e-4 * norms.index(line['norm'])], COSTS
+        )
+        for line in lines
     }
     return numbers(*lines, images=images or agreeing)['primary']
 
@@ -129,7 +133,33 @@ def test_contrasts_are_corrected_for_how_many_there_are(numbers):
         numbers, *lines, primary=[*PRIMARY, {**named[1], 'norm': 'X'}]
     )
     assert found['holm'] == pytest.approx(2 * alone['p'])
-    assert missing['verdict'] == 'too few seeds for a verdict'
+    assert missing['verdict'] == 'no plan is recorded: no verdict'
+
+
+def test_lines_of_old_versions_do_not_say_what_was_planned(numbers):
+    lines = [*runs_of('BN', *FIVE), *runs_of('UBN', *(ap + 0.05 for ap in FIVE))]
+    [found] = decided(numbers, *lines, planned={})
+    assert found['verdict'] == 'no plan is recorded: no verdict'
+
+
+def test_a_plan_that_has_changed_is_told(numbers):
+    lines = [*runs_of('BN', *FIVE), *runs_of('UBN', *FIVE)]
+    assert 'were changed' not in group_markdown('a', numbers(*lines), {})
+    plan = {'BN': list(range(5)), 'UBN': list(range(5))}
+    lines = [{**line, 'planned': plan} for line in lines]
+    lines[0]['planned'] = {**plan, 'UBN': [0, 1]}
+    text = group_markdown('a', numbers(*lines), {})
+    assert 'The seeds of UBN were changed after runs had ended.' in text
+
+
+def test_what_is_decided_is_not_among_the_exploratory(numbers):
+    lines = [*runs_of('BN', *FIVE), *runs_of('UBN', *(ap + 1 for ap in FIVE))]
+    lines += runs_of('RBN', *(ap + 0.02 for ap in FIVE))
+    primary = [{**PRIMARY[0], 'metric': m} for m in ('bbox_mAP', 'segm_mAP')]
+    against = numbers(*({**line, 'primary': primary} for line in lines))['against']
+    assert 'q' not in against['UBN']['bbox_mAP']
+    found = against['RBN']['bbox_mAP']
+    assert found['q'] == pytest.approx(found['p'])
 
 
 def test_a_verdict_waits_for_all_planned_runs(numbers):
@@ -168,6 +198,8 @@ def test_divergence_counts_against_a_norm(numbers):
     assert contrast['diverged'] == [0, 2]
     text = group_markdown('a', found, {})
     assert table_after(text, 'primary contrast')[1][8] == '5 and 5 (2 diverged)'
+    said = '- UBN against BN, box AP, without the runs that diverged: +0.040, +0.0'
+    assert said in text
     assert table_after(text, 'box | seeds')[2][:2] == ['UBN', '5, 2 diverged']
     # Not in what the data do not have.
     lines = [{**line, 'bbox_mAP_l': -1} for line in lines]
@@ -216,8 +248,9 @@ def test_markdown_of_a_comparison(numbers):
         'norm', 'metric', 'difference', '95% over seeds', 'p', 'q', 'detectable', 'seeds',
         '95% over images',
     ]  # fmt: skip
-    assert box[:6] == ['UBN', 'box AP', '+0.120', '-0.107 to +0.347', '0.216', '0.216']
-    assert mask[1] == 'mask AP'
+    # It has its verdict above.
+    assert box[:6] == ['UBN', 'box AP', '+0.120', '-0.107 to +0.347', '0.216', '–']
+    assert mask[1] == 'mask AP' and mask[5] == '0.216'
     assert '\n\nThey are gone.\n\n' in text
     header, bn, ubn = table_after(text, 'box | seeds')
     assert bn[:3] == ['BN', '3', '0.200 ± 0.100']

@@ -131,7 +131,9 @@ def test_other_lines_are_refused(tmp_path):
 
 def test_a_norm_has_one_meaning(read):
     tried = {'options': {'model.backbone.norm_cfg.sync': False}}
-    with pytest.raises(ResultsError, match='UBN has two meanings in made-up: .*sync'):
+    with pytest.raises(
+        ResultsError, match='UBN has different settings in runs of made-up: .*sync'
+    ):
         read(result('UBN', 0, 0.1), result('UBN', 1, 0.1, **tried))
 
 

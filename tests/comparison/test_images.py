@@ -236,6 +236,21 @@ def test_what_is_kept_of_a_run_that_was_repeated_does_not_count(two_norms):
     assert note == 'The predictions of 3 of 4 runs are available.'
 
 
+def test_nor_does_what_is_kept_of_a_run_on_another_device(two_norms):
+    images_in(two_norms)
+    path = two_norms / 'results.jsonl'
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[-1]['bbox_mAP'] -= 0.1
+    write_results(path, lines)
+    shutil.rmtree(two_norms / 'UBN-1')
+    assert ('UBN', 1) not in images_in(two_norms)[0]
+
+
+def test_one_image_says_nothing_of_others():
+    same = [{'halves': [0.3, 0.3]}]
+    assert over_images(0.1, same, [{'halves': [0.4, 0.4]}]) is None
+
+
 def test_the_runs_folder_says_where_the_annotations_are(two_norms):
     _, note, _ = images_in(two_norms, annotations=False)
     assert note.startswith('BN, seed 0: the annotations') and 'not available' in note

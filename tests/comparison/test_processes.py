@@ -148,6 +148,14 @@ def test_a_second_driver_is_kept_out(tmp_path):
         claim(tmp_path, 'one')
 
 
+def test_a_run_waits_for_what_another_process_has_left_behind(tmp_path):
+    with lock(tmp_path):
+        with pytest.raises(ComparisonError), lock(tmp_path, patience=0.2):
+            pass
+    with lock(tmp_path, patience=0.2):
+        pass
+
+
 def end_of_step(loss):
     runner = SimpleNamespace(
         iter=4,

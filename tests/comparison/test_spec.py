@@ -151,7 +151,7 @@ def test_the_detectors_name_has_no_norm(detector, name):
                     {'norms': [{'name': 'BN', 'preset': 'ubn'}], 'seeds': [1]},
                 ]
             },
-            'BN has two meanings',
+            'BN is defined twice',
         ),
     ],
 )

@@ -49,6 +49,14 @@ def test_boxes_count_pixels_from_zero(blood, tmp_path):
     assert boxes == [(2, [259, 176, 232, 200], 46400), (3, [0, 0, 640, 480], 307200)]
 
 
+def test_the_data_set_may_be_a_folder_of_its_repository(blood, tmp_path):
+    newer = tmp_path / 'newer'
+    newer.mkdir()
+    blood.rename(newer / 'BCCD')
+    convert_bccd(newer, tmp_path / 'bccd')
+    assert CocoFolder.open(tmp_path / 'bccd').num_images == {'train': 2, 'val': 1}
+
+
 def nucleus(size, x, y, w, h):
     mask = np.zeros(size[::-1], dtype=np.uint8)
     mask[y : y + h, x : x + w] = 255

@@ -1,6 +1,7 @@
 """A fixed part of a folder."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -43,8 +44,18 @@ def test_fewer_images_and_always_the_same(source, tmp_path):
     assert content(one, 'train') == content(two, 'train')
 
 
+def test_images_are_those_of_the_folder_that_is_asked_for(source, tmp_path):
+    part = make_subset(source, tmp_path / 'part', train_images=5)
+    other = tmp_path / 'moved'
+    shutil.copytree(source.root, other)
+    make_subset(CocoFolder.open(other), part, train_images=5)
+    assert (part / 'train').resolve() == other / 'train'
+
+
 def test_asking_for_too_much(source, tmp_path):
-    with pytest.raises(ValueError, match='4 classes to keep 5 of'):
+    with pytest.raises(ValueError, match='cannot keep 5 classes: there are 4'):
         make_subset(source, tmp_path / 'a', classes=5)
-    with pytest.raises(ValueError, match='12 training images to keep 13 of'):
+    with pytest.raises(
+        ValueError, match='cannot keep 13 training images: there are 12'
+    ):
         make_subset(source, tmp_path / 'b', train_images=13)

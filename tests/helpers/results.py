@@ -49,8 +49,13 @@ def result(norm: str, seed: int, ap: float, masks: bool = True, **changes) -> di
 
 
 def write_results(path: Path, lines: list[dict]) -> Path:
-    """Write a results file."""
+    """Write a results file; what is in it was planned, unless the lines say."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    planned: dict[str, set[int]] = {}
+    for line in lines:
+        planned.setdefault(line['norm'], set()).add(line['seed'])
+    plan = {norm: sorted(seeds) for norm, seeds in planned.items()}
+    lines = [{'planned': plan} | line for line in lines]
     path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
     return path
 

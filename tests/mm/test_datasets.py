@@ -40,6 +40,14 @@ def test_a_detector_of_boxes_takes_boxes_alone(boxes_alone):
     assert len(boxes) > 0
 
 
+def test_a_dataset_within_another_is_refused(boxes_alone):
+    cfg = Config.fromfile(RETINANET)
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = {'type': 'RepeatDataset', 'dataset': inner}
+    with pytest.raises(ValueError, match='train data are within a RepeatDataset'):
+        use_coco_folder(cfg, boxes_alone)
+
+
 def test_a_detector_of_masks_refuses_them(boxes_alone):
     with pytest.raises(
         ValueError, match='it learns masks, and .* without segmentation'

@@ -93,3 +93,12 @@ def test_without_the_toolbox_there_is_help_and_a_sentence(modules, tmp_path):
             assert f'cannot be shown here:\n{modules[0]} is not installed: ' in text
     for tool, (status, _) in {'train': train, 'pretrain': pretrain}.items():
         assert status.startswith(f'{tool}: {modules[0]} is not installed: ')
+
+
+def test_a_tool_that_is_not_there_is_told_from_tools_that_are(tmp_path, monkeypatch):
+    (tmp_path / 'tools/analysis').mkdir(parents=True)
+    (tmp_path / 'tools/analysis/flops.py').touch()
+    origin = str(tmp_path / 'mmdet/__init__.py')
+    monkeypatch.setattr(tools, 'find_spec', lambda _: SimpleNamespace(origin=origin))
+    with pytest.raises(ToolboxError, match="no tool 'flops'; it has analysis/flops"):
+        tools.find_tool('mmdet', 'flops')

@@ -28,6 +28,7 @@ from .workspace import ComparisonError, lock
 POLL_SECONDS = 0.5
 QUIET_SECONDS = 60  # after which the progress is told although nothing has happened
 LOG_LINES = 15
+TORCHRUN = 'failed (exitcode: '
 
 
 @dataclass(eq=False)
@@ -105,8 +106,9 @@ class Driver:
             self._say(
                 f'Going on in {self._folder} with the code of {self._commit[:12]}'
             )
-        # Numbers depend on it, in the last digits.
-        self._threads = next((before['threads'] for before in known if before), None)
+        # Numbers depend on it, in the last digits: all runs of the folder have the same.
+        specifications = map(read_json, sorted(detector.glob(f'*/*/{SPECIFICATION}')))
+        self._threads = next((s['threads'] for s in specifications if s), None)
         for each, before in zip(self._planned, known, strict=True):
             if before and before['config_hash'] != each.config_hash:
                 raise ComparisonError(
@@ -285,7 +287,11 @@ def _find(launcher: Launcher, planned: Planned, submitted: dict) -> Any:
 def _failure(planned: Planned, how_it_ended: str) -> dict:
     log = planned.folder / 'log.txt'
     text = log.read_text(errors='replace') if log.exists() else '(it has no log)'
-    tail = '\n'.join(text.splitlines()[-LOG_LINES:])
+    lines = text.splitlines()
+    # What torchrun says of several processes comes after what the run itself says.
+    if ends := [i for i, line in enumerate(lines) if TORCHRUN in line]:
+        lines = lines[: ends[-1]]
+    tail = '\n'.join(lines[-LOG_LINES:])
     return {'status': results.FAILED, 'error': f'{how_it_ended}\n{tail}'}
 
 

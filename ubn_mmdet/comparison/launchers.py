@@ -24,6 +24,7 @@ DAY = 24 * 60  # minutes
 SPECIFICATION, CONFIG, RESULT = 'run.json', 'config.pkl', 'result.json'
 SUBMISSION = 'job.json'
 KILL_AFTER_SECONDS = 20
+TAKEN_BACK_SECONDS = 600  # by then a machine is gone
 # What torchrun tells the processes of a training. A run that is started below another
 # training is none of it.
 _RANKS = ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
@@ -110,8 +111,22 @@ class ClusterRun:
 
     def __call__(self) -> int:
         """Start the run, or go on with it."""
+        told = []
+        before = signal.getsignal(signal.SIGTERM)
+
+        def note(number: int, frame: Any) -> None:
+            told.append(number)
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(signal.SIGTERM, note)
         self.process = start_run(self.folder)
-        return self.process.wait()
+        status = self.process.wait()
+        if told and not (self.folder / RESULT).exists():
+            # A cluster that takes a machine back ends all processes at once. To return
+            # now would be a result; what queues the job again is still to come.
+            time.sleep(TAKEN_BACK_SECONDS)
+        return status
 
     def checkpoint(self) -> Any:
         """What submitit is to queue again when the cluster takes the machine back."""

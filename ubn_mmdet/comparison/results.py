@@ -86,8 +86,8 @@ def check_same(lines: Iterable[dict], where: object) -> None:
             if line[key] != known[key]:
                 raise ResultsError(
                     f'{where} holds runs of {line["comparison"]} with other {what} '
-                    f'({key} {known[key]}, not {line[key]}): they do not mix. Name '
-                    'another file with --results, or go on with --commit'
+                    f'({key} {known[key]}, not {line[key]}). One file cannot have both: '
+                    'name another with --results, or go on with --commit'
                 )
 
 
@@ -119,10 +119,12 @@ def read_scalars(
     for path in scalars_files(work_dir):
         records = []
         for line in path.read_text().splitlines():
+            # Hooks write records of their own, longer ones, which take long to parse.
+            if not any(f'"{mark}"' in line for mark in ('loss', *EVALUATED)):
+                continue
             # The last line of a run that was killed may be half a line.
             with contextlib.suppress(ValueError):
                 records.append(json.loads(line))
-        # There are other records than these: hooks write their own.
         for known, marks in (training, {'loss'}), (evaluation, set(EVALUATED)):
             new = {r['step']: r for r in records if marks & r.keys()}
             first = min(new, default=math.inf)
@@ -181,6 +183,7 @@ class ResultGroup:
         broken: Those that diverged or failed, and were not repeated with success.
         planned: The seeds that the comparison has for each norm. Results of old versions
             do not say.
+        replanned: The norms whose planned seeds are not the same in all lines.
     """
 
     settings: dict
@@ -188,6 +191,7 @@ class ResultGroup:
     runs: tuple[Result, ...]
     broken: tuple[Result, ...]
     planned: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    replanned: tuple[str, ...] = ()
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -210,9 +214,14 @@ class ResultGroup:
         """The seeds with which a norm finished or diverged."""
         return {*self.of(norm), *self.diverged(norm)}
 
-    def missing(self, norm: str) -> list[int]:
-        """The planned seeds of a norm whose runs have neither finished nor diverged."""
-        return sorted(set(self.planned.get(norm, ())) - self.ended(norm))
+    def missing(self, norm: str) -> list[int] | None:
+        """The planned seeds of a norm whose runs have neither finished nor diverged.
+
+        None if it is not known what was planned.
+        """
+        if norm not in self.planned:
+            return None
+        return sorted(set(self.planned[norm]) - self.ended(norm))
 
     def primary(self) -> list[dict]:
         """The contrasts that were named before the first of the runs, and ever since."""
@@ -237,7 +246,7 @@ def read_groups(
         work_dir: What paths in the lines are relative to; by default the file's folder.
 
     Raises:
-        ResultsError: If a file cannot be read, or a norm has two meanings in a group.
+        ResultsError: If a file cannot be read, or a norm has different settings in a group.
     """
     runs: list[Result] = []
     for path in map(Path, paths):
@@ -268,25 +277,30 @@ def _group(settings: dict, runs: list[Result]) -> ResultGroup:
     finished: dict[tuple, Result] = {}
     broken: dict[tuple, Result] = {}
     meanings: dict[str, list] = {}
-    planned: dict[str, set[int]] = {}
+    plans: dict[str, list[set[int]]] = {}
     for run in runs:
         is_finished = run.record['status'] == FINISHED
         (finished if is_finished else broken)[run.norm, run.seed] = run
         for norm, seeds in run.record.get('planned', {}).items():
-            planned.setdefault(norm, set()).update(seeds)
+            plans.setdefault(norm, []).append(set(seeds))
         meaning = [run.record.get('norm_cfg'), run.record.get('options')]
         known = meanings.setdefault(run.norm, meaning)
         if known != meaning:
             raise ResultsError(
-                f'{source}: {run.norm} has two meanings in {run.record["comparison"]}: '
-                f'{known} and {meaning}'
+                f'{source}: {run.norm} has different settings in runs of '
+                f'{run.record["comparison"]}: {known} and {meaning}'
             )
     return ResultGroup(
         settings=settings,
         source=source,
         runs=tuple(finished.values()),
         broken=tuple(run for key, run in broken.items() if key not in finished),
-        planned={norm: sorted(seeds) for norm, seeds in planned.items()},
+        planned={norm: sorted(set.union(*each)) for norm, each in plans.items()},
+        replanned=tuple(
+            norm
+            for norm, (first, *_) in plans.items()
+            if any(seeds != first for seeds in plans[norm])
+        ),
     )
 
 

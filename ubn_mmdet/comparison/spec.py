@@ -193,7 +193,9 @@ class Comparison:
         for run in self.all_runs:
             _check_count('a seed', run.seed, least=0)
             if norms.setdefault(run.norm.name, run.norm) != run.norm:
-                raise SpecError(f'the norm {run.norm.name} has two meanings')
+                raise SpecError(
+                    f'the norm {run.norm.name} is defined twice, with different settings'
+                )
             if self.all_runs.count(run) > 1:
                 raise SpecError(f'{run} is listed twice')
         for contrast in self.primary:

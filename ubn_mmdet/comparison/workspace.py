@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,8 +33,12 @@ class ComparisonError(RuntimeError):
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[int]:
-    """Keep a second driver out of a comparison's folder.
+def lock(folder: Path, patience: float = 0) -> Iterator[int]:
+    """Keep a second process out of the folder of a comparison, or of one of its runs.
+
+    Args:
+        folder: It is made if it is missing.
+        patience: Seconds to wait for the other one.
 
     Yields:
         The descriptor of the lock. A process that inherits it holds the lock as well.
@@ -45,14 +50,19 @@ def lock(folder: Path) -> Iterator[int]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ComparisonError(f'{error}: name a folder with --work-dir') from None
+    end = time.monotonic() + patience
     with open(folder / LOCK, 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ComparisonError(
-                f'another process works in {folder}, or a run that it has left '
-                'behind and that is about to end'
-            ) from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise ComparisonError(
+                        f'another process works in {folder}, or a run that it has left '
+                        'behind and that is about to end'
+                    ) from None
+            time.sleep(0.1)
         yield file.fileno()
 
 
@@ -100,7 +110,7 @@ def run_from_copy(commit: str, folder: Path, say: Callable[[str], None]) -> None
     if os.environ.get(MARK) == str(copy):
         raise ComparisonError(f'{PACKAGE} is imported in place of the code in {copy}')
     if _git(root, 'status', '--porcelain'):
-        say(f'Uncommitted changes are no part of this: it runs {commit[:12]}')
+        say(f'Ignoring uncommitted changes: running commit {commit[:12]}')
     script = copy / 'tools' / Path(sys.argv[0]).name
     path = os.pathsep.join(filter(None, [str(copy), os.environ.get('PYTHONPATH')]))
     os.execve(

@@ -131,7 +131,7 @@ def make_subset(
         images = sorted(contents['train']['images'], key=lambda image: image['id'])
         if train_images > len(images):
             raise ValueError(
-                f'there are {len(images)} training images to keep {train_images} of'
+                f'cannot keep {train_images} training images: there are {len(images)}'
             )
         drawn = random.Random(0).sample(images, train_images)
         contents['train']['images'] = images
@@ -139,9 +139,11 @@ def make_subset(
     for split, content in contents.items():
         text = json.dumps(content, sort_keys=True)
         write_whole(folder / annotation_file(split), text.encode())
-        link = folder / split
+        link, target = folder / split, (source.root / split).resolve()
+        if link.is_symlink() and link.resolve() != target:
+            link.unlink()  # the source has been moved, or is another one of its name
         if not link.exists():
-            link.symlink_to((source.root / split).resolve(), target_is_directory=True)
+            link.symlink_to(target, target_is_directory=True)
     return folder
 
 
@@ -252,7 +254,7 @@ def _most_frequent(content: dict, number: int) -> set[int]:
         a['category_id'] for a in content['annotations'] if not a['iscrowd']
     )
     if number > len(counts):
-        raise ValueError(f'there are {len(counts)} classes to keep {number} of')
+        raise ValueError(f'cannot keep {number} classes: there are {len(counts)}')
     ranked = sorted(counts, key=lambda category: (-counts[category], category))
     return set(ranked[:number])
 

@@ -40,6 +40,8 @@ def convert_bccd(source: str | os.PathLike, folder: str | os.PathLike) -> None:
         RecordError: If the folder holds something else.
     """
     source, folder = Path(source), Path(folder)
+    if (source / 'BCCD').is_dir():  # its layout since 2020
+        source = source / 'BCCD'
     lists = {'train': 'trainval', 'val': 'test'}
     splits = {
         split: (source / f'ImageSets/Main/{name}.txt').read_text().split()

@@ -16,17 +16,23 @@ def use_coco_folder(cfg: Config, folder: CocoFolder) -> None:
     and every ``num_classes`` of the model. The test split is the validation split.
 
     Raises:
-        ValueError: If the model has no ``num_classes`` to set, or learns masks where the
-            folder has annotations without any.
+        ValueError: If the model has no ``num_classes`` to set, if it learns masks where
+            the folder has annotations without any, or if a data set is within another.
     """
     pipeline = all_nodes(cfg.train_dataloader)
     if not folder.has_masks and any(node.get('with_mask') for node in pipeline):
         raise ValueError(
-            f'it learns masks, and {folder.root} has annotations without segmentation; '
-            'take a detector of boxes, such as a RetinaNet'
+            f'it learns masks, and {folder.root} has annotations without segmentation: '
+            'use a box detector such as RetinaNet'
         )
     for loader, split in SPLIT_OF_LOADER.items():
-        cfg[f'{loader}_dataloader'].dataset.merge(
+        dataset = cfg[f'{loader}_dataloader'].dataset
+        if 'dataset' in dataset or 'datasets' in dataset:
+            raise ValueError(
+                f'its {loader} data are within a {dataset.type}: name a detector whose '
+                'config has a plain dataset'
+            )
+        dataset.merge(
             {
                 'data_root': str(folder.root),
                 'ann_file': annotation_file(split),

@@ -19,7 +19,8 @@ def find_tool(package_name: str, name: str) -> Path:
     """A package's ``tools/<name>.py``: of the installed package or of a checkout.
 
     Raises:
-        ToolboxError: If the package is not there or came without its tools.
+        ToolboxError: If the package is not there, came without its tools, or has no such
+            tool.
     """
     spec = find_spec(package_name)
     if spec is None or spec.origin is None:
@@ -29,6 +30,12 @@ def find_tool(package_name: str, name: str) -> Path:
     for folder in candidates:
         if (folder / f'{name}.py').is_file():
             return folder / f'{name}.py'
+    for folder in candidates:
+        if there := sorted(folder.rglob('*.py')):
+            names = [str(p.relative_to(folder).with_suffix('')) for p in there]
+            raise ToolboxError(
+                f'{package_name} has no tool {name!r}; it has {", ".join(names)}'
+            )
     places = ' nor '.join(map(str, candidates))
     raise ToolboxError(
         f"{package_name}'s {name}.py is neither in {places}: install it again from a "

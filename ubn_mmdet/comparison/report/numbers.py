@@ -91,19 +91,22 @@ def numbers_of(
         for norm in norms
         if norm != baseline and group.ended(baseline) and group.ended(norm)
     }
-    _add_false_discovery_rates(against)
+    _add_false_discovery_rates(against, baseline, group.primary())
     primary = []
     for contrast in group.primary():
-        norm, base = contrast['norm'], contrast['baseline']
-        found = difference(norm, contrast['metric'], base, tests) or {}
-        sides = base, norm
+        metric, sides = contrast['metric'], (contrast['baseline'], contrast['norm'])
+        found = difference(sides[1], metric, sides[0], tests) or {}
+        base, other = (_known(group.of(side).values(), metric) for side in sides)
+        missing = [group.missing(side) for side in sides]
+        known = [seeds for seeds in missing if seeds is not None]
         primary.append(
             {
                 **contrast,
                 'p': None,
                 **found,
                 'diverged': [len(group.diverged(side)) for side in sides],
-                'missing': sum(len(group.missing(side)) for side in sides),
+                'without_diverged': compare(base, other),
+                'missing': sum(map(len, known)) if known == missing else None,
             }
         )
     return {
@@ -125,6 +128,7 @@ def numbers_of(
             }
             for norm, runs in of_norm.items()
         },
+        'replanned': group.replanned,
         'broken': [
             {key: run.record.get(key) for key in ('norm', 'seed', 'status', 'error')}
             for run in group.broken
@@ -160,13 +164,17 @@ def _scored(images: Images, group: ResultGroup, norm: str, kind: str) -> list[Ma
 
 def _add_false_discovery_rates(
     against: Mapping[str, Mapping[str, dict | None]],
+    baseline: str,
+    primary: Iterable[Mapping],
 ) -> None:
     """Give each exploratory comparison of a main metric its ``q`` among them all."""
+    decided = {(c['norm'], c['metric']) for c in primary if c['baseline'] == baseline}
     compared = [
         found
-        for metrics in against.values()
+        for norm, metrics in against.items()
         for metric, found in metrics.items()
-        if metric in MAIN and found and found['p'] is not None
+        if metric in MAIN and (norm, metric) not in decided
+        if found and found['p'] is not None
     ]
     rates = false_discovery_control([found['p'] for found in compared])
     for found, rate in zip(compared, rates, strict=True):

@@ -67,7 +67,13 @@ def _verdicts(numbers: Mapping) -> str:
 
 def notes(numbers: Mapping) -> list[str]:
     """What is missing: the runs that have no result, and predictions."""
-    return [*filter(None, [_broken(numbers), numbers['images']])]
+    replanned = ''
+    if numbers['replanned']:
+        replanned = (
+            f'The seeds of {", ".join(numbers["replanned"])} were changed after runs had '
+            'ended. The probabilities do not account for that.'
+        )
+    return [*filter(None, [_broken(numbers), replanned, numbers['images']])]
 
 
 def _broken(numbers: Mapping) -> str:
@@ -95,7 +101,15 @@ def primary(numbers: Mapping[str, Mapping]) -> str:
         for contrast in of['primary']
     ]
     header = ['primary contrast', 'metric', 'verdict', *_difference_header('Holm')]
-    return markdown_table(header, rows, words=3)
+    alone = [
+        f'- {contrast_title(title, contrast)}, {MAIN[contrast["metric"]]}, without the '
+        f'runs that diverged: {signed(rest["difference"])}, {interval(rest["interval"])}'
+        for title, of in numbers.items()
+        for contrast in of['primary']
+        if any(contrast['diverged']) and (rest := contrast['without_diverged'])
+    ]
+    table = markdown_table(header, rows, words=3)
+    return '\n\n'.join(filter(None, [table, '\n'.join(alone)]))
 
 
 def against(numbers: Mapping) -> str:

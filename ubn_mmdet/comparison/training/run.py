@@ -35,9 +35,10 @@ from ...mm.condensation_hook import CondensationHook
 from ...mm.norm_configs import with_batchnorm_alone
 from ...mm.start_hooks import pretrained_modules
 from ...mm.tools import join_ranks_on_cpu
-from ..launchers import CONFIG, RESULT
+from ..launchers import CONFIG, RESULT, SPECIFICATION
 from ..predictions import PREDICTIONS, coco_metrics, write_predictions
 from ..results import DIVERGED, EVALUATED, FINISHED, metric_name, read_scalars
+from ..workspace import lock
 from .configs import config_hash, data_hash
 from .hooks import (
     CatchUpHook,
@@ -48,16 +49,24 @@ from .hooks import (
 )
 
 MAX_POINTS = 100
+PATIENCE_SECONDS = 30
 _CHECKPOINT, _RAW = 'final.pth', 'raw_predictions'
 
 
 def main(spec_file: str) -> None:
     """Train, or go on training, and leave ``result.json``."""
     run_dir = Path(spec_file).parent
+    is_first = os.environ.get('RANK', '0') == '0'
+    # Processes that a run has left behind may take a moment to end.
+    with lock(run_dir, PATIENCE_SECONDS) if is_first else contextlib.nullcontext():
+        _go_on(run_dir)
+
+
+def _go_on(run_dir: Path) -> None:
     # A cluster may start a job again that had just ended.
     if (run_dir / RESULT).exists():
         return
-    spec = json.loads(Path(spec_file).read_text())
+    spec = json.loads((run_dir / SPECIFICATION).read_text())
     os.chdir(spec['directory'])
     torch.set_num_threads(spec['threads'])
     cv2.setNumThreads(spec['threads'])
