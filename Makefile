@@ -46,7 +46,7 @@ help:
 	@echo '  make test-torch       what needs only PyTorch, without a toolbox'
 	@echo '  make test-oldest      that, with the oldest PyTorch ($(OLDEST_TORCH)) on the'
 	@echo '                        oldest Python (OLDEST_PYTHON=$(OLDEST_PYTHON))'
-	@echo 'make gpu-check   check and measure every layer on this machine'"'"'s GPU, in at most'
+	@echo 'make gpu-check   check and measure every layer on this machine'"'"'s GPU, in about'
 	@echo '              8 minutes; ARGS=<options> of python -m ubn_mmdet.gpu_check'
 	@echo 'make lint     run the linters and the type checker'
 	@echo 'make docs     build the docs site in site/, in an environment of its own'

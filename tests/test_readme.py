@@ -60,7 +60,7 @@ def test_a_model_of_another_library_learns_with_ubn(library, tmp_path):
 @pytest.mark.parametrize(
     ('config', 'shown'),
     [
-        (FINE_TUNING, 'True True DefaultOptimWrapperConstructor'),
+        (FINE_TUNING, 'True True UBNOptimWrapperConstructor'),
         (FINE_TUNING + FROM_SCRATCH, 'False False UBNOptimWrapperConstructor'),
     ],
     ids=['fine-tuning', 'from scratch'],

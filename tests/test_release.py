@@ -1,10 +1,12 @@
 """A tag becomes a release: its notes, and what mim reads of the package."""
 
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 CHANGELOG = """# Changelog
@@ -54,7 +56,14 @@ def test_the_changelog_has_the_version_of_the_package(release_notes):
     from ubn_mmdet.version import __version__
 
     changelog = (ROOT / 'CHANGELOG.md').read_text()
-    assert release_notes(f'v{__version__}', __version__, changelog)
+    released = re.search(r'^## \[(\d.*?)\]', changelog, re.MULTILINE)[1]
+    assert release_notes(f'v{released}', released, changelog)
+    version = Version(__version__)
+    assert (
+        version > Version(released)
+        if version.is_devrelease
+        else str(version) == released
+    )
 
 
 def metafiles() -> list[dict]:

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add('source', help='the COCO-format folder')
     add('folder', help='where to write the crops')
-    add('--size', type=int, default=64, help='side in pixels (%(default)s)')
+    add('--size', type=int, default=128, help='side in pixels (%(default)s)')
     add(
         '--min-size',
         type=int,

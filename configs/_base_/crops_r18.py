@@ -2,7 +2,7 @@
 _base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
 
 num_classes = 80
-image_size = 64
+image_size = 128  # at 64 the last stage has 2x2 maps, and the features grow later
 
 # zero_init_residual: see pretrain/resnet50_bn_8xb32_in1k.py.
 model = dict(

@@ -1,4 +1,4 @@
-# The demo's schedule and runtime: a few minutes on two CPU cores.
+# The demo's schedule and runtime: seven minutes for each norm on two CPU cores.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 max_epochs = 6

@@ -81,6 +81,7 @@ ARMS = {
         'bn-small': {**BN_MERGED, 'initial_weight': 0.1},
         'ubn-no-gate': NO_GATE,
     },
+    **{pattern: {'bnet': BNET} for pattern in LAYERS if pattern.startswith('demo')},
 }
 PRESETS = sorted((ROOT / '_base_/norms').glob('*.py'))
 
