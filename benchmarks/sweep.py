@@ -38,9 +38,9 @@ TOLERANCE = {'float64': 1e-6, 'float32': 1e-2}
 # further apart: 1e-12 and 3e-14 in the gradients of a RetinaNet.
 AMPLIFIED = 100
 COMPARED = (
-    *('loss', 'gradient', 'statistics'),
-    *('loss_as_is', 'gradient_as_is', 'prediction'),
-)
+    'loss', 'gradient', 'statistics',
+    'loss_as_is', 'gradient_as_is', 'prediction',
+)  # fmt: skip
 
 
 def verdict(row: Mapping) -> str:
@@ -75,9 +75,9 @@ def tables(record: Mapping[str, str], rows: Mapping[str, Mapping]) -> dict[str, 
     found = [verdict(row) for row in swept.values()]
     versions = ', '.join(f'{n} {record[n]}' for n in ('mmdet', 'mmcv', 'torch'))
     header = (
-        *('folder', 'config', 'swapped', 'kept', 'precision'),
-        *('loss', 'gradient', 'statistics', 'prediction', 'result'),
-    )
+        'folder', 'config', 'swapped', 'kept', 'precision',
+        'loss', 'gradient', 'statistics', 'prediction', 'result',
+    )  # fmt: skip
     others = ([n, *_cells(row)] for n, row in swept.items() if n not in alike)
     skipped = (f'{", ".join(names)} (`{why}`)' for why, names in reasons.items())
     parts = [

@@ -12,6 +12,13 @@ _fast = {
 _fast['spatial_weight'] = dict(lr_mult=10)
 _norms = [
     dict(name='BN', backbone=_backbone),
+    # MMDetection's default: the statistics stay those of the pre-training.
+    dict(
+        name='BN-frozen',
+        preset='bn',
+        backbone=_backbone,
+        options={'model.backbone.norm_eval': True},
+    ),
     dict(name='UBN-from-BN', backbone=_backbone),
     dict(
         name='UBN-from-BN-fast',

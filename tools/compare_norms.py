@@ -5,7 +5,6 @@ command resumes, also in the middle of a run. Runs use a copy of the code of one
 """
 
 import argparse
-import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,7 @@ from ubn_mmdet.comparison.results import FAILED, ResultsError
 from ubn_mmdet.comparison.spec import Comparison, SpecError
 from ubn_mmdet.comparison.workspace import ComparisonError, claim, run_from_copy
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options, ended_by
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by, resumable
 
 say = partial(print, flush=True)  # at once, also into a pipe
 WORK_DIRS = Path('work_dirs/comparisons')
@@ -135,29 +134,27 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
 
 def main() -> None:
     """Run the comparison; what is wrong with it ends it with a message."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with ended_by(ToolboxError, SpecError, ComparisonError, ResultsError):
-            require_toolbox()
-            args = parse_args()
-            comparison = read_comparison(args)
-            work_dir = args.work_dir or WORK_DIRS / comparison.name
-            commit = claim(work_dir, comparison.name, args.commit)
-            run_from_copy(commit, work_dir / 'code', say)
-            driver = Driver(
-                comparison,
-                data=args.data or comparison.data,
-                work_dir=work_dir,
-                results_file=args.results or work_dir / 'results.jsonl',
-                commit=commit,
-                say=say,
-                runs=list(comparison.runs(args.only, args.seeds)),
-            )
-            launcher = choose(comparison, work_dir, args)
-            lines = driver.run(launcher)
-    except KeyboardInterrupt:
-        print('\nInterrupted: the same command resumes.', file=sys.stderr)
-        sys.exit(130)
+    with (
+        resumable(),
+        ended_by(ToolboxError, SpecError, ComparisonError, ResultsError),
+    ):
+        require_toolbox()
+        args = parse_args()
+        comparison = read_comparison(args)
+        work_dir = args.work_dir or WORK_DIRS / comparison.name
+        commit = claim(work_dir, comparison.name, args.commit)
+        run_from_copy(commit, work_dir / 'code', say)
+        driver = Driver(
+            comparison,
+            data=args.data or comparison.data,
+            work_dir=work_dir,
+            results_file=args.results or work_dir / 'results.jsonl',
+            commit=commit,
+            say=say,
+            runs=list(comparison.runs(args.only, args.seeds)),
+        )
+        launcher = choose(comparison, work_dir, args)
+        lines = driver.run(launcher)
     failed = sum(line['status'] == FAILED for line in lines)
     print(f'{len(lines)} runs in {driver.results_file}')
     if failed:

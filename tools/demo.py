@@ -6,9 +6,7 @@ After an interruption, the same command resumes. Runs use the code of the last c
 import argparse
 import json
 import os
-import signal
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -29,7 +27,7 @@ from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError, annotation_f
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options, ended_by
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by, resumable
 from ubn_mmdet.paths import comparisons_dir
 from ubn_mmdet.records import RecordError
 
@@ -140,7 +138,11 @@ def run_demo(
     driver.run(LocalLauncher(jobs, range(torch.cuda.device_count())))
     if driver.lines() == before:
         say(f'{work_dir} holds the finished runs: delete it to train again')
-    [group] = read_groups([driver.results_file])
+    group, *others = read_groups([driver.results_file])
+    if others:
+        raise ComparisonError(
+            f'{work_dir} holds runs of another device or of other versions: delete it'
+        )
     # As they were asked for: which of two runs ends first says nothing.
     order = comparison.norm_names()
     runs = sorted(group.runs, key=lambda run: order.index(run.norm))
@@ -182,29 +184,24 @@ def write_summary(group: ResultGroup, folder: CocoFolder, out: Path) -> str:
 
 def main() -> None:
     """Run the demo; what is wrong with toolbox, data or settings ends it with a message."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     args = parse_args()
-    try:
-        with ended_by(*ERRORS):
-            require_toolbox()
-            name = args.data and args.data.resolve().name
-            default = Path(f'{WORK_DIR}-{name}') if name else WORK_DIR
-            work_dir = args.work_dir or default
-            folder = CocoFolder.open(args.data or make_shapes(SHAPES, progress=say))
-            commit = claim(work_dir, NAME)
-            run_from_copy(commit, work_dir / 'code', say)
-            comparison = plan_demo(
-                folder,
-                say,
-                image_size=args.size,
-                epochs=args.epochs,
-                detector=args.config,
-                options=args.cfg_options,
-            )
-            text = run_demo(comparison, folder, work_dir, commit, args.jobs, say)
-    except KeyboardInterrupt:
-        print('\nInterrupted: the same command resumes.', file=sys.stderr)
-        sys.exit(130)
+    with resumable(), ended_by(*ERRORS):
+        require_toolbox()
+        name = args.data and args.data.resolve().name
+        default = Path(f'{WORK_DIR}-{name}') if name else WORK_DIR
+        work_dir = args.work_dir or default
+        folder = CocoFolder.open(args.data or make_shapes(SHAPES, progress=say))
+        commit = claim(work_dir, NAME)
+        run_from_copy(commit, work_dir / 'code', say)
+        comparison = plan_demo(
+            folder,
+            say,
+            image_size=args.size,
+            epochs=args.epochs,
+            detector=args.config,
+            options=args.cfg_options,
+        )
+        text = run_demo(comparison, folder, work_dir, commit, args.jobs, say)
     print(f'\n{text}\nIn {work_dir}: {", ".join(FILES)}')
 
 

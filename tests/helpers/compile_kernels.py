@@ -19,7 +19,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from ubn_mmdet.ops.fused import Coefficients
-from ubn_mmdet.ops.triton_passes import KERNELS
+from ubn_mmdet.ops.triton_passes import BACKEND
 
 POINTERS = {
     torch.float32: '*fp32',
@@ -79,14 +79,14 @@ def launch_passes(x: torch.Tensor) -> None:
     """Launch every pass over ``x``, with a depthwise kernel and without."""
     n, c = x.shape[:2]
     map_, kernel = x.new_zeros(n, c, dtype=torch.float32), torch.zeros(c, 3, 3)
-    KERNELS.moments(x)
+    BACKEND.moments(x)
     for each, bias in ((None, None), (kernel, map_)):
         coefficients = Coefficients(map_, map_, map_, each, bias)
-        KERNELS.apply(x, coefficients)
-        KERNELS.sums(x, x, coefficients)
-        KERNELS.gradient(x, each, map_, x, None, None, None)
-        KERNELS.gradient(x, each, map_, x, None, None, map_)
-        KERNELS.gradient(x, each, map_, x, map_, map_, map_)
+        BACKEND.apply(x, coefficients)
+        BACKEND.sums(x, x, coefficients)
+        BACKEND.gradient(x, each, map_, x, None, None, None)
+        BACKEND.gradient(x, each, map_, x, None, None, map_)
+        BACKEND.gradient(x, each, map_, x, map_, map_, map_)
 
 
 def main() -> None:

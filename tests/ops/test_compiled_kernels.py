@@ -11,7 +11,7 @@ pytest.importorskip(
 )
 
 SPILLED = 32  # bytes of a thread: a few registers
-KERNELS = {
+BACKEND = {
     '_moments_of_parts',
     '_moments_of_maps',
     '_apply',
@@ -36,6 +36,6 @@ def test_every_kernel_compiles_and_spills_next_to_nothing(
         TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(tmp_path),
     )  # fmt: skip
     usage = json.loads(output.splitlines()[-1])
-    assert {name.split()[0] for name in usage} == KERNELS
+    assert {name.split()[0] for name in usage} == BACKEND
     for name, used in usage.items():
         assert used['LOCAL'] + used['STACK'] <= SPILLED, name

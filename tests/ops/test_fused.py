@@ -12,11 +12,11 @@ from ubn_mmdet.ops import fused, tensors
 from ubn_mmdet.ops.fused import Coefficients, FusedPasses
 from ubn_mmdet.ops.passes import ReferencePasses
 
-KERNELS = pytest.mark.parametrize('kernel_size', [1, 3])
+BACKEND = pytest.mark.parametrize('kernel_size', [1, 3])
 MODES = pytest.mark.parametrize('training', [True, False], ids=['train', 'eval'])
 
 
-@KERNELS
+@BACKEND
 @MODES
 @pytest.mark.parametrize(
     ('dtype', 'memory_format', 'tolerance'),
@@ -36,7 +36,7 @@ def test_it_equals_the_reference(
     assert_equals_the_reference(layer, x, tolerance)
 
 
-@KERNELS
+@BACKEND
 @MODES
 def test_so_does_what_runs_on_a_gpu(kernel_size, training, monkeypatch):
     """Broadcasting operations, in either memory format."""
@@ -63,7 +63,7 @@ def assert_equals_the_reference(layer, x, tolerance):
         assert tensor.is_contiguous(memory_format=memory_format)
 
 
-@KERNELS
+@BACKEND
 @MODES
 def test_only_the_input_and_tensors_of_maps_are_saved(kernel_size, training):
     layer = trained(4, kernel_size=kernel_size).float().train(training)
@@ -144,7 +144,7 @@ def test_a_cotangent_that_needs_no_gradient_is_no_way_around():
         torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
 
 
-@KERNELS
+@BACKEND
 @MODES
 @pytest.mark.parametrize('backward', [True, False])
 def test_a_graph_that_is_dropped_is_freed(kernel_size, training, backward):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ubn_mmdet import UBN, padded_images
 from ubn_mmdet.ops.fused import Coefficients
 from ubn_mmdet.ops.padding import (
-    Images,
+    AnnouncedBatch,
     PaddedPasses,
     map_stride,
     valid_part,
@@ -45,7 +45,7 @@ def test_the_valid_part_is_what_the_image_alone_would_give(padded):
     batch = list(halved(torch.zeros(len(sizes), 1, *padded)))
     alone = [list(halved(torch.zeros(1, 1, *size))) for size in sizes]
     for level, x in enumerate(batch):
-        valid = Images(sizes, padded).valid_part(x)
+        valid = AnnouncedBatch(sizes, padded).valid_part(x)
         for i in range(len(sizes)):
             h, w = alone[i][level].shape[2:]
             want = torch.zeros(x.shape[2:], dtype=torch.bool)
@@ -73,7 +73,7 @@ def test_the_stride_of_maps(padded, size, stride):
 
 
 def test_maps_that_are_not_of_the_images_are_wholly_valid():
-    images = Images([(5, 8), (8, 6)], (8, 8))
+    images = AnnouncedBatch([(5, 8), (8, 6)], (8, 8))
     assert images.valid_part(torch.zeros(2, 3, 4, 4)) is not None
     for shape in [(3, 3, 4, 4), (1, 3, 8, 8), (2, 3, 7, 7), (0, 3, 8, 8)]:
         assert images.valid_part(torch.zeros(shape)) is None
@@ -108,7 +108,7 @@ def test_sizes_that_cannot_be_are_refused(size):
 )
 def test_passes_keep_the_memory_format(memory_format):
     x = torch.randn(2, 3, 8, 8).to(memory_format=memory_format)
-    passes = PaddedPasses(x, Images([(5, 8), (8, 6)], (8, 8)).valid_part(x))
+    passes = PaddedPasses(x, AnnouncedBatch([(5, 8), (8, 6)], (8, 8)).valid_part(x))
     zero, one = torch.zeros(3), torch.ones(3)
     for y in (
         passes.apply(Coefficients(zero, one, zero)),

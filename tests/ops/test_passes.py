@@ -46,7 +46,7 @@ def gpu(monkeypatch):
 
 def assert_fused(x):
     chosen = passes_for(x)
-    assert type(chosen) is FusedPasses and chosen.kernels is EAGER
+    assert type(chosen) is FusedPasses and chosen.backend is EAGER
 
 
 def assert_reference(x):
@@ -60,12 +60,12 @@ def test_by_default_the_hand_written_backward():
 
 
 def test_what_has_not_run_on_a_gpu_is_not_its_default(gpu):
-    from ubn_mmdet.ops.triton_passes import KERNELS
+    from ubn_mmdet.ops.triton_passes import BACKEND
 
     assert_fused(gpu())
     assert_fused(gpu(torch.float16))
     with choose_passes('triton'):
-        assert passes_for(gpu()).kernels is KERNELS
+        assert passes_for(gpu()).backend is BACKEND
 
 
 def test_what_the_kernels_cannot_do_they_leave(gpu, monkeypatch):

@@ -9,7 +9,7 @@ pytest.importorskip('triton', reason='Triton is not installed')
 
 from ubn_mmdet.ops.fused import Coefficients  # noqa: E402
 from ubn_mmdet.ops.tensors import memory_format  # noqa: E402
-from ubn_mmdet.ops.triton_passes import KERNELS, tiles  # noqa: E402
+from ubn_mmdet.ops.triton_passes import BACKEND, tiles  # noqa: E402
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 FORMATS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
@@ -46,13 +46,13 @@ def assert_close(got, want, dtype=torch.float32):
 def assert_apply_is_the_references(x, dy, given):
     """The result, and its gradients, also with the reduction's."""
     expected, gradients = applied(x, dy, given)
-    y = KERNELS.apply(x, Coefficients(**given))
+    y = BACKEND.apply(x, Coefficients(**given))
     assert_like(y, x)
     assert_close(y, expected, x.dtype)
 
     kernel = given.get('kernel')
     pivot, scale, shift = (given[name] for name in ('pivot', 'scale', 'shift'))
-    sums = KERNELS.sums(dy, x, Coefficients(**given))
+    sums = BACKEND.sums(dy, x, Coefficients(**given))
     assert_close(sums.scale, gradients['scale'])
     assert_close(sums.shift, gradients['shift'])
     if kernel is None:
@@ -62,7 +62,7 @@ def assert_apply_is_the_references(x, dy, given):
         assert_close(sums.bias, gradients['bias'])
 
     def gradient(*of_reduction):
-        dx = KERNELS.gradient(sums.u_source, kernel, scale, x, *of_reduction)
+        dx = BACKEND.gradient(sums.u_source, kernel, scale, x, *of_reduction)
         assert_like(dx, x)
         return dx
 
@@ -85,12 +85,12 @@ def assert_like(tensor, x):
 
 
 def assert_moments(x):
-    mean, var = KERNELS.moments(x)
+    mean, var = BACKEND.moments(x)
     expected_var, expected_mean = torch.var_mean(x.double(), dim=(2, 3), correction=0)
     # The moments of half-precision numbers are as exact as those of others.
     assert_close(mean, expected_mean)
     assert_close(var, expected_var)
-    assert torch.equal(KERNELS.mean(x), mean)
+    assert torch.equal(BACKEND.mean(x), mean)
 
 
 @CASES
@@ -104,7 +104,7 @@ def test_moments_far_from_zero(layout, programs, monkeypatch):
     monkeypatch.setattr(tiles, 'PROGRAMS', programs)
     x = 1e4 + 0.01 * maps((2, 2, 40, 70), layout=layout)
     x[0, 0, 0, 0] = 0  # nothing may be counted from the first
-    mean, var = KERNELS.moments(x)
+    mean, var = BACKEND.moments(x)
     expected_var, expected_mean = torch.var_mean(x.double(), dim=(2, 3), correction=0)
     torch.testing.assert_close(mean.double(), expected_mean, rtol=1e-6, atol=0)
     torch.testing.assert_close(var.double(), expected_var, rtol=1e-3, atol=0)

@@ -28,9 +28,9 @@ from .statistics import CONFIDENCE, Interval
 KINDS = {'bbox': 'bbox', 'segm': 'segmentation'}
 # By TIDE (Bolya et al. 2020).
 ERRORS = {
-    **{'Cls': 'class', 'Loc': 'place', 'Both': 'class and place'},
-    **{'Dupe': 'duplicate', 'Bkg': 'background', 'Miss': 'missed'},
-}
+    'Cls': 'class', 'Loc': 'place', 'Both': 'class and place',
+    'Dupe': 'duplicate', 'Bkg': 'background', 'Miss': 'missed',
+}  # fmt: skip
 HALVES = 300
 # What rounding to three decimals takes, and a little.
 TOLERANCE = 0.001

@@ -21,18 +21,18 @@ from ..files import append_line, read_lines
 
 FINISHED, DIVERGED, FAILED = 'finished', 'diverged', 'failed'
 NEEDED = (
-    *('comparison', 'norm', 'seed'),
-    *('commit', 'config_hash', 'setting_hash', 'status'),
-)
+    'comparison', 'norm', 'seed',
+    'commit', 'config_hash', 'setting_hash', 'status',
+)  # fmt: skip
 # Those that say in short how good a detector or a classifier is.
 MAIN_METRICS = ('bbox_mAP', 'segm_mAP', 'accuracy_top1')
 EVALUATED = ('coco/bbox_mAP', 'coco/segm_mAP', 'accuracy/top1')  # the toolbox's names
 # What a run that failed does not know of itself.
 MADE_WITH = ('device', 'versions')
 SETTINGS = (
-    *('comparison', 'data', 'detector', 'epochs', 'image_size', 'batch_size'),
-    *('processes', 'commit', 'setting_hash', *MADE_WITH),
-)
+    'comparison', 'data', 'detector', 'epochs', 'image_size', 'batch_size',
+    'processes', 'commit', 'setting_hash', *MADE_WITH,
+)  # fmt: skip
 
 
 class ResultsError(ValueError):

@@ -14,9 +14,9 @@ from .ubn import UBN
 
 # Each is registered under its name where there is a toolbox.
 FAMILY = (
-    *(UBN, RBN, IEBN, BNET, BGN, InitBN, JSNorm, L2BN),
-    *(BatchRenorm, MABN, MBN, PowerNorm),  # with averages over batches in training
-)
+    UBN, RBN, IEBN, BNET, BGN, InitBN, JSNorm, L2BN,
+    BatchRenorm, MABN, MBN, PowerNorm,  # with averages over batches in training
+)  # fmt: skip
 
 __all__ = [
     'BGN',

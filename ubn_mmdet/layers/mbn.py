@@ -19,8 +19,8 @@ from .stages.statistics import (
     BatchStatistics,
     State,
     count_batch,
-    inverse_std,
     is_finite,
+    mean_and_inv_std,
     memorize,
     memory_entries,
     move_mean_and_var,
@@ -175,7 +175,7 @@ class MemorizedStatistics(BatchStatistics):
         """The statistics of the batch and of those in the memory, as of one batch."""
         if state is None:
             return super().normalizer(layer, batch, state)
-        return inverse_std(layer, *_with_others(batch, state))
+        return mean_and_inv_std(layer, *_with_others(batch, state))
 
     def _others(self, layer: Layer, ages: Tensor, dtype: torch.dtype) -> State:
         """What :meth:`advance` returns, of a memory of these ``ages``, ``(m,)``."""

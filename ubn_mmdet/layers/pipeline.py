@@ -347,8 +347,10 @@ class PipelineNorm(Base):
                     self._calls.add(batch.mean, batch.var, state)
                 return state
             repeated, past = found
-            is_new = ~repeated if batch.counts is None else batch.counts & ~repeated
-            present = advance(self, batch._replace(counts=is_new))
+            is_new = (
+                ~repeated if batch.is_counted is None else batch.is_counted & ~repeated
+            )
+            present = advance(self, batch._replace(is_counted=is_new))
             pairs = zip(past, present, strict=True)
             return tuple(torch.where(repeated, *pair) for pair in pairs)
 

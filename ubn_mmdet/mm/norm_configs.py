@@ -13,9 +13,9 @@ from .config_nodes import all_nodes
 
 # BatchNorm of images, and its relatives.
 REPLACED = (
-    *('BN', 'BN2d', 'BatchNorm2d', 'SyncBN', 'MMSyncBN', 'SyncBatchNorm'),
+    'BN', 'BN2d', 'BatchNorm2d', 'SyncBN', 'MMSyncBN', 'SyncBatchNorm',
     *(member.__name__ for member in FAMILY),
-)
+)  # fmt: skip
 # What holds for a norm whatever its kind.
 _KEPT = 'eps', 'momentum', 'affine', 'track_running_stats'
 

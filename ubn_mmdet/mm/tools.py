@@ -2,6 +2,7 @@
 
 import argparse
 import runpy
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,6 +60,17 @@ def run_tool(package: str, name: str, description: str) -> None:
         return
     join_ranks_on_cpu()
     runpy.run_path(str(tool), run_name='__main__')
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """End the program at an interruption, SIGTERM included, with what to do next."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print('\nInterrupted: the same command resumes.', file=sys.stderr)
+        sys.exit(130)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ The backward of the apply does not write ``scale * u`` for that of the reduction
 again. It passes on what ``u`` is made of, as the gradient of the ``x`` that came out of the
 reduction, and leaves ``scale`` in the :class:`_Call`.
 
-What works on tensors alone, without autograd, is a set of :class:`Kernels`: those in
-PyTorch's operations are at the end of this file, those in Triton in ``triton_passes/``.
+What works on tensors alone, without autograd, is a :class:`Backend`: that of PyTorch's
+operations is at the end of this file, that of Triton in ``triton_passes/``.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Sums(NamedTuple):
     """What the backward of an apply gives.
 
     Attributes:
-        u_source: Of the shape of ``x``: what ``Kernels.gradient`` makes ``u`` of.
+        u_source: Of the shape of ``x``: what ``Backend.gradient`` makes ``u`` of.
         scale: ``sum u * (x - pivot)`` over each map, ``(N, C)``.
         shift: ``sum u``, likewise.
         kernel: The gradient of the kernel, ``(C, k, k)``, or None where there is none.
@@ -62,7 +62,7 @@ class Sums(NamedTuple):
     bias: Tensor | None = None
 
 
-class Kernels(NamedTuple):
+class Backend(NamedTuple):
     """The passes on tensors. Coefficients are ``(N, C)`` in ``compute_dtype(x)``.
 
     Attributes:
@@ -89,15 +89,15 @@ class FusedPasses:
 
     Args:
         x: ``(N, C, H, W)``.
-        kernels: What to compute with; PyTorch's operations if None.
+        backend: What to compute with; PyTorch's operations if None.
     """
 
     positions: Tensor | None = None
 
-    def __init__(self, x: Tensor, kernels: Kernels | None = None) -> None:
+    def __init__(self, x: Tensor, backend: Backend | None = None) -> None:
         self.x = x
-        self.kernels = kernels or EAGER
-        self._call = _Call(self.kernels)
+        self.backend = backend or EAGER
+        self._call = _Call(self.backend)
 
     @property
     def count(self) -> int:
@@ -135,8 +135,8 @@ class _Call:
     backward has this call, and would never be freed.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
-        self.kernels = kernels
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         self.is_reduced = False
         self.scale: Tensor | None = None
         self.kernel: Tensor | None = None
@@ -169,9 +169,9 @@ class _Reduce(torch.autograd.Function):
         ctx.call = call
         ctx.set_materialize_grads(False)
         if with_var:
-            mean, var = call.kernels.moments(x)
+            mean, var = call.backend.moments(x)
         else:
-            mean, var = call.kernels.mean(x), None
+            mean, var = call.backend.mean(x), None
         ctx.save_for_backward(x, mean)
         return x, mean, var
 
@@ -185,7 +185,7 @@ class _Reduce(torch.autograd.Function):
         scale, kernel = call.scale, call.kernel
         if u_source is None:  # nothing came of the apply
             u_source, scale, kernel = torch.zeros_like(x), torch.zeros_like(mean), None
-        grad = call.kernels.gradient(u_source, kernel, scale, x, mean, slope, offset)
+        grad = call.backend.gradient(u_source, kernel, scale, x, mean, slope, offset)
         return grad, None, None
 
 
@@ -195,23 +195,23 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, pivot, scale, shift, kernel, bias, call):
         coefficients = Coefficients(pivot, scale, shift, kernel, bias)
-        ctx.kernels, ctx.has_reduction = call.kernels, call.is_reduced
+        ctx.backend, ctx.has_reduction = call.backend, call.is_reduced
         if call.is_reduced:
             call.scale = scale.detach()
             call.kernel = None if kernel is None else kernel.detach()
         ctx.save_for_backward(x, pivot, scale, shift, kernel)
-        return call.kernels.apply(x, coefficients)
+        return call.backend.apply(x, coefficients)
 
     @staticmethod
     @first_order
     def backward(ctx, dy):
         x, pivot, scale, shift, kernel = ctx.saved_tensors
-        sums = ctx.kernels.sums(dy, x, Coefficients(pivot, scale, shift, kernel))
+        sums = ctx.backend.sums(dy, x, Coefficients(pivot, scale, shift, kernel))
         grad = None
         if ctx.has_reduction:  # for the backward of the reduction to complete
             grad = sums.u_source
         elif ctx.needs_input_grad[0]:
-            grad = ctx.kernels.gradient(
+            grad = ctx.backend.gradient(
                 sums.u_source, kernel, scale, x, None, None, None
             )
         of_pivot = -scale * sums.shift if ctx.needs_input_grad[1] else None
@@ -300,7 +300,7 @@ def _gradient(
     return y.addcmul_(u.to(scale.dtype), over_positions(scale)).to(x.dtype)
 
 
-EAGER = Kernels(_mean, _moments, _apply, _sums, _gradient)
+EAGER = Backend(_mean, _moments, _apply, _sums, _gradient)
 
 
 def _affine(x: Tensor, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -39,19 +39,19 @@ class ValidPart(NamedTuple):
         return x.where(self.mask, x.new_zeros(()))
 
 
-class Images:
+class AnnouncedBatch:
     """The images of a batch, as :func:`padded_images` announces them."""
 
     def __init__(
         self,
         sizes: Sequence[Sequence[int]],
         padded: Sequence[int],
-        apart: Collection[nn.Module] = (),
+        exclude: Collection[nn.Module] = (),
     ) -> None:
         self.sizes = [(int(h), int(w)) for h, w in sizes]
         height, width = padded
         self.padded = int(height), int(width)
-        self.apart = frozenset(apart)
+        self.exclude = frozenset(exclude)
         # By the maps' size and device: many layers have maps of one size.
         self._parts: dict[tuple, ValidPart | None] = {}
 
@@ -79,14 +79,14 @@ class Images:
         return ValidPart(mask, positions, sum(h * w for h, w in sizes))
 
 
-_announced: ContextVar[Images | None] = ContextVar('_announced', default=None)
+_announced: ContextVar[AnnouncedBatch | None] = ContextVar('_announced', default=None)
 
 
 @contextlib.contextmanager
 def padded_images(
     sizes: Sequence[Sequence[int]],
     padded: Sequence[int],
-    apart: Collection[nn.Module] = (),
+    exclude: Collection[nn.Module] = (),
 ) -> Iterator[None]:
     """Norm layers called within it leave padded pixels out (docs/compatibility.md).
 
@@ -97,12 +97,12 @@ def padded_images(
         sizes: Height and width of each image of the batch, in pixels; images lie in the
             upper left corner.
         padded: Height and width of the batch.
-        apart: Layers whose maps are not of whole images, though they may look it.
+        exclude: Layers whose maps are not of whole images, though they may look it.
 
     Raises:
         ValueError: For an image without pixels, or larger than the batch.
     """
-    images = Images(sizes, padded, apart)
+    images = AnnouncedBatch(sizes, padded, exclude)
     for size in images.sizes:
         if not all(1 <= s <= p for s, p in zip(size, images.padded, strict=True)):
             raise ValueError(
@@ -126,7 +126,7 @@ def valid_part(layer: nn.Module, x: Tensor) -> ValidPart | None:
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return None
     images = _announced.get()
-    if images is not None and layer in images.apart:
+    if images is not None and layer in images.exclude:
         images = None
     images = remembered(layer, 'images', images, x)
     return None if images is None else images.valid_part(x)

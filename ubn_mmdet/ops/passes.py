@@ -130,10 +130,10 @@ def passes_for(x: Tensor, layer: nn.Module | None = None) -> Passes:
         return ReferencePasses(x)
     if choice == 'triton':
         # Here, because nothing but this needs Triton.
-        from .triton_passes import KERNELS, can_run
+        from .triton_passes import BACKEND, can_run
 
         if can_run(x):
-            return FusedPasses(x, KERNELS)
+            return FusedPasses(x, BACKEND)
     return FusedPasses(x)
 
 

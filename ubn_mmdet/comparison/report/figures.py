@@ -26,17 +26,17 @@ from .tables import contrast_title
 
 WIDTH = 7.0  # inches: a page's text
 STYLE = {
-    **{'font.size': 8, 'axes.titlesize': 8, 'legend.fontsize': 7, 'savefig.dpi': 150},
-    **{'axes.spines.top': False, 'axes.spines.right': False, 'lines.linewidth': 1.2},
+    'font.size': 8, 'axes.titlesize': 8, 'legend.fontsize': 7, 'savefig.dpi': 150,
+    'axes.spines.top': False, 'axes.spines.right': False, 'lines.linewidth': 1.2,
     'pdf.fonttype': 42,  # TrueType, which publishers ask for
-    **{'svg.fonttype': 'none', 'text.parse_math': False, 'font.family': 'DejaVu Sans'},
-}
+    'svg.fonttype': 'none', 'text.parse_math': False, 'font.family': 'DejaVu Sans',
+}  # fmt: skip
 BASELINE = '#808080'
 # Okabe and Ito's, which the colour-blind can tell apart, without black and yellow.
 OTHERS = (
-    *('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9'),
-    *('#9467bd', '#8c564b', '#17becf', '#bcbd22'),
-)
+    '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9',
+    '#9467bd', '#8c564b', '#17becf', '#bcbd22',
+)  # fmt: skip
 _TIPS = 'tips:'
 _SVG = '{http://www.w3.org/2000/svg}'
 

@@ -6,13 +6,11 @@ import numpy as np
 from scipy.stats import false_discovery_control
 
 from ..images import ERRORS, HALVES, KINDS, over_images
+from ..predictions import NAMES
 from ..results import Result, ResultGroup
 from ..statistics import compare, holm, spread, verdict
 
-SIZES = {
-    **{'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75'},
-    **{'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'},
-}
+SIZES = dict(zip(NAMES, ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl'), strict=True))
 # Tables of metrics: the title of each, and the titles of its columns.
 TABLES = {
     'box': {f'bbox_{name}': title for name, title in SIZES.items()},

@@ -19,9 +19,9 @@ MIN_SCORE = 0.5
 # In an image with more objects than these, their scores would hide them.
 MAX_SCORES = 20
 COLOURS = (
-    *('#e6194b', '#4363d8', '#3cb44b', '#f58231', '#911eb4'),
-    *('#42d4f4', '#f032e6', '#bfef45', '#9a6324', '#469990'),
-)
+    '#e6194b', '#4363d8', '#3cb44b', '#f58231', '#911eb4',
+    '#42d4f4', '#f032e6', '#bfef45', '#9a6324', '#469990',
+)  # fmt: skip
 
 
 def draw_predictions(

@@ -131,9 +131,9 @@ def contrast_title(title: str, contrast: Mapping) -> str:
 
 def _difference_header(corrected: str) -> list[str]:
     return [
-        *('difference', '95% over seeds', 'p', corrected, 'detectable', 'seeds'),
+        'difference', '95% over seeds', 'p', corrected, 'detectable', 'seeds',
         '95% over images',
-    ]
+    ]  # fmt: skip
 
 
 def _difference(

@@ -21,10 +21,10 @@ from ..spec import Comparison, Run, SpecError
 
 # What does not decide about the result: where things are, and how they are logged.
 NOT_HASHED = (
-    *('work_dir', 'default_hooks', 'log_processor', 'log_level', 'experiment_name'),
-    *('visualizer', 'vis_backends', 'env_cfg', 'launcher', 'resume'),
-    *('test_dataloader', 'test_evaluator', 'test_cfg'),
-)
+    'work_dir', 'default_hooks', 'log_processor', 'log_level', 'experiment_name',
+    'visualizer', 'vis_backends', 'env_cfg', 'launcher', 'resume',
+    'test_dataloader', 'test_evaluator', 'test_cfg',
+)  # fmt: skip
 HOOKS = f'{__package__}.hooks'  # as the toolbox finds what is in no registry
 _HEAD_BYTES = 4096
 Folder: TypeAlias = CocoFolder | ImageFolder

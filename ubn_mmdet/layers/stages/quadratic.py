@@ -62,7 +62,7 @@ class QuadraticStatistics(BatchStatistics):
     def is_valid(self, layer: Layer, square: Tensor, batch: Batch) -> Tensor:
         """``()`` bool: there are elements, all finite."""
         valid = all_finite(square)
-        return valid if batch.counts is None else valid & batch.counts
+        return valid if batch.is_counted is None else valid & batch.is_counted
 
     def move_square(self, layer: Layer, square: Tensor, is_valid: Tensor) -> None:
         """Move ``running_var`` towards a batch's quadratic mean, if that ``is_valid``."""

@@ -31,8 +31,8 @@ class Batch(NamedTuple):
         var: Biased, ``(C,)``.
         count: Elements a channel: a number, or ``()``.
         summary: What the stage asked for with :meth:`BatchStatistics.summary`.
-        counts: ``()`` bool, whether the batch moves any state; None for yes. One without
-            elements does not, nor one that has been here before.
+        is_counted: ``()`` bool, whether the batch moves any state; None for yes. One
+            without elements does not, nor one that has been here before.
         group: The ranks that were merged; None for this one alone.
     """
 
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     var: Tensor
     count: int | Tensor  # type: ignore[assignment]
     summary: Summary | None
-    counts: Tensor | None = None
+    is_counted: Tensor | None = None
     group: ProcessGroup | None = None
 
 
@@ -99,11 +99,11 @@ class BatchStatistics(Stage):
         ``state`` is what :meth:`advance` has returned; None where there are no running
         statistics, or they stand still.
         """
-        return inverse_std(layer, batch.mean, batch.var)
+        return mean_and_inv_std(layer, batch.mean, batch.var)
 
     def running(self, layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` in evaluation."""
-        return inverse_std(layer, *running_statistics(layer, dtype))
+        return mean_and_inv_std(layer, *running_statistics(layer, dtype))
 
 
 @dataclass(eq=False)
@@ -196,14 +196,14 @@ class GatedStatistics(BatchStatistics):
         is_open, running_mean, running_var = state
         mean = torch.where(is_open, batch.mean, running_mean)
         var = torch.where(is_open, batch.var, running_var)
-        return inverse_std(layer, mean, var)
+        return mean_and_inv_std(layer, mean, var)
 
     def is_on(self, layer: Layer) -> bool:
         """Whether the layer has a gate."""
         return layer.condensation is not None and self.threshold is not None
 
 
-def inverse_std(layer: Layer, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_inv_std(layer: Layer, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """``mean`` and ``1 / sqrt(var + eps)``."""
     return mean, torch.rsqrt(var + layer.eps)
 
@@ -224,7 +224,7 @@ def is_finite(batch: Batch, var: Tensor, scalar: Tensor | None = None) -> Tensor
     Where the variance is finite, the mean is.
     """
     valid = all_finite(var, scalar)
-    return valid if batch.counts is None else valid & batch.counts
+    return valid if batch.is_counted is None else valid & batch.is_counted
 
 
 def move_mean_and_var(layer: Layer, mean: Tensor, var: Tensor, moves: Tensor) -> None:

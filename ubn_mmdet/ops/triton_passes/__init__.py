@@ -3,7 +3,7 @@
 Opt-in (``choose_passes('triton')``): they have been compiled, and run in Triton's
 interpreter, but not on a GPU. ``reduce.py`` and ``apply.py`` each hold a pass and its
 backward: the kernels and the functions that launch them. ``tiles.py`` says which program
-works on what. Arguments are those of :class:`~ubn_mmdet.ops.fused.Kernels`; ``x`` is not
+works on what. Arguments are those of :class:`~ubn_mmdet.ops.fused.Backend`; ``x`` is not
 empty, and a channel's own number may be expanded over samples.
 
 A pass reads each of its large tensors once; the neighbours that a convolution reads again
@@ -18,11 +18,11 @@ import os
 import torch
 from torch import Tensor
 
-from ..fused import Kernels
+from ..fused import Backend
 from .apply import apply, sums
 from .reduce import gradient, mean, moments
 
-KERNELS = Kernels(mean, moments, apply, sums, gradient)
+BACKEND = Backend(mean, moments, apply, sums, gradient)
 DTYPES = torch.float32, torch.float16, torch.bfloat16
 
 

@@ -16,7 +16,7 @@ from .tiles import COLUMNS, ROWS, dense, divide, element, launch, place, rows
 
 
 def apply(x: Tensor, coefficients: Coefficients) -> Tensor:
-    """``Kernels.apply``; the result is in the memory format of ``x``."""
+    """``Backend.apply``; the result is in the memory format of ``x``."""
     pivot, scale, shift, kernel, bias = coefficients
     x = dense(x)
     n, c, h, w = x.shape
@@ -83,7 +83,7 @@ def _apply(
 
 
 def sums(dy: Tensor, x: Tensor, coefficients: Coefficients) -> Sums:
-    """``Kernels.sums``, from one read of ``dy, x``.
+    """``Backend.sums``, from one read of ``dy, x``.
 
     Handed on is ``dy`` itself: of it and the kernel, :func:`~.reduce.gradient` makes ``u``
     again, which is never in memory.

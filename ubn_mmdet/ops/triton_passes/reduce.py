@@ -15,12 +15,12 @@ from .tiles import COLUMNS, ROWS, dense, divide, element, launch, place, rows
 
 
 def mean(x: Tensor) -> Tensor:
-    """``Kernels.mean``."""
+    """``Backend.mean``."""
     return moments(x)[0]
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``Kernels.moments``."""
+    """``Backend.moments``."""
     x = dense(x)
     n, c, h, w = x.shape
     tiles = divide(x)
@@ -137,7 +137,7 @@ def gradient(
     slope: Tensor | None = None,
     offset: Tensor | None = None,
 ) -> Tensor:
-    """``Kernels.gradient``, with ``u`` made on the way.
+    """``Backend.gradient``, with ``u`` made on the way.
 
     ``u`` is ``dy``, or with a kernel the transposed depthwise convolution of it. ``x`` is
     read with ``slope`` alone; the result is in its memory format.
