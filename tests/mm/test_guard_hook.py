@@ -1,5 +1,7 @@
 """Every run reports its UBN layers at the first step, and stops if they are gone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.utils.checkpoint as cp
@@ -253,3 +255,10 @@ def test_the_report_counts_modes_by_component():
         'roi_head.bbox_head: 1 (1 in training mode), '
         'roi_head.mask_head: 1 (1 in training mode)'
     )
+
+
+def test_a_model_that_is_compiled_gets_no_hooks():
+    model = nn.Sequential(UBN(3))
+    cfg = Config({'model': {}, 'compile': True})
+    UBNGuardHook().before_train_iter(SimpleNamespace(model=model, cfg=cfg))
+    assert not model[0]._forward_pre_hooks

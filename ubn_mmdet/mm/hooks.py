@@ -70,6 +70,10 @@ class UBNGuardHook(Hook):
                 'all ranks have them. Set sync=True, or broadcast_buffers=True in '
                 'model_wrapper_cfg, by which all ranks have those of rank 0 throughout.'
             )
+        if runner.cfg.get(
+            'compile'
+        ):  # hooks that go again would have it compiled twice
+            return
         for name, layer in layers.items():
             handle = layer.register_forward_pre_hook(partial(self._count, name))
             self._handles.append(handle)
