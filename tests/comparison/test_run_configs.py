@@ -242,3 +242,28 @@ def test_a_detectors_own_weights_are_loaded_and_are_in_the_hash(shapes, tmp_path
     other = plan_of(comparison, shapes, tmp_path)
     assert first['setting_hash'] != other['setting_hash']
     assert first['runs'][0]['config_hash'] != other['runs'][0]['config_hash']
+
+
+def test_the_code_of_ones_own_norm_is_in_the_hash(shapes, tmp_path, monkeypatch):
+    """A commit says nothing of it."""
+    file = tmp_path / 'norms_of_mine.py'
+    file.write_text(
+        'from torch import nn\n'
+        'from mmengine.registry import MODELS\n'
+        '@MODELS.register_module()\n'
+        'class MyNorm(nn.BatchNorm2d):\n'
+        '    pass\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = {
+        'name': 'Mine',
+        'preset': 'bn',
+        'options': {'model.backbone.norm_cfg.type': 'MyNorm'},
+    }
+    imports = {'custom_imports.imports': ['ubn_mmdet', 'norms_of_mine']}
+    fields = FIELDS | {'groups': [{'norms': [mine], 'seeds': [3]}], 'options': imports}
+    before = hashes(plan_of(Comparison.read(fields), shapes, tmp_path / 'w'))
+    assert before == hashes(plan_of(Comparison.read(fields), shapes, tmp_path / 'w'))
+    file.write_text(file.read_text().replace('pass', 'momentum = 0.2'))
+    after = hashes(plan_of(Comparison.read(fields), shapes, tmp_path / 'w'))
+    assert not set(before) & set(after)

@@ -1,22 +1,25 @@
 """From a run of a comparison to the config that the toolbox trains."""
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
 from mmengine.config import Config, ConfigDict
+from mmengine.utils import import_modules_from_strings
 
 from ...data.coco_folder import SPLITS, CocoFolder, annotation_file, make_subset
 from ...data.image_folder import CLASSES, ImageFolder, list_file
-from ...mm.config_nodes import nodes_of
+from ...mm.config_nodes import all_nodes, nodes_of
 from ...mm.datasets import SPLIT_OF_LOADER, use_coco_folder, use_image_folder
 from ...mm.norm_configs import batchnorms, with_norm
-from ...paths import configs_dir
+from ...paths import PACKAGE, configs_dir
 from ..spec import Comparison, Run, SpecError
 
 # What does not decide about the result: where things are, and how they are logged.
@@ -81,6 +84,8 @@ def common_config(comparison: Comparison, folder: Folder) -> Config:
         node.worker_init_fn = {'type': f'{HOOKS}.keep_worker_seed'}
         node.pop('prefetch_factor', None)  # PyTorch refuses it without workers
     _override(cfg, comparison.options)
+    # A comparison may name modules of its own, with norms.
+    import_modules_from_strings(**cfg.get('custom_imports', {'imports': []}))
     return cfg
 
 
@@ -105,10 +110,32 @@ def config_hash(cfg: Config, root: Path, data: str, processes: int) -> str:
     for node in nodes_of(content.model, 'Pretrained'):
         node.checkpoint = _weights_hash(node.checkpoint)
     content.load_from = _weights_hash(content.get('load_from'))
+    content.update(_own_code(cfg))
     tree = [content.to_dict(), data, processes]
     text = json.dumps(tree, sort_keys=True, default=str)
     text = text.replace(json.dumps(str(root))[1:-1], 'DATA')
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _own_code(cfg: Config) -> dict[str, str]:
+    """Hashes of the files that a config imports, but for installed packages and ours.
+
+    These are of the commit, or of the versions, that a result names.
+    """
+    modules = set((cfg.get('custom_imports') or {}).get('imports', []))
+    types = [str(node.get('type')) for node in all_nodes(cfg.model)]
+    modules |= {kind.rpartition('.')[0] for kind in types if '.' in kind}
+    found = {}
+    for name in sorted(modules):
+        with contextlib.suppress(ModuleNotFoundError):  # a scope, as in mmdet.UBN
+            spec = find_spec(name)
+            path = Path(spec.origin) if spec and spec.origin else PACKAGE
+            if (
+                PACKAGE not in (path, *path.parents)
+                and 'site-packages' not in path.parts
+            ):
+                found[f'code of {name}'] = _file_hash(path)
+    return found
 
 
 def data_hash(root: Path) -> str:
