@@ -69,9 +69,6 @@ def tables(record: Mapping[str, str], rows: Mapping[str, Mapping]) -> dict[str, 
     """
     swept = {name: row for name, row in sorted(rows.items()) if 'skipped' not in row}
     alike = [n for n, r in swept.items() if verdict(r) == SAME and not r['kept']]
-    reasons: dict[str, list[str]] = {}
-    for name in sorted(rows.keys() - swept.keys()):
-        reasons.setdefault(rows[name]['skipped'], []).append(name)
     found = [verdict(row) for row in swept.values()]
     versions = ', '.join(f'{n} {record[n]}' for n in ('mmdet', 'mmcv', 'torch'))
     header = (
@@ -79,17 +76,17 @@ def tables(record: Mapping[str, str], rows: Mapping[str, Mapping]) -> dict[str, 
         'loss', 'gradient', 'statistics', 'prediction', 'result',
     )  # fmt: skip
     others = ([n, *_cells(row)] for n, row in swept.items() if n not in alike)
-    skipped = (f'{", ".join(names)} (`{why}`)' for why, names in reasons.items())
     parts = [
         f'The same, with every BatchNorm replaced: {", ".join(alike)}.',
         markdown_table(header, others, words=2),
         'Not swept, because they have no BatchNorm or do not run here with BatchNorm: '
-        f'{"; ".join(skipped)}.',
+        f'{", ".join(sorted(rows.keys() - swept.keys()))}.',
     ]
     return {
         'summary': (
             f'{found.count(SAME)} of the {len(swept)} detectors that were swept are '
-            f'the same, {found.count(ROUNDING)} differ by rounding ({versions}).'
+            f'the same, {found.count(ROUNDING)} differ by rounding, and '
+            f'{found.count(DIFFERS)} otherwise ({versions}).'
         ),
         'detectors': '\n\n'.join(parts),
     }

@@ -196,7 +196,7 @@ class TestRun:
         same, table, skipped = found['detectors'].split('\n\n')
         assert same.endswith('replaced: atss.')
         assert '| yolof | atss_r50 | 20 | 14 | float64 | 1e-14 |' in table
-        assert skipped.endswith('yolox (`no reason`).')
+        assert skipped.endswith('with BatchNorm: yolox.')
 
 
 def test_a_crash_and_a_lack_of_time_end_one_detector_alone():
