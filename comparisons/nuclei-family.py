@@ -1,4 +1,5 @@
-# As nuclei.py, with the family and controls (docs/protocol.md, E3 and, for BN-scaled, E1b).
+# As nuclei.py, with the family and controls (docs/protocol.md, E3; for BN-scaled, E1b; for
+# GN, E1 and E7).
 # The warm-ups of other papers are hundreds of times this training: they are shortened in
 # proportion, to the first and the second third of its 1,590 steps.
 _base_ = 'nuclei.py'
@@ -42,12 +43,22 @@ _scaled = [
     dict(name='BN-scaled', preset='bn', options=_neck),
     dict(name='BN-scaled-fast', preset='bn', options={**_neck, **_fast}),
 ]
+# At BN's rate, at half of it and at twice.
+_gn = ['GN']
+_gn += [
+    dict(
+        name=f'GN-lr-{rate}',
+        preset='gn',
+        options={'optim_wrapper.optimizer.lr': rate},
+    )
+    for rate in (0.005, 0.02)
+]
 # Again, with the code that the others run with.
 _main = ['BN', dict(name='UBN', options=_fast), dict(name='BNET', options=_fast)]
 _family = ['RBN', 'IEBN', _initbn, 'BGN', _batchrenorm, 'MABN', _powernorm]
 groups = [
     dict(norms=[*_main, *_family, _depthwise, _reversed], seeds=range(10, 13)),
-    dict(norms=_scaled, seeds=range(10, 15)),
-    dict(norms=_main[:2], seeds=range(13, 15)),  # beside the scaled ones
+    dict(norms=[*_scaled, *_gn], seeds=range(10, 15)),
+    dict(norms=_main, seeds=range(13, 15)),  # beside these
 ]
 primary = []

@@ -5,12 +5,12 @@ detector = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
 image_size = 160
 epochs = 6
 batch_size = 2
-# Each norm has its best rate in nuclei-tuning.py; GN has BN's.
+# Each norm has its best rate in nuclei-tuning.py.
 options = {'optim_wrapper.optimizer.lr': 0.01}
 _fast = {'optim_wrapper.optimizer.lr': 0.02}
-_norms = ['BN', dict(name='UBN', options=_fast), dict(name='BNET', options=_fast), 'GN']
+_norms = ['BN', dict(name='UBN', options=_fast), dict(name='BNET', options=_fast)]
 # How much of a difference is the rate's: exploratory.
-_rates = ('UBN', 0.01), ('BNET', 0.01), ('BN', 0.005), ('GN', 0.005), ('GN', 0.02)
+_rates = ('UBN', 0.01), ('BNET', 0.01), ('BN', 0.005)
 _at_other_rates = [
     dict(
         name=f'{norm}-lr-{rate}',
