@@ -286,7 +286,7 @@ def test_it_ends_with_the_announcement():
 def test_a_layer_apart_takes_its_maps_as_they_are():
     layer, again = trained(C), trained(C)
     x = stack(maps(), fill=1.0)
-    with padded_images(SIZES, PADDED, apart=layer.modules()):
+    with padded_images(SIZES, PADDED, exclude=layer.modules()):
         y = layer(x)
     torch.testing.assert_close(y, again(x), rtol=0, atol=0)
 

@@ -22,7 +22,7 @@ X = torch.zeros(1, 3, 8, 8)
 
 def test_copies_of_a_layer_do_not_take_along_what_it_remembers():
     layer, apart = UBN(3), torch.nn.Linear(100, 100)
-    with padded_images([(5, 8)], (8, 8), apart=[apart]):
+    with padded_images([(5, 8)], (8, 8), exclude=[apart]):
         layer(torch.randn(1, 3, 8, 8))
     assert layer.__dict__['_remembered_settings']
     assert not copy.deepcopy(layer).__dict__['_remembered_settings']
@@ -82,7 +82,7 @@ def test_maps_that_are_not_of_the_images_are_wholly_valid():
 def test_what_is_announced_holds_within_and_not_for_layers_apart():
     layer, apart = nn.Identity(), nn.Identity()
     assert valid_part(layer, X) is None
-    with padded_images([(5, 8)], (8, 8), apart=[apart]):
+    with padded_images([(5, 8)], (8, 8), exclude=[apart]):
         assert valid_part(layer, X).count == 5 * 8
         assert valid_part(apart, X) is None
         with padded_images([(2, 2)], (8, 8)):

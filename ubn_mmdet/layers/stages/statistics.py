@@ -270,8 +270,8 @@ def stored(value: Tensor, dtype: torch.dtype) -> Tensor:
 
     Else one channel of large variance would keep a layer in float16 from all statistics.
     """
-    if dtype != value.dtype:
-        largest = torch.finfo(dtype).max
+    largest = torch.finfo(dtype).max
+    if largest < torch.finfo(value.dtype).max:
         value = value.clamp(-largest, largest)
     return value.to(dtype)
 
