@@ -182,6 +182,16 @@ def test_every_decay_of_the_schedule_happens(shapes, epochs, milestones):
         assert decay.milestones == milestones
 
 
+def test_a_warm_up_in_epochs_has_one_at_least(shapes, tmp_path):
+    base = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
+    warm_up = "[dict(type='LinearLR', start_factor=0.1, by_epoch=True, begin=0, end=1)]"
+    detector = written(tmp_path, base, f'param_scheduler = {warm_up}')
+    for cfg in configs(
+        Comparison.read(FIELDS | {'detector': detector}), shapes
+    ).values():
+        assert [(s.begin, s.end) for s in cfg.param_scheduler] == [(0, 1)]
+
+
 def test_epochs_without_a_place_for_every_decay_are_refused(shapes):
     fields = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py', 'epochs': 2}
     with pytest.raises(SpecError, match=r'\[8, 11\] of 12: .* at least 3, got 2'):

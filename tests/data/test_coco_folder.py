@@ -81,6 +81,11 @@ def test_missing_parts(folder):
     (folder / 'instances_val.json').write_text('{"images": [')
     with pytest.raises(CocoFolderError, match='val.json is not in COCO format'):
         CocoFolder.open(folder)
+    (folder / 'instances_val.json').write_text('[]')
+    with pytest.raises(
+        CocoFolderError, match='val.json (has no images|is not in COCO)'
+    ):
+        CocoFolder.open(folder)
     (folder / 'instances_val.json').unlink()
     with pytest.raises(CocoFolderError, match='has no instances_val.json'):
         CocoFolder.open(folder)
@@ -103,6 +108,9 @@ def crowds_alone(content):
     [
         (lambda c: c.pop('categories'), 'json has no categories'),
         (lambda c: c.update(annotations=[]), 'json has no annotations'),
+        (lambda c: c['images'][1].pop('file_name'), r"images\[1\] has no 'file_name'"),
+        (lambda c: c['annotations'][0].pop('id'), r"annotations\[0\] has no 'id'"),
+        (lambda c: c['categories'][0].pop('name'), r"categories\[0\] has no 'name'"),
         (lambda c: c['images'][0].pop('width'), r'zero height or width. \(1\)'),
         (set_first('annotations', id=2), r'Duplicate annotation ID.*\(2\)'),
         (set_first('annotations', image_id=77), r'image IDs not present.*\(1\)'),

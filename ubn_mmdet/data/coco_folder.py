@@ -22,6 +22,12 @@ from PIL import ExifTags, Image
 from ..files import write_whole
 
 SPLITS = ('train', 'val')
+# What a file cannot be read without.
+NEEDED = {
+    'images': {'id', 'file_name'},
+    'annotations': {'id'},
+    'categories': {'id', 'name'},
+}
 # Annotation tools round: a box may lie this far outside its image, in pixels.
 TOLERANCE = 1.0
 SHOWN_PROBLEMS = 10
@@ -165,9 +171,12 @@ def _read(root: Path, split: str) -> tuple[dict, list[str]]:
     except ValueError as error:
         raise CocoFolderError(f'{path} is not in COCO format: {error}') from None
     content = json.loads(path.read_bytes())
-    for name in ('images', 'annotations', 'categories'):
-        if not content.get(name):
+    for name, keys in NEEDED.items():
+        if not isinstance(content, dict) or not content.get(name):
             raise CocoFolderError(f'{path} has no {name}')
+        for i, entry in enumerate(content[name]):
+            for key in keys - entry.keys():
+                raise CocoFolderError(f'{path}: {name}[{i}] has no {key!r}')
     return content, [f'{path.name}: {_shown(error)}' for error in errors]
 
 

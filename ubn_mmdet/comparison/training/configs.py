@@ -226,6 +226,8 @@ def _read_config(name: str) -> Config:
 def _set_epochs(cfg: Config, epochs: int) -> None:
     """Stretch the schedule, and evaluate each epoch; a warm-up counted in steps stays.
 
+    One that is counted in epochs has one epoch at least.
+
     Raises:
         ValueError: If the epochs have no place for all milestones of the schedule.
     """
@@ -237,7 +239,8 @@ def _set_epochs(cfg: Config, epochs: int) -> None:
             continue
         for key in ('begin', 'end', 'T_max'):
             if key in scheduler:
-                scheduler[key] = round(scheduler[key] * epochs / old)
+                least = 0 if key == 'begin' else scheduler.get('begin', 0) + 1
+                scheduler[key] = max(least, round(scheduler[key] * epochs / old))
         if 'milestones' in scheduler:
             scheduler.milestones = _stretch_milestones(
                 scheduler.milestones, old, epochs
