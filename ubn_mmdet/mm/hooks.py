@@ -70,9 +70,8 @@ class UBNGuardHook(Hook):
                 'all ranks have them. Set sync=True, or broadcast_buffers=True in '
                 'model_wrapper_cfg, by which all ranks have those of rank 0 throughout.'
             )
-        if runner.cfg.get(
-            'compile'
-        ):  # hooks that go again would have it compiled twice
+        # Hooks that go again would have the model compiled twice.
+        if runner.cfg.get('compile'):
             return
         for name, layer in layers.items():
             handle = layer.register_forward_pre_hook(partial(self._count, name))
