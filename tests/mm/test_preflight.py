@@ -93,7 +93,7 @@ FAULTS = {
     ),
     'held once': (
         *(checks.norm_layers, 1, TWIN, ('bn', HELD)),
-        'images in live statistics: 8 with ubn-from-bn, 0 with bn; in 20 norm layers',
+        'images in batch statistics: 8 with ubn-from-bn, 0 with bn; in 20 norm layers',
     ),
     'frozen once': (
         *(checks.norm_layers, 1, TWIN, ('bn', {'model.backbone.frozen_stages': 0})),
@@ -101,12 +101,12 @@ FAULTS = {
     ),
     'merged once': (
         *(checks.norm_layers, 4, TWIN, ('bn', {})),
-        'images in live statistics: 32 with ubn-from-bn, 8 with bn',
+        'images in batch statistics: 32 with ubn-from-bn, 8 with bn',
     ),
     'merged in other groups': (
         *(checks.norm_layers, 16, TWIN),
         ('bn-merged', {f'{NORM}.sync_group_size': 8}),
-        'images in live statistics: 128 with ubn-from-bn, 64 with bn-merged',
+        'images in batch statistics: 128 with ubn-from-bn, 64 with bn-merged',
     ),
     'a norm on one side': (
         *(checks.norm_layers, 1, TWIN, ('bn', {'model.neck.norm_cfg': {'type': 'BN'}})),

@@ -177,7 +177,7 @@ def precautions(a: Side, b: Side, world: int) -> Findings:
         if (side.cfg.get('randomness') or {}).get('seed') is None:
             what = f'{side.name} has no seed, so it starts with other weights each time'
             yield Finding(WARNING, 'randomness.seed', what)
-        merged = [side.merges(layer, world) for layer in side.live.values()]
+        merged = [side.merges(layer, world) for layer in side.training_norms.values()]
         if (largest := max(merged, default=1)) > NODE:
             what = (
                 f'{side.name} has statistics of {largest} processes: '
@@ -213,7 +213,7 @@ def layouts(a: Side, b: Side, world: int) -> Findings:
             found = norm_differences(module, pretrained_state(init_cfg))
             if not found:
                 continue
-            # With live statistics, BatchNorm's weights are a start: each layer is it then.
+            # With batch statistics, BatchNorm's weights are a start: each layer is it then.
             has_to_fit = side.holds_statistics or 'CheckpointLayoutHook' in side.hooks
             level = REFUSAL if has_to_fit or any(each.adds for each in found) else NOTE
             place = f'model.{name}' if name else 'model'
@@ -288,7 +288,7 @@ def forecast_gates(side: Side, images: int) -> Findings:
     A gate that closes does so in the first steps, in which weights hardly move. Layers
     without a gate are measured as if they had one.
     """
-    if not side.live:
+    if not side.training_norms:
         what = f'{side.name} holds all statistics, so gates play no part'
         yield Finding(NOTE, 'gates', what)
         return
@@ -298,7 +298,7 @@ def forecast_gates(side: Side, images: int) -> Findings:
     loader = Runner.build_dataloader(settings, seed=0)
     model: Any = revert_sync_batchnorm(deepcopy(side.model)).train()
     modules = dict(model.named_modules())
-    layers = [modules[name] for name in side.live]
+    layers = [modules[name] for name in side.training_norms]
     count = min(-(-images // settings.batch_size), len(loader))
     rows = []
     for data in track_iter_progress((islice(loader, count), count), file=sys.stderr):
@@ -309,7 +309,7 @@ def forecast_gates(side: Side, images: int) -> Findings:
     start = ' with random weights' if side.absent else ''
     found = torch.stack(rows, 1).tolist()  # by layer, nan where it was not reached
     reached = closing = 0
-    for (name, layer), row in zip(side.live.items(), found, strict=True):
+    for (name, layer), row in zip(side.training_norms.items(), found, strict=True):
         values = [c for c in row if isfinite(c)]
         reached += bool(values)
         if not (closed := closed_steps(layer, values)):

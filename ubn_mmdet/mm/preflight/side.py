@@ -124,7 +124,7 @@ class Side:
         return path in self.absent
 
     @property
-    def live(self) -> dict[str, Any]:
+    def training_norms(self) -> dict[str, Any]:
         """The norm layers that train on statistics of their batches."""
         return {
             name: layer
@@ -136,7 +136,7 @@ class Side:
     def holds_statistics(self) -> bool:
         """Whether it trains with the statistics of a pre-training."""
         is_given = self.absent or self.load_from or any(pretrained_modules(self.model))
-        return bool(is_given and self.norms and not self.live)
+        return bool(is_given and self.norms and not self.training_norms)
 
     @property
     def hooks(self) -> set[str]:
@@ -164,7 +164,7 @@ class Side:
             name: {
                 'eps': layer.eps,
                 'momentum': layer.momentum,
-                'images in live statistics': (
+                'images in batch statistics': (
                     batch_size * self.merges(layer, world) * layer.training
                 ),
                 'learns': any(p.requires_grad for p in layer.parameters()),
