@@ -21,6 +21,7 @@ from scipy.stats import norm as normal
 from ..data.coco_folder import annotation_file
 from ..files import write_whole
 from ..records import read_json
+from .launchers import SPECIFICATION
 from .predictions import read_predictions
 from .results import Result, ResultGroup, identity
 from .statistics import CONFIDENCE, Interval
@@ -129,8 +130,8 @@ def images_of(
 
     Args:
         group: The runs.
-        annotations: The COCO instances file that the runs were evaluated on; by default
-            what their folders say.
+        annotations: The COCO instances file that the runs were evaluated on, where their
+            folders do not lead to it.
         say: Called with a line before each run that is scored.
 
     Returns:
@@ -167,9 +168,10 @@ def _score(run: Result, annotations: Path | None) -> dict:
         predictions = read_predictions(path)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ImagesError(f'{path.name} is damaged: {error}.') from None
-    truth, specification = annotations, read_json(path.with_name('run.json'))
-    if truth is None and specification:
-        truth = Path(specification['folder']['root']) / annotation_file('val')
+    truth = annotations
+    if specification := read_json(path.with_name(SPECIFICATION)):
+        own = Path(specification['folder']['root']) / annotation_file('val')
+        truth = own if own.is_file() else annotations
     if truth is None or not truth.is_file():
         raise ImagesError(
             'the annotations of the validation images are not available '
