@@ -38,8 +38,9 @@ HEAD = """\
 
 Made by `python docs/make_results_page.py` from the files in `docs/results/`: one line per
 run as `tools/compare_norms.py` writes it, and what `tools/report_norms.py` keeps of the
-predictions. `python tools/report_norms.py docs/results/*.jsonl --out FOLDER` makes a page
-with all norms, all curves, costs and settings."""
+predictions. The lines do not say what was planned; the verdicts go by today's files in
+`comparisons/`. `python tools/report_norms.py docs/results/*.jsonl --out FOLDER` makes a
+page without verdicts, with all norms, all curves, costs and settings."""
 
 
 def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:

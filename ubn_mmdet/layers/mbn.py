@@ -19,7 +19,7 @@ from .stages.statistics import (
     BatchStatistics,
     State,
     count_batch,
-    is_finite,
+    may_update,
     mean_and_inv_std,
     memorize,
     memory_entries,
@@ -148,7 +148,7 @@ class MemorizedStatistics(BatchStatistics):
             others, ``(C,)`` each.
         """
         var = unbiased(batch)
-        is_valid = is_finite(batch, var)
+        is_valid = may_update(batch, var)
         count = layer.batches_memorized
         if not layer.is_second_forward:
             count.add_(is_valid)

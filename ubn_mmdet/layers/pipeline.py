@@ -1,9 +1,10 @@
 """The pipeline that UBN and its relatives share: stages around BatchNorm's state.
 
-Up to a depthwise kernel every layer here is, for each sample and channel, an affine map
-of the input, and all its coefficients follow from the mean and variance of each map
-(docs/how-it-works.md). So a layer is a choice of stages on ``(N, C)`` tensors between two
-passes over ``x``, a reduction and an apply (``ops/passes.py``).
+A *map* is one channel of one sample. Before the kernel, each layer computes
+``scale * x + shift`` of every map, and both follow from the means and variances of the
+maps (docs/how-it-works.md). So a layer is a choice of stages on ``(N, C)`` tensors between
+two passes over ``x``, a reduction and an apply (``ops/passes.py``). The default gate of UBN
+reads ``x`` once more.
 """
 
 import math
@@ -38,7 +39,7 @@ class Stages:
         statistics: Mean and standard deviation to normalise with, and their averages: a
             :class:`~.stages.statistics.BatchStatistics`.
         scaling: A gate by the input's own mean; None for no gate.
-        affine: Writes the result.
+        affine: Turns the coefficients of ``xhat`` into those of the output.
         equalizing: Scales each sample by a factor of its own, before all else; None for
             not at all.
     """
@@ -66,10 +67,10 @@ class Stages:
         return any(stage is not None for stage in of_samples)
 
     def fold(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The BatchNorm that a layer with this state is in evaluation.
+        """A layer's state as that of the BatchNorm that it is in evaluation.
 
-        With a ``spatial_weight``, if it has neighbours, around ``weight``: BatchNorm and a
-        kernel. A stage none of whose tensors is there counts as switched off.
+        A kernel that has neighbours stays, in ``spatial_weight``. Stages without tensors
+        in ``state`` are treated as switched off.
 
         Args:
             state: Of one layer, by the names of its tensors; all of BatchNorm's are there.
@@ -281,7 +282,7 @@ class PipelineNorm(Base):
             xhat = Coefficients(mu, inv_std, torch.zeros_like(mu))
             return stages.affine(self, xhat, None)
         assert centred is not None and mean is not None
-        # xhat = inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
+        # xhat = factor * inv_std * (x - K) + GAP(xhat), and GAP(xhat) needs no pass.
         pooled = inv_std * (centred - mu)
         gate = None
         if stages.scaling is not None:
@@ -292,7 +293,7 @@ class PipelineNorm(Base):
 
     @property
     def _tracks(self) -> bool:
-        """Whether a batch in training has to do with the running statistics."""
+        """Whether training updates running statistics."""
         return self.track_running_stats and self.running_mean is not None
 
     def _check_count(self, passes: Passes) -> None:
@@ -313,7 +314,10 @@ class PipelineNorm(Base):
         summary: Summary | None,
         group: ProcessGroup | None,
     ) -> Batch:
-        """The batch on all ranks, from mean and variance of each map on this one."""
+        """The statistics of the whole batch, merged over ``group``.
+
+        ``mean`` and ``var`` are those of each centred map on this rank, ``(N, C)``.
+        """
         count, positions = passes.count, passes.positions
         shares = None if positions is None else positions / count
         mean, var = batch_statistics(mean, var, shares)
@@ -330,7 +334,10 @@ class PipelineNorm(Base):
 
     @torch.no_grad()
     def _state(self, batch: Batch) -> State:
-        """Move the state by a batch, unless it was here before; what it is used with."""
+        """Update the buffers with a batch, but not for a repeated forward.
+
+        Returns the state that the batch is normalised with.
+        """
         # Detached also from forward-mode derivatives, which are not for buffers.
         batch = batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
         advance, found = self.stages.statistics.advance, None

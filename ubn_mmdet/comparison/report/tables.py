@@ -18,7 +18,8 @@ HOW_TO_READ = f"""\
 - **±** is the standard deviation over seeds.
 - **Over seeds**: the difference of the means with its 95% interval and two-sided p, by
   Welch's t. It says how precisely these seeds fix the difference on these images.
-- **Detectable**: the true difference whose corrected p is below 0.05 in four of five cases.
+- **Detectable**: if the true difference were this large, the test would find it 80% of the
+  time.
 - **Over images**: the 95% interval of the same difference over random halves of the
   validation images. It says how precisely these images fix the difference of these trained
   models. Neither interval covers new seeds and new images at once.

@@ -17,9 +17,10 @@ from .stage import Entry, Layer, Stage
 
 CONDENSATION_MOMENTUM = 0.1
 
-# ``(S,)``, and a number or ``()``: what else there is to know of a batch.
+# What the gate needs to know of a batch: a vector and a count that add up over ranks.
 Summary = tuple[Tensor, int | Tensor]
 
+# What ``advance`` hands to ``normalizer``.
 State = tuple[Tensor, ...]
 
 
@@ -29,7 +30,7 @@ class Batch(NamedTuple):
     Attributes:
         mean: Of the centred input, ``(C,)``.
         var: Biased, ``(C,)``.
-        count: Elements a channel: a number, or ``()``.
+        count: Elements per channel; an int, or a scalar tensor after merging.
         summary: What the stage asked for with :meth:`BatchStatistics.summary`.
         is_counted: ``()`` bool, whether the batch moves any state; None for yes. One
             without elements does not, nor one that has been here before.
@@ -50,8 +51,8 @@ class BatchStatistics(Stage):
     Statistics decide on ``mu`` and ``inv_std``, ``(C,)`` each:
     ``xhat = inv_std * (x - mu)``. In training, :meth:`advance` moves the layer's state by
     a batch and returns what of it the batch is normalised with; :meth:`normalizer` makes
-    ``mu`` and ``inv_std`` of both. A repeated forward skips the first, and gets the state
-    of the call that it repeats.
+    ``mu`` and ``inv_std`` of both. A forward that activation checkpointing repeats moves
+    nothing, and uses the state of the call that it repeats.
 
     Attributes:
         num_groups: How many means there are; None for one in each channel.
@@ -73,7 +74,8 @@ class BatchStatistics(Stage):
         """What else to learn of a batch; both parts must add up over ranks.
 
         The input ``x`` is ``(N, C, H, W)``; ``mean`` and ``var``, biased, are those of each
-        of its maps, ``(N, C)``, over so many ``positions``, ``(N, 1)``; None for all.
+        of its maps, ``(N, C)``. ``positions``, ``(N, 1)``, is the number of valid pixels of
+        each sample's maps; None if all count.
         """
         return None
 
@@ -88,7 +90,7 @@ class BatchStatistics(Stage):
             state.
         """
         var = unbiased(batch)
-        move_mean_and_var(layer, batch.mean, var, is_finite(batch, var))
+        move_mean_and_var(layer, batch.mean, var, may_update(batch, var))
         return ()
 
     def normalizer(
@@ -96,8 +98,8 @@ class BatchStatistics(Stage):
     ) -> tuple[Tensor, Tensor]:
         """``mu, inv_std`` of a batch.
 
-        ``state`` is what :meth:`advance` has returned; None where there are no running
-        statistics, or they stand still.
+        ``state`` is what :meth:`advance` has returned; None if the layer does not update
+        running statistics.
         """
         return mean_and_inv_std(layer, batch.mean, batch.var)
 
@@ -108,12 +110,17 @@ class BatchStatistics(Stage):
 
 @dataclass(eq=False)
 class GatedStatistics(BatchStatistics):
-    """The batch's statistics while its samples are alike, else the running ones.
+    """The batch's statistics while the gate is open, else the running ones.
 
-    ``condensation``, the moving average of the batches' mean pairwise cosine, opens the
-    gate while it is above a threshold. With the gate closed, a batch is normalised with
+    The gate is open while ``condensation``, the moving average of the batches' mean
+    pairwise cosine, is above a threshold. With the gate closed, a batch is normalised with
     the running statistics, held constant, and leaves them alone (UBN, arXiv 2311.15993).
-    The settings are UBN's, whose names begin with ``condensation_``.
+
+    Args:
+        threshold: None for no gate.
+        feature: What samples are compared by, one of ``SUMMARIES``.
+        opens: ``'similar'``, or ``'dissimilar'`` for the reversed gate.
+        min_updates: Updates of the running statistics before the gate may close.
     """
 
     threshold: float | None = 0.15
@@ -155,10 +162,10 @@ class GatedStatistics(BatchStatistics):
         return SUMMARIES[self.feature](x, mean, var, positions)
 
     def advance(self, layer: Layer, batch: Batch) -> State:
-        """Move condensation and running statistics.
+        """Move condensation, then decide on the gate, then move the running statistics.
 
         Returns:
-            Whether the gate is open, ``()`` bool; the running mean and variance,
+            Whether the gate is open, ``()`` bool; the running mean and variance of before,
             ``(C,)`` each. Nothing if there is no gate.
         """
         if not self.is_on(layer):
@@ -166,7 +173,7 @@ class GatedStatistics(BatchStatistics):
         assert batch.summary is not None  # the gate has asked for one
         var = unbiased(batch)
         c = CONDENSATIONS[self.feature](*batch.summary)
-        is_valid = is_finite(batch, var, c)  # one question for all averages
+        is_valid = may_update(batch, var, c)  # one question for all averages
         move([layer.condensation], [c], CONDENSATION_MOMENTUM, is_valid)
         is_open = self.is_open(layer)
         running = (r.clone() for r in running_statistics(layer, batch.mean.dtype))
@@ -214,13 +221,14 @@ def running_statistics(layer: Layer, dtype: torch.dtype) -> tuple[Tensor, Tensor
 
 
 def unbiased(batch: Batch) -> Tensor:
-    """The unbiased variance, ``(C,)``; not finite for a single element, which has none."""
+    """The unbiased variance, ``(C,)``; not finite if ranks have one element in all."""
     return batch.var * (batch.count / (batch.count - 1))
 
 
-def is_finite(batch: Batch, var: Tensor, scalar: Tensor | None = None) -> Tensor:
-    """``()`` bool: the batch counts, and its ``var`` and a ``()`` are neither inf nor nan.
+def may_update(batch: Batch, var: Tensor, scalar: Tensor | None = None) -> Tensor:
+    """Whether a batch may change the state, ``()`` bool.
 
+    It does if it is counted, and ``var``, ``(C,)``, and ``scalar``, ``()``, are finite.
     Where the variance is finite, the mean is.
     """
     valid = all_finite(var, scalar)
