@@ -167,6 +167,15 @@ def test_a_verdict_waits_for_all_planned_runs(numbers):
     plan = {'BN': [0, 1, 2, 3, 4], 'UBN': [0, 1, 2, 3, 4, 5, 6]}
     [found] = decided(numbers, *lines, planned=plan)
     assert found['verdict'] == 'runs missing: 2' and found['p'] < 0.01
+    assert found['holm'] is None
+    # In the correction of others it counts as if its p were 1.
+    lines += runs_of('RBN', *(ap + 0.025 for ap in FIVE))
+    other = {**PRIMARY[0], 'norm': 'RBN'}
+    both = decided(
+        numbers, *lines, primary=[*PRIMARY, other], planned={**plan, 'RBN': plan['BN']}
+    )
+    assert both[1]['holm'] == pytest.approx(2 * both[1]['p'])
+    lines = lines[:10]
     # A run that diverged has ended, one that failed has not.
     bad = [result('UBN', 5, 0, status='diverged'), result('UBN', 6, 0, status='failed')]
     [found] = decided(numbers, *lines, *bad, planned=plan)

@@ -42,10 +42,11 @@ def numbers_of_all(
         for title, group in groups.items()
     }
     contrasts = [c for of_group in numbers.values() for c in of_group['primary']]
-    # One that has no p yet counts all the same.
-    ps = holm([1.0 if c['p'] is None else c['p'] for c in contrasts])
-    for contrast, p in zip(contrasts, ps, strict=True):
-        contrast['holm'] = None if contrast['p'] is None else p
+    # One whose runs have not ended counts all the same.
+    ended = [c['p'] is not None and c['missing'] == 0 for c in contrasts]
+    ps = holm([c['p'] if e else 1.0 for c, e in zip(contrasts, ended, strict=True)])
+    for contrast, p, has_ended in zip(contrasts, ps, ended, strict=True):
+        contrast['holm'] = p if has_ended else None
         contrast['verdict'] = verdict(contrast, p)
     return numbers
 
