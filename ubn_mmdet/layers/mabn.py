@@ -14,7 +14,14 @@ from .checks import check_count, check_number
 from .pipeline import PipelineNorm, Stages
 from .stages.quadratic import QuadraticStatistics
 from .stages.stage import Entry, Layer
-from .stages.statistics import Batch, State, all_finite, memorize, memory_entries
+from .stages.statistics import (
+    Batch,
+    State,
+    all_finite,
+    may_update,
+    memorize,
+    memory_entries,
+)
 
 
 class CentralizedConv2d(nn.Conv2d):
@@ -112,7 +119,7 @@ class MemoryStatistics(QuadraticStatistics):
             where it is memorized, ``(m,)`` bool.
         """
         square = self.square(layer, batch)
-        is_valid = self.is_valid(layer, square, batch)
+        is_valid = may_update(batch, square)
         layer.batches_memorized.add_(is_valid)
         slots = torch.arange(self.memory_size, device=square.device)
         slot = slots == (layer.batches_memorized - 1) % self.memory_size

@@ -13,7 +13,14 @@ from .checks import check_count
 from .pipeline import PipelineNorm, Stages
 from .stages.quadratic import QuadraticStatistics
 from .stages.stage import Entry, Layer
-from .stages.statistics import Batch, State, all_finite, counter, stored
+from .stages.statistics import (
+    Batch,
+    State,
+    all_finite,
+    counter,
+    may_update,
+    stored,
+)
 
 
 class PowerNorm(PipelineNorm, _BatchNorm):
@@ -84,7 +91,7 @@ class PowerStatistics(QuadraticStatistics):
             whether the batch is fit to move an average.
         """
         square = self.square(layer, batch)
-        is_valid = self.is_valid(layer, square, batch)
+        is_valid = may_update(batch, square)
         is_warm = layer.batches_averaged >= self.warmup_steps
         layer.batches_averaged.add_(is_valid)
         used = torch.where(is_warm, layer.running_var.to(square.dtype), square)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from .tensors import CACHED, compute_dtype, over_positions
+from .tensors import CACHED, WholeMaps, compute_dtype, over_positions
 
 
 class Coefficients(NamedTuple):
@@ -82,7 +82,7 @@ class Backend(NamedTuple):
     gradient: Callable[..., Tensor]
 
 
-class FusedPasses:
+class FusedPasses(WholeMaps):
     """The passes of one call, as in :class:`~ubn_mmdet.ops.passes.ReferencePasses`.
 
     One reduction at most, then one apply: the two share a hand-over (:class:`_Call`).
@@ -92,17 +92,10 @@ class FusedPasses:
         backend: What to compute with; PyTorch's operations if None.
     """
 
-    positions: Tensor | None = None
-
     def __init__(self, x: Tensor, backend: Backend | None = None) -> None:
         self.x = x
         self.backend = backend or EAGER
         self._call = _Call(self.backend)
-
-    @property
-    def count(self) -> int:
-        """Elements that share a channel."""
-        return self.x.numel() // self.x.shape[1]
 
     def mean(self) -> Tensor:
         """``K``, ``(N, C)``: the mean of each map."""

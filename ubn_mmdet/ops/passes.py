@@ -24,28 +24,18 @@ from torch.autograd import forward_ad
 
 from .fused import Coefficients, FusedPasses
 from .recompute import remembered
-from .tensors import compute_dtype, is_empty, over_positions
+from .tensors import WholeMaps, compute_dtype, is_empty, over_positions
 
 
-class ReferencePasses:
+class ReferencePasses(WholeMaps):
     """The passes of one call: a reduction over the positions of ``x``, and an apply.
 
     Args:
         x: ``(N, C, H, W)``.
-
-    Attributes:
-        positions: That count in the maps of each sample, ``(N, 1)``; None for all.
     """
-
-    positions: Tensor | None = None
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
-
-    @property
-    def count(self) -> int:
-        """Elements that share a channel."""
-        return self.x.numel() // self.x.shape[1]
 
     # Zero where there are no positions, and part of the graph all the same: a rank
     # without elements must go through the backward of what all ranks have merged.

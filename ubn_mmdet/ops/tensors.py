@@ -24,6 +24,23 @@ def is_empty(x: Tensor) -> bool:
     return not torch.jit.is_tracing() and x.numel() == 0
 
 
+class WholeMaps:
+    """An input all of whose positions count.
+
+    Attributes:
+        x: ``(N, C, H, W)``.
+        positions: That count in the maps of each sample, ``(N, 1)``; None for all.
+    """
+
+    x: Tensor
+    positions: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """Elements that share a channel."""
+        return self.x.numel() // self.x.shape[1]
+
+
 def refuse_forward_mode(tensor: Tensor, why: str) -> None:
     """Raise RuntimeError if a forward-mode derivative of a norm is asked for.
 

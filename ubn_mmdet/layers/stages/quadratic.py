@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from ...ops.tensors import refuse_forward_mode
 from .stage import Layer
-from .statistics import Batch, BatchStatistics, State, all_finite, count_batch, move
+from .statistics import Batch, BatchStatistics, State, count_batch, move
 
 
 class QuadraticStatistics(BatchStatistics):
@@ -58,11 +58,6 @@ class QuadraticStatistics(BatchStatistics):
     def square(self, layer: Layer, batch: Batch) -> Tensor:
         """The batch's ``E[(x - p)^2]``, ``(C,)``: no difference of large numbers."""
         return batch.var + (batch.mean - self.pivot(layer, batch)).square()
-
-    def is_valid(self, layer: Layer, square: Tensor, batch: Batch) -> Tensor:
-        """``()`` bool: there are elements, all finite."""
-        valid = all_finite(square)
-        return valid if batch.is_counted is None else valid & batch.is_counted
 
     def move_square(self, layer: Layer, square: Tensor, is_valid: Tensor) -> None:
         """Move ``running_var`` towards a batch's quadratic mean, if that ``is_valid``."""

@@ -229,7 +229,7 @@ def may_update(batch: Batch, var: Tensor, scalar: Tensor | None = None) -> Tenso
     """Whether a batch may change the state, ``()`` bool.
 
     It does if it is counted, and ``var``, ``(C,)``, and ``scalar``, ``()``, are finite.
-    Where the variance is finite, the mean is.
+    Where a variance or quadratic mean is finite, the mean is.
     """
     valid = all_finite(var, scalar)
     return valid if batch.is_counted is None else valid & batch.is_counted
