@@ -4,13 +4,12 @@
 also writes a config that loads the result. docs/deploy.md shows how to use the two.
 
 The tool converts the state dict, keeps "meta", and drops the rest (optimizer, schedule),
-which would no longer fit. A BatchNorm checkpoint needs no conversion: every layer of the
-family loads it as it is.
+which would no longer fit. A BatchNorm checkpoint needs no conversion: every layer but BGN
+loads it as it is.
 """
 
 import argparse
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from ubn_mmdet.checkpoints.files import check_new, read_checkpoint, write_checkp
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.layers import BGN, FAMILY
 from ubn_mmdet.layers.pipeline import PipelineNorm
+from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
+from ubn_mmdet.mm.tools import ended_by
 
 MEMBERS: dict[str, Callable[..., PipelineNorm]] = {
     member.__name__.lower(): member
@@ -79,8 +80,6 @@ def parse_args() -> argparse.Namespace:
 
 def write_folded(args: argparse.Namespace, checkpoint: dict) -> None:
     """Fold a detector; write its weights and, beside them, its config."""
-    from ubn_mmdet.mm.toolbox import require_toolbox
-
     require_toolbox()
     from ubn_mmdet.mm.deploy import fold_checkpoint
 
@@ -96,8 +95,13 @@ def write_folded(args: argparse.Namespace, checkpoint: dict) -> None:
 def main() -> None:
     """Read, convert, write; nothing is written unless all of it can be."""
     args = parse_args()
-    try:
-        checkpoint = read_checkpoint(args.source, trust=args.trust)
+    with ended_by(OSError, RuntimeError, ToolboxError, ValueError):
+        try:
+            checkpoint = read_checkpoint(args.source, trust=args.trust)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f'{args.source} holds more than tensors (--trust reads it): {error}'
+            ) from error
         state = checkpoint['state_dict']
         if args.authors:
             state = layouts.authors_to_ubn(state)
@@ -112,10 +116,6 @@ def main() -> None:
             stages = MEMBERS[args.source_norm](1).stages
             state = layouts.to_batchnorm(state, stages)
         write_checkpoint(args.target, checkpoint | {'state_dict': state})
-    except pickle.UnpicklingError as error:
-        sys.exit(f'{args.source} holds more than tensors (--trust reads it): {error}')
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f'convert_checkpoint: {error}')
     print(f'{args.target}: {len(layouts.norm_prefixes(state))} norm layers')
 
 

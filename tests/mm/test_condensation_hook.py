@@ -361,6 +361,18 @@ def test_uncalled_and_frozen_layers(tmp_path):
     }
 
 
+def test_a_layer_that_evaluates_in_the_step_is_measured(tmp_path):
+    """As the teacher of a semi-supervised detector does."""
+    layer = UBN(CHANNELS).double()
+    [x] = batches(1, alike=False)
+
+    def step(x):
+        layer.eval()(x)
+
+    run = Run(layer, tmp_path, step, interval=1).train(x)
+    close(column(run.record, 'condensation'), cosines([x]))
+
+
 def test_no_running_statistics_no_shift(tmp_path):
     layer = UBN(CHANNELS, track_running_stats=False).double()
     record = Run(layer, tmp_path, interval=1).train(*batches(1)).record
@@ -468,6 +480,8 @@ def test_a_file_of_other_layers_is_not_continued(tmp_path):
     model = nn.Sequential(nn.BatchNorm2d(CHANNELS)).double()
     run = Run(model, tmp_path, iteration=2, interval=1).train(*batches(1))
     assert run.record['steps'] == [3]
+    kept = json.loads((tmp_path / 'condensation.before-2.json').read_text())
+    assert kept['steps'] == [1, 2]
 
 
 def test_a_long_file_is_written_less_often_and_completed(tmp_path):

@@ -49,6 +49,13 @@ class Towers(TrainsOnNoise):
         return self.shared(x).sum() + self.shared(x[..., ::2]).sum()
 
 
+class InParts(Towers):
+    """Sees its batch in two parts, as a semi-supervised detector does."""
+
+    def forward(self, x):
+        return sum(self.shared(self.backbone(part)).sum() for part in x.split(1))
+
+
 class Checkpointed(TrainsOnNoise):
     """Its forward is repeated in the backward."""
 
@@ -139,8 +146,16 @@ def test_a_run_reports_its_layers_once_and_warns_of_shared_norms(train, capfd):
     assert not any(m._forward_pre_hooks for m in run.model.modules())
 
 
-def test_a_repeated_forward_is_no_second_call(train, capfd):
-    train(Checkpointed(ConvModule(3, 4, 3, norm_cfg={'type': 'UBN'})))
+@pytest.mark.parametrize(
+    'model',
+    [
+        InParts({'type': 'UBN'}),
+        Checkpointed(ConvModule(3, 4, 3, norm_cfg={'type': 'UBN'})),
+    ],
+    ids=['in parts', 'checkpointed'],
+)
+def test_a_forward_of_the_whole_model_is_no_second_call(train, capfd, model):
+    train(model)
     assert 'called several times' not in ''.join(capfd.readouterr())
 
 

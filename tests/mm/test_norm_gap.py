@@ -10,6 +10,7 @@ from helpers.layers import images, trained
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 from PIL import Image
@@ -213,8 +214,12 @@ def test_what_cannot_be_done_is_refused_before_work_begins(scores, place, tmp_pa
             scores(**{name: 0})
     with pytest.raises(ValueError, match="statistics must be 'running' or .*'last'"):
         scores(statistics=['last'])
-    with pytest.raises(ValueError, match='40 batches of 2 are 80 images, .* has 8'):
-        scores(batches=40)
+    for kind, path in ('precise', None), ('running', place / 'new.pth'):
+        with pytest.raises(ValueError, match='40 batches of 2 are 80 images, .* has 8'):
+            scores(batches=40, statistics=[kind], save_precise=path)
+    classes = {'model.data_preprocessor.type': ImgDataPreprocessor}
+    with pytest.raises(ValueError, match='data preprocessor is ImgDataPreprocessor:'):
+        scores(options=classes)
     still = {
         'model.backbone.norm_eval': True,
         'model.neck.norm_cfg': None,
@@ -247,6 +252,23 @@ def test_statistics_of_a_batch_leave_no_trace():
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
     torch.testing.assert_close(layer(x), evaluated, rtol=0, atol=0)
     assert not torch.allclose(in_training, evaluated)
+
+
+def test_an_input_norm_has_no_statistics_of_a_batch_in_evaluation():
+    found = rows(['data_preprocessor', 'backbone'], ['precise', 'batch'], ['counted'])
+    assert [tuple(row)[1:] for row in found] == [
+        *(('precise', part) for part in ('all', 'data_preprocessor', 'backbone')),
+        *(('batch', part) for part in ('all', 'backbone')),
+    ]
+
+
+def test_the_logs_of_a_training_in_the_same_process_stay_as_they_are(scores, place):
+    before = {p: p.read_bytes() for p in (place / 'work').rglob('*') if p.is_file()}
+    for _ in range(2):  # each in a folder that is gone afterwards
+        scores(statistics=['running'], paddings=['counted'])
+    logs = {p: content for p, content in before.items() if 'vis_data' in p.parts}
+    assert logs
+    assert all(path.read_bytes() == content for path, content in logs.items())
 
 
 def test_a_single_component_has_no_rows_of_its_own():

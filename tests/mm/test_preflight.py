@@ -215,6 +215,11 @@ def test_fault_is_found(fault):
     assert len(found) >= 1 and any(expected in text for text in found), found
 
 
+def test_a_warm_up_of_another_scope_is_one():
+    options = {'param_scheduler': [{'type': 'mmdet.QuadraticWarmupLR'}]}
+    assert told(checks.schedule(side('bn'), side('ubn', options), 1)) == []
+
+
 def test_the_authors_rates_are_those_of_their_form():
     options = {f'{PARAMWISE}.norm_decay_mult': 1}
     found = [*checks.rates(side('bn', options), side('ubn', options), 1)]

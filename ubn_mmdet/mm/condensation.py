@@ -30,11 +30,7 @@ class StepMeasurement:
         self._calls = torch.zeros(2, len(layers), device=device)
         self._before = [_statistics(layer) for layer in layers]
         self._handles = [
-            layer.register_forward_hook(
-                partial(_derive, calls, layer.condensation.clone())
-            )
-            if layer.training and has_gate(layer)
-            else layer.register_forward_pre_hook(partial(_measure, calls))
+            layer.register_forward_hook(partial(_listen, calls, _average(layer)))
             for calls, layer in zip(self._calls.unbind(1), layers, strict=True)
         ]
 
@@ -112,23 +108,23 @@ def _statistics(layer: Any) -> tuple[Tensor, Tensor] | None:
     return layer.running_mean.clone(), layer.running_var.clone()
 
 
-def _derive(calls: Tensor, before: Tensor, layer: Any, args: tuple, _: object) -> None:
-    """Find ``c`` from ``m <- 0.9 m + 0.1 c``, after the forward."""
+def _average(layer: Any) -> Tensor | None:
+    """A copy of ``m``, if the layer follows it."""
+    return layer.condensation.clone() if has_gate(layer) else None
+
+
+def _listen(
+    calls: Tensor, before: Tensor | None, layer: Any, args: tuple, _: object
+) -> None:
+    """Add a call and its ``c``: as ``m <- 0.9 m + 0.1 c`` tells, or of the input."""
     if is_in_backward():
         return
-    if args[0].numel():
-        _count(calls, torch.lerp(before, layer.condensation, 1 / CONDENSATION_MOMENTUM))
-    before.copy_(layer.condensation)
-
-
-def _measure(calls: Tensor, layer: Any, args: tuple) -> None:
-    """Compute ``c`` of the input, before the forward."""
-    if not is_in_backward() and args[0].numel():
+    x = args[0]
+    if before is not None and layer.training:
+        c = torch.lerp(before, layer.condensation, 1 / CONDENSATION_MOMENTUM)
+        before.copy_(layer.condensation)  # an empty batch moves it, too, if ranks merge
+    elif x.numel():
         feature = layer.condensation_feature if has_gate(layer) else 'flat'
-        _count(calls, measure_condensation(args[0], feature))
-
-
-def _count(calls: Tensor, c: Tensor) -> None:
-    total, number = calls
-    total.add_(c)
-    number.add_(1)
+        c = measure_condensation(x, feature)
+    if x.numel():
+        calls += torch.stack([c, torch.ones_like(c)])

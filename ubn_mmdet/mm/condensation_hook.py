@@ -248,10 +248,14 @@ class CondensationFile:
         self._written = 0
 
     def resume(self, step: int) -> bool:
-        """Take over the file on disk up to ``step``; whether it is of these layers."""
+        """Take over the file on disk up to ``step``; whether it is of these layers.
+
+        A record of other layers or thresholds stays, under another name.
+        """
         try:
             known = json.loads(self.path.read_text())
             if any(known[key] != value for key, value in self._head.items()):
+                os.replace(self.path, self.path.with_suffix(f'.before-{step}.json'))
                 return False
             self._written = sum(s <= step for s in known['steps'])
             self._rows = {name: known[name][: self._written] for name in QUANTITIES}

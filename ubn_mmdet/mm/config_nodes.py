@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 from mmengine.config import Config, ConfigDict
 
@@ -27,6 +27,12 @@ def all_nodes(tree: object) -> Iterator[ConfigDict]:
     if isinstance(tree, list | tuple):
         for child in tree:
             yield from all_nodes(child)
+
+
+def type_name(node: Mapping[str, Any]) -> str:
+    """The name of the class that a dict builds, without its scope or module."""
+    kind = node.get('type')
+    return getattr(kind, '__name__', str(kind).rpartition('.')[2])
 
 
 def nodes_of(tree: object, *types: str) -> list[ConfigDict]:

@@ -9,7 +9,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
 from ..layers import FAMILY
-from .config_nodes import all_nodes
+from .config_nodes import all_nodes, type_name
 
 # BatchNorm of images, and its relatives.
 REPLACED = (
@@ -66,10 +66,7 @@ def batchnorms(
 
 
 def _is_batchnorm(value: object) -> bool:
-    if not isinstance(value, Mapping):
-        return False
-    kind = value.get('type')
-    return getattr(kind, '__name__', kind) in REPLACED  # a config may name the class
+    return isinstance(value, Mapping) and type_name(value) in REPLACED
 
 
 def _silent_defaults(node: ConfigDict, scope: str) -> Iterator[tuple[str, Mapping]]:

@@ -21,7 +21,7 @@ from ..layers.checks import check_choice, check_count
 from ..layers.precise import RUNNING, moving_norms
 from ..markdown import markdown_table
 from ..records import RecordError, check_record, read_json
-from .config_nodes import all_nodes, read_config
+from .config_nodes import all_nodes, read_config, type_name
 
 STATISTICS = 'running', 'precise', 'batch'
 PADDINGS = 'counted', 'left-out'
@@ -110,7 +110,7 @@ def norm_gap(
     known = _read_results(Path(out), record)
     preprocessor = cfg.model.get('data_preprocessor') or {}
     if 'left-out' in paddings:
-        kind = str(preprocessor.get('type')).rpartition('.')[2]
+        kind = type_name(preprocessor)
         if kind not in SWITCHABLE:
             raise ValueError(
                 f'only {" and ".join(SWITCHABLE)} can leave padding out, and the data '
@@ -119,8 +119,10 @@ def norm_gap(
         preprocessor['type'] = 'PaddingAware'
     with TemporaryDirectory() as logs:
         cfg.work_dir = logs
+        # Visualizers are shared by name: that of the config may be a training's.
+        cfg.visualizer = {'type': 'Visualizer', 'name': logs}
         detector = _Detector(cfg, str(checkpoint), batches)
-        if 'precise' in statistics:
+        if 'precise' in statistics or save_precise is not None:
             detector.check_images()
         if save_precise is not None:
             detector.save_precise(save_precise, paddings[0])
@@ -174,14 +176,20 @@ def rows(
     """The evaluations: each of the statistics for all layers, and by component.
 
     Running statistics are evaluated once, as the other components have them anyway. Where
-    there is one component, it is all layers.
+    there is one component, it is all layers. A data preprocessor, ``InputBN``, never has
+    the statistics of a batch in evaluation.
     """
     parts = [ALL, *components] if len(components) > 1 else [ALL]
+    parts_of = {
+        'running': [ALL],
+        'precise': parts,
+        'batch': [part for part in parts if part != 'data_preprocessor'],
+    }
     return [
         Row(padding, kind, component)
         for padding in paddings
         for kind in statistics
-        for component in (parts[:1] if kind == 'running' else parts)
+        for component in parts_of[kind]
     ]
 
 

@@ -76,7 +76,8 @@ class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
     The ``optimizer`` must state ``lr`` and ``weight_decay``. ``norm_decay_mult`` and
     ``bias_decay_mult`` are 0 unless ``paramwise_cfg`` says otherwise. The hundredth comes
     on top of what ``custom_keys`` say of such a weight. As ever, a parameter that
-    ``custom_keys`` match decays as they say.
+    ``custom_keys`` match decays as they say. Schedulers that name a rate instead of a
+    ratio (``eta_min``, OneCycleLR) give it to all parameters: use ``eta_min_ratio``.
     """
 
     defaults = {
@@ -113,7 +114,9 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
         )
 
     The ``optimizer`` must state ``lr`` and ``weight_decay``. The authors' rates come on top
-    of what ``custom_keys`` say; what they match decays as they say.
+    of what ``custom_keys`` say; what they match decays as they say. Schedulers that name a
+    rate instead of a ratio (``eta_min``, OneCycleLR) give it to all parameters: use
+    ``eta_min_ratio``.
 
     Raises:
         ValueError: If ``lr`` or ``weight_decay`` is missing, or a layer needs the authors'

@@ -23,6 +23,7 @@ from ...layers.checks import check_count
 from ...layers.stages.statistics import CONDENSATION_MOMENTUM
 from ...records import differences
 from ...version import __version__
+from ..config_nodes import type_name
 from ..condensation import StepMeasurement, has_gate
 from ..start_hooks import LIMIT, norm_differences, pretrained_modules, pretrained_state
 from .side import Side
@@ -32,7 +33,7 @@ VERDICTS = {NOTE: 'pass', WARNING: 'warnings', REFUSAL: 'refusal'}  # by the hig
 NODE = 8  # processes whose statistics published comparisons merge at most
 STEPS = 1000  # that gates are forecast for
 _OF_NORMS = 'norm', 'norm_cfg', 'custom_imports'  # keys that say which norm it is
-_WARM_UPS = 'LinearLR', 'ConstantLR'
+_WARM_UPS = 'LinearLR', 'ConstantLR', 'QuadraticWarmupLR'
 
 
 class Finding(NamedTuple):
@@ -165,7 +166,9 @@ def schedule(a: Side, b: Side, world: int) -> Findings:
             yield Finding(REFUSAL, 'auto_scale_lr', what)
         schedulers = side.cfg.get('param_scheduler') or []
         schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
-        warms_up = any(s.type in _WARM_UPS and not s.get('begin') for s in schedulers)
+        warms_up = any(
+            type_name(s) in _WARM_UPS and not s.get('begin') for s in schedulers
+        )
         if not warms_up and any(name.endswith('spatial_weight') for name in side.rates):
             what = f'{side.name} has no warm-up, and the first steps move kernels far'
             yield Finding(WARNING, 'param_scheduler', what)

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from ...layers.stages.affine import AUTHORS_GATE
-from ..config_nodes import all_nodes
+from ..config_nodes import all_nodes, type_name
 from ..members import is_ours
 from ..start_hooks import pretrained_modules
 
@@ -84,7 +84,7 @@ class Side:
             settings.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
         for node in all_nodes(settings):
             weights = node.get('init_cfg')
-            if isinstance(weights, dict) and weights.get('type') == 'Pretrained':
+            if isinstance(weights, dict) and type_name(weights) == 'Pretrained':
                 if self._is_absent(weights['checkpoint']):
                     node.init_cfg = None
         if self.load_from and self._is_absent(self.load_from):
@@ -141,8 +141,7 @@ class Side:
     @property
     def hooks(self) -> set[str]:
         """The names of the config's own hooks."""
-        hooks = self.cfg.get('custom_hooks') or []
-        return {str(hook['type']).rpartition('.')[2] for hook in hooks}
+        return {type_name(hook) for hook in self.cfg.get('custom_hooks') or []}
 
     def content(self) -> dict:
         """The config as json has it."""
