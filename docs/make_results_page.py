@@ -38,9 +38,10 @@ HEAD = """\
 
 Made by `python docs/make_results_page.py` from the files in `docs/results/`: one line per
 run as `tools/compare_norms.py` writes it, and what `tools/report_norms.py` keeps of the
-predictions. The lines do not say what was planned; the verdicts go by today's files in
-`comparisons/`. `python tools/report_norms.py docs/results/*.jsonl --out FOLDER` makes a
-page without verdicts, with all norms, all curves, costs and settings."""
+predictions. Lines of older commits do not say what was planned: their verdicts go by
+today's files in `comparisons/`. For all norms, all curves, costs and settings, run
+`python tools/report_norms.py docs/results/*.jsonl --out FOLDER`. It gives no verdicts on
+such lines."""
 
 
 def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
@@ -84,9 +85,8 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
     parts += filter(None, [figures.pop('contrasts', None)])
     for title, of in numbers.items():
         parts += [f'## {title}', *tables.notes(of), *tables.metrics(of)]
-        if exploratory := _exploratory(of):
-            text = f'Against {BASELINE}, exploratory:'
-            parts += [text, tables.against({'against': exploratory})]
+        if table := tables.against(of):
+            parts += [f'Against {BASELINE}, exploratory:', table]
         if (strongest := _strongest(of)) != BASELINE:
             found = numbers_of(named[title], strongest, *images(named[title]))
             parts += [
@@ -103,17 +103,11 @@ def _text(path: Path) -> list[str]:
 
 
 def _with_plan(group: ResultGroup) -> ResultGroup:
-    """A group with the runs that its comparison plans now, if it is one that ships."""
+    """A group whose lines say no plan, with what its comparison plans now."""
     path = COMPARISONS / f'{group.settings["comparison"]}.py'
-    if not path.is_file():
+    if group.planned or not path.is_file():
         return group
     return replace(group, planned=Comparison.open(path).planned())
-
-
-def _exploratory(numbers: Mapping) -> dict:
-    """The norms that no primary contrast compares with the baseline."""
-    named = {c['norm'] for c in numbers['primary'] if c['baseline'] == BASELINE}
-    return {norm: of for norm, of in numbers['against'].items() if norm not in named}
 
 
 def _strongest(numbers: Mapping) -> str:

@@ -121,7 +121,7 @@ def read_comparison(args: argparse.Namespace) -> Comparison:
     options = comparison.options | (args.cfg_options or {})
     comparison = replace(comparison, options=options)
     seeds = sorted({run.seed for run in comparison.all_runs})
-    known: dict[str, list] = {'--only': comparison.norm_names(), '--seeds': seeds}
+    known: dict[str, list] = {'--only': list(comparison.planned()), '--seeds': seeds}
     for option, asked in ('--only', args.only), ('--seeds', args.seeds):
         for each in asked:
             if each not in known[option]:

@@ -144,7 +144,7 @@ def run_demo(
             f'{work_dir} holds runs of another device or of other versions: delete it'
         )
     # As they were asked for: which of two runs ends first says nothing.
-    order = comparison.norm_names()
+    order = list(comparison.planned())
     runs = sorted(group.runs, key=lambda run: order.index(run.norm))
     group = replace(group, runs=tuple(runs))
     text = write_summary(group, folder, work_dir) if group.runs else ''

@@ -53,7 +53,8 @@ def test_a_command_goes_on_in_the_copy(repository, tmp_path, monkeypatch):
     copy = tmp_path / 'code' / commit[:12]
     assert arguments[1:] == [str(copy / 'tools/some.py'), '--seeds', '3']
     assert environment['PYTHONPATH'].split(os.pathsep)[0] == str(copy)
-    assert said == [f'Ignoring uncommitted changes: running commit {commit[:12]}']
+    [text] = said
+    assert text.startswith(f'Running commit {commit[:12]}, without uncommitted')
     # It knows what it is, and stays.
     with monkeypatch.context() as patch:
         patch.setattr(workspace, 'PACKAGE', copy / 'package')

@@ -66,7 +66,7 @@ def test_a_run_never_has_a_gpu_twice():
 
 def test_all_runs_of_a_folder_have_the_same_threads(tmp_path, monkeypatch):
     """Also when a later call asks for other runs, and for more at once."""
-    entry = {'config': None, 'settings': {'train_images': 1}}
+    entry = {'config': None, 'settings': {'norm': 'BN', 'train_images': 1}}
 
     def make_plan(comparison, runs, data, work_dir):
         entries = [{**entry, 'config_hash': str(run)} for run in runs]

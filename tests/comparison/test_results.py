@@ -11,6 +11,7 @@ LINE = {
     'commit': 'c1',
     'config_hash': 'h0',
     'setting_hash': 's',
+    'norm_hash': 'n',
     'status': 'finished',
 }
 
@@ -26,20 +27,15 @@ def test_lines_come_back_in_order(path):
     results.append(path, LINE)
     results.append(path, other)
     assert results.read(path) == [LINE, other]
-    assert results.find(results.read(path), 'c1', 'h1') == other
-
-
-def test_a_line_is_of_its_commit_and_config_alone(path):
-    results.append(path, LINE)
-    lines = results.read(path)
-    assert results.find(lines, 'c1', 'h0') == LINE
-    assert results.find(lines, 'c2', 'h0') is None
-    assert results.find(lines, 'c1', 'h1') is None
 
 
 @pytest.mark.parametrize(
     ('change', 'what'),
-    [({'commit': 'c2'}, 'other code'), ({'setting_hash': 't'}, 'other settings')],
+    [
+        ({'commit': 'c2'}, 'other code'),
+        ({'setting_hash': 't'}, 'other settings'),
+        ({'norm_hash': 'n2'}, 'other settings, weights or code of BN'),
+    ],
 )
 def test_other_code_and_settings_are_refused(path, change, what):
     results.append(path, LINE)
@@ -49,6 +45,21 @@ def test_other_code_and_settings_are_refused(path, change, what):
     elsewhere = LINE | change | {'comparison': 'another', 'config_hash': 'h9'}
     results.append(path, elsewhere)
     assert results.read(path) == [LINE, elsewhere]
+
+
+def test_norms_have_settings_of_their_own(path):
+    lines = [LINE, LINE | {'norm': 'UBN', 'norm_hash': 'n2', 'config_hash': 'h1'}]
+    for line in lines:
+        results.append(path, line)
+    assert results.read(path) == lines
+
+
+def test_runs_of_another_device_are_told_of():
+    made = {'device': 'A100', 'versions': {'torch': '2.13'}}
+    failed = LINE | {'status': 'failed'}
+    assert results.made_elsewhere([LINE | made, failed, LINE | made]) == ''
+    told = results.made_elsewhere([LINE | made, LINE | made | {'device': 'V100'}])
+    assert '(A100, torch 2.13; V100, torch 2.13)' in told
 
 
 def test_of_two_attempts_the_last_counts(path):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -130,10 +131,13 @@ def test_weights_of_other_runs_need_not_be_there_yet(shapes, tmp_path):
 def test_norms_of_every_kind_start_from_the_same_values(shapes):
     depthwise = {'model.backbone.norm_cfg.type': f'{controls.__name__}.DepthwiseBN'}
     norms = ['BN', 'UBN', 'GN', {'name': 'D', 'preset': 'bn', 'options': depthwise}]
+    norms.append({'name': 'pre-trained', 'preset': 'bn', 'backbone': 'weights.pth'})
     groups = {'groups': [{'norms': norms, 'seeds': [3]}]}
     found = configs(Comparison.read(FIELDS | groups), shapes)
     starts = {name: shared_start(cfg, 3) for name, cfg in found.items()}
     assert not [key for key in starts['BN'] if '.bn' in key or '.downsample.1' in key]
+    others = {k: v for k, v in starts['BN'].items() if not k.startswith('backbone.')}
+    torch.testing.assert_close(starts.pop('pre-trained'), others, rtol=0, atol=0)
     for name, start in starts.items():
         torch.testing.assert_close(start, starts['BN'], rtol=0, atol=0)
         assert start.keys() < MODELS.build(found[name].model).state_dict().keys()
@@ -162,6 +166,15 @@ def test_images_may_fit_into_a_rectangle(shapes):
 def test_what_does_not_fit_is_named(shapes, changes, message):
     with pytest.raises(SpecError, match=message):
         configs(Comparison.read(FIELDS | changes), shapes)
+
+
+def test_a_detector_is_evaluated_by_what_is_to_be_decided(shapes, tmp_path):
+    boxes = {'detector': 'demo/faster-rcnn_r18-scratch_fpn_bn_6e_shapes.py'}
+    boxes['primary'] = [{'norm': 'UBN', 'metric': 'segm_mAP'}]
+    with pytest.raises(
+        SpecError, match='about segm_mAP, and .* evaluated by bbox_mAP$'
+    ):
+        plan_of(Comparison.read(FIELDS | boxes), shapes, tmp_path)
 
 
 def written(tmp_path, base, text):
@@ -254,26 +267,60 @@ def test_a_detectors_own_weights_are_loaded_and_are_in_the_hash(shapes, tmp_path
     assert first['runs'][0]['config_hash'] != other['runs'][0]['config_hash']
 
 
-def test_the_code_of_ones_own_norm_is_in_the_hash(shapes, tmp_path, monkeypatch):
+EVERYTHING = {'setting', 'bn', 'mine', 'norm'}
+
+
+@pytest.mark.parametrize(
+    ('of_norm', 'options', 'changed'),
+    [
+        (
+            'MyNorm',
+            {'custom_imports.imports': ['ubn_mmdet', 'norms_of_mine']},
+            EVERYTHING,
+        ),
+        ('norms_of_mine.MyNorm', {}, {'mine', 'norm'}),
+        (
+            'BN',
+            {'custom_hooks': [{'type': 'norms_of_mine.MyHook'}]},
+            EVERYTHING,
+        ),
+    ],
+    ids=['imported', 'named in a norm', 'hook'],
+)
+def test_the_code_of_ones_own_norm_is_in_the_hash(
+    shapes, tmp_path, monkeypatch, of_norm, options, changed
+):
     """A commit says nothing of it."""
     file = tmp_path / 'norms_of_mine.py'
     file.write_text(
         'from torch import nn\n'
         'from mmengine.registry import MODELS\n'
-        '@MODELS.register_module()\n'
+        '@MODELS.register_module(force=True)\n'
         'class MyNorm(nn.BatchNorm2d):\n'
         '    pass\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'norms_of_mine', raising=False)
     mine = {
         'name': 'Mine',
         'preset': 'bn',
-        'options': {'model.backbone.norm_cfg.type': 'MyNorm'},
+        'options': {'model.backbone.norm_cfg.type': of_norm},
     }
-    imports = {'custom_imports.imports': ['ubn_mmdet', 'norms_of_mine']}
-    fields = FIELDS | {'groups': [{'norms': [mine], 'seeds': [3]}], 'options': imports}
-    before = hashes(plan_of(Comparison.read(fields), shapes, tmp_path / 'w'))
-    assert before == hashes(plan_of(Comparison.read(fields), shapes, tmp_path / 'w'))
+    groups = [{'norms': ['BN', mine], 'seeds': [3]}]
+    fields = FIELDS | {'groups': groups, 'primary': [], 'options': options}
+
+    def found():
+        plan = plan_of(Comparison.read(fields), shapes, tmp_path / 'w')
+        bn, mine = plan['runs']
+        return {
+            'setting': plan['setting_hash'],
+            'bn': bn['config_hash'],
+            'mine': mine['config_hash'],
+            'norm': mine['settings']['norm_hash'],
+        }
+
+    before = found()
+    assert before == found()
     file.write_text(file.read_text().replace('pass', 'momentum = 0.2'))
-    after = hashes(plan_of(Comparison.read(fields), shapes, tmp_path / 'w'))
-    assert not set(before) & set(after)
+    after = found()
+    assert {name for name in before if before[name] != after[name]} == changed

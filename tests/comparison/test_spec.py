@@ -31,7 +31,7 @@ def test_runs_go_seed_by_seed():
     assert names(comparison.runs()) == every
     assert names(comparison.runs(only=['UBN'])) == [('UBN', 0), ('UBN', 1)]
     assert names(comparison.runs(seeds=[1])) == [('BN', 1), ('UBN', 1)]
-    assert comparison.norm_names() == ['BN', 'UBN', 'UBN-slow']
+    assert [*comparison.planned()] == ['BN', 'UBN', 'UBN-slow']
 
 
 def test_a_norms_preset_is_its_name_unless_said():

@@ -115,7 +115,8 @@ class Driver:
                     f'{self._folder} holds runs with other settings: delete it, or '
                     'name another with --work-dir'
                 )
-        results.check_same([*self.lines(), self._marks()], self.results_file)
+        new = [each.settings | self._marks() for each in self._planned]
+        results.check_same([*self.lines(), *new], self.results_file)
 
     def lines(self) -> list[dict]:
         """The lines of the results file."""
@@ -140,12 +141,15 @@ class Driver:
             # What runs had done before this process began is no work of its time.
             self._before = sum(each.done for each in todo)
             self._work(launcher, held)
-        return [line for line in self._own_lines() if line is not None]
+        lines = [line for line in self._own_lines() if line is not None]
+        if note := results.made_elsewhere(lines):
+            self._say(note)
+        return lines
 
     def _own_lines(self) -> list[dict | None]:
         """Of each planned run its line, if there is one."""
-        lines = self.lines()
-        return [results.find(lines, self._commit, p.config_hash) for p in self._planned]
+        known = {results.identity(line): line for line in self.lines()}
+        return [known.get((self._commit, each.config_hash)) for each in self._planned]
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()

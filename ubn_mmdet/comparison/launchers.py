@@ -19,6 +19,7 @@ from .workspace import ComparisonError
 
 CLUSTERS = 'local', 'slurm'
 DAY = 24 * 60  # minutes
+RESUMPTIONS = 1000  # of a job whose time is over; by default submitit gives up after 3
 # In a run's folder: what its process is started with and what it leaves, and which job of a
 # cluster it was given to, ``{'cluster': ..., 'job': ...}``, until that is collected.
 SPECIFICATION, CONFIG, RESULT = 'run.json', 'config.pkl', 'result.json'
@@ -182,7 +183,9 @@ class ClusterLauncher:
         if jobs is not None:
             parameters['slurm_array_parallelism'] = jobs
         try:
-            self._executor = submitit.AutoExecutor(folder.resolve(), cluster=cluster)
+            self._executor = submitit.AutoExecutor(
+                folder.resolve(), cluster=cluster, slurm_max_num_timeout=RESUMPTIONS
+            )
             self._executor.update_parameters(**parameters)
         except (RuntimeError, TypeError, ValueError, NameError) as error:
             raise ComparisonError(f'--cluster {cluster}: {error}') from None

@@ -79,26 +79,46 @@ def check_same(lines: Iterable[dict], where: object) -> None:
     Raises:
         ResultsError: Naming the comparison and the difference.
     """
-    first: dict[str, dict] = {}
+    first: dict[tuple, dict] = {}
     for line in lines:
-        known = first.setdefault(line['comparison'], line)
-        for key, what in ('commit', 'code'), ('setting_hash', 'settings'):
-            if line[key] != known[key]:
+        name, norm = line['comparison'], line['norm']
+        for of, key, what in (
+            ((name,), 'commit', 'code'),
+            ((name,), 'setting_hash', 'settings'),
+            ((name, norm), 'norm_hash', f'settings, weights or code of {norm}'),
+        ):
+            known = first.setdefault((*of, key), line)
+            if line.get(key) != known.get(key):
                 raise ResultsError(
-                    f'{where} holds runs of {line["comparison"]} with other {what} '
-                    f'({key} {known[key]}, not {line[key]}). One file cannot have both: '
-                    'name another with --results, or go on with --commit'
+                    f'{where} holds runs of {name} with other {what} '
+                    f'({key} {known.get(key)}, not {line.get(key)}). One file cannot '
+                    'have both: name another with --results, or go on with --commit'
                 )
+
+
+def made_elsewhere(lines: Iterable[dict]) -> str:
+    """What to say of runs that a change of device or versions has set apart, or nothing.
+
+    Lines of a run that failed do not know with what it was made.
+    """
+    made = {
+        tuple(as_text(line[key]) for key in MADE_WITH): None
+        for line in lines
+        if all(key in line for key in MADE_WITH)
+    }
+    if len(made) < 2:
+        return ''
+    kinds = '; '.join(', '.join(each) for each in made)
+    return (
+        f'These runs were made with different devices or versions ({kinds}). A report '
+        'puts them into different tables, and a contrast has no verdict until all its '
+        'runs are in one. Delete lines of the results file to repeat their runs.'
+    )
 
 
 def metric_name(key: str) -> str:
     """In results: ``bbox_mAP`` for the toolbox's ``coco/bbox_mAP``, ``accuracy_top1``."""
     return key.removeprefix('coco/').replace('/', '_')
-
-
-def find(lines: Iterable[dict], commit: str, config_hash: str) -> dict | None:
-    """The line of a run, if there is one."""
-    return next((x for x in lines if identity(x) == (commit, config_hash)), None)
 
 
 def scalars_files(work_dir: str | os.PathLike) -> list[Path]:
@@ -283,7 +303,7 @@ def _group(settings: dict, runs: list[Result]) -> ResultGroup:
         (finished if is_finished else broken)[run.norm, run.seed] = run
         for norm, seeds in run.record.get('planned', {}).items():
             plans.setdefault(norm, []).append(set(seeds))
-        meaning = [run.record.get('norm_cfg'), run.record.get('options')]
+        meaning = [run.record.get(key) for key in ('norm_cfg', 'options', 'norm_hash')]
         known = meanings.setdefault(run.norm, meaning)
         if known != meaning:
             raise ResultsError(

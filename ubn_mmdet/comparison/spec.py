@@ -222,15 +222,11 @@ class Comparison:
                 yield run
 
     def planned(self) -> dict[str, list[int]]:
-        """The seeds of each norm."""
+        """The seeds of each norm, by its name, in the order of the groups."""
         found: dict[str, list[int]] = {}
         for run in self.all_runs:
             found.setdefault(run.norm.name, []).append(run.seed)
         return found
-
-    def norm_names(self) -> list[str]:
-        """The names of all norms, in the order of the groups."""
-        return list(dict.fromkeys(run.norm.name for run in self.all_runs))
 
     def detector_name(self) -> str:
         """The detector config's stem without norm, schedule and data.

@@ -110,7 +110,10 @@ def run_from_copy(commit: str, folder: Path, say: Callable[[str], None]) -> None
     if os.environ.get(MARK) == str(copy):
         raise ComparisonError(f'{PACKAGE} is imported in place of the code in {copy}')
     if _git(root, 'status', '--porcelain'):
-        say(f'Ignoring uncommitted changes: running commit {commit[:12]}')
+        say(
+            f'Running commit {commit[:12]}, without uncommitted changes. Only the '
+            'comparison file and the data are those that you name'
+        )
     script = copy / 'tools' / Path(sys.argv[0]).name
     path = os.pathsep.join(filter(None, [str(copy), os.environ.get('PYTHONPATH')]))
     os.execve(

@@ -166,15 +166,19 @@ def _add_false_discovery_rates(
     baseline: str,
     primary: Iterable[Mapping],
 ) -> None:
-    """Give each exploratory comparison of a main metric its ``q`` among them all."""
+    """Say which comparisons are primary, and give the other main ones their ``q``."""
     decided = {(c['norm'], c['metric']) for c in primary if c['baseline'] == baseline}
-    compared = [
-        found
-        for norm, metrics in against.items()
-        for metric, found in metrics.items()
-        if metric in MAIN and (norm, metric) not in decided
-        if found and found['p'] is not None
-    ]
+    compared = []
+    for norm, metrics in against.items():
+        for metric, found in metrics.items():
+            if found:
+                found['is_primary'] = (norm, metric) in decided
+                if (
+                    metric in MAIN
+                    and not found['is_primary']
+                    and found['p'] is not None
+                ):
+                    compared.append(found)
     rates = false_discovery_control([found['p'] for found in compared])
     for found, rate in zip(compared, rates, strict=True):
         found['q'] = float(rate)

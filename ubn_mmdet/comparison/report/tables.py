@@ -27,9 +27,10 @@ HOW_TO_READ = f"""\
   failed for other reasons is in no mean.
 """
 CAPTIONS = {
-    'curves': 'Mean over seeds against training, ± standard deviation.',
+    'curves': 'Mean over seeds against training, ± standard deviation, without runs that '
+    'diverged.',
     'errors': 'By how much AP50 would rise without each kind of error (TIDE), mean ± '
-    'standard deviation over seeds.',
+    'standard deviation over seeds, without runs that diverged.',
     'condensation': 'Condensation of the first run of each norm that recorded it: the '
     'mean pairwise cosine of the samples of a batch, and, for gates, the share of steps '
     'with the gate open.',
@@ -43,8 +44,8 @@ def group_markdown(title: str, numbers: Mapping, pictures: Mapping[str, str]) ->
     """
     parts = [f'## {title}', _verdicts(numbers), *notes(numbers)]
     parts += ['### Mean and spread over seeds', *metrics(numbers)]
-    if numbers['against']:
-        parts += [f'### Against {numbers["baseline"]}, exploratory', against(numbers)]
+    if table := against(numbers):
+        parts += [f'### Against {numbers["baseline"]}, exploratory', table]
     parts += ['### Time and memory', costs(numbers)]
     for name, caption in CAPTIONS.items():
         if name in pictures:
@@ -114,14 +115,18 @@ def primary(numbers: Mapping[str, Mapping]) -> str:
 
 
 def against(numbers: Mapping) -> str:
-    """The main metrics of each norm beside those of the baseline."""
+    """The main metrics of each norm beside the baseline's, but for primary contrasts.
+
+    Empty if there is none.
+    """
     rows = [
         [norm, MAIN[metric], *_difference(found, probability(found.get('q')))]
         for norm, compared in numbers['against'].items()
         for metric, found in compared.items()
-        if metric in MAIN and found
+        if metric in MAIN and found and not found['is_primary']
     ]
-    return markdown_table(['norm', 'metric', *_difference_header('q')], rows, words=2)
+    header = ['norm', 'metric', *_difference_header('q')]
+    return markdown_table(header, rows, words=2) if rows else ''
 
 
 def contrast_title(title: str, contrast: Mapping) -> str:
@@ -143,7 +148,7 @@ def _difference(
     seeds = [
         f'{count} ({bad} diverged)' if bad else str(count)
         for count, bad in zip(found.get('seeds', ()), diverged, strict=False)
-    ]
+    ][::-1]  # the norm's first, as in the title
     return [
         signed(found.get('difference')),
         interval(found.get('interval')),

@@ -20,7 +20,7 @@ from ...mm.config_nodes import all_nodes, nodes_of
 from ...mm.datasets import SPLIT_OF_LOADER, use_coco_folder, use_image_folder
 from ...mm.norm_configs import batchnorms, with_norm
 from ...paths import PACKAGE, configs_dir
-from ..spec import Comparison, Run, SpecError
+from ..spec import Comparison, Norm, Run, SpecError
 
 # What does not decide about the result: where things are, and how they are logged.
 NOT_HASHED = (
@@ -29,6 +29,7 @@ NOT_HASHED = (
     'test_dataloader', 'test_evaluator', 'test_cfg',
 )  # fmt: skip
 HOOKS = f'{__package__}.hooks'  # as the toolbox finds what is in no registry
+SEED = '{seed}'  # in the path of weights: each seed has its own
 _HEAD_BYTES = 4096
 Folder: TypeAlias = CocoFolder | ImageFolder
 
@@ -58,12 +59,18 @@ def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
     Raises:
         SpecError: If the detector's config or the preset does not fit.
     """
-    cfg = common_config(comparison, folder)
-    cfg.model = replace_norm(cfg, preset(run.norm.preset))
-    _override(cfg, run.norm.options)
+    cfg = norm_config(comparison, run.norm, folder)
     for node in nodes_of(cfg.model, 'Pretrained'):  # one pre-training a seed
-        node.checkpoint = node.checkpoint.replace('{seed}', str(run.seed))
+        node.checkpoint = node.checkpoint.replace(SEED, str(run.seed))
     cfg.randomness = {'seed': run.seed}
+    return cfg
+
+
+def norm_config(comparison: Comparison, norm: Norm, folder: Folder) -> Config:
+    """What all runs of a norm share."""
+    cfg = common_config(comparison, folder)
+    cfg.model = replace_norm(cfg, preset(norm.preset))
+    _override(cfg, norm.options)
     return cfg
 
 
@@ -123,17 +130,20 @@ def _own_code(cfg: Config) -> dict[str, str]:
     These are of the commit, or of the versions, that a result names.
     """
     modules = set((cfg.get('custom_imports') or {}).get('imports', []))
-    types = [str(node.get('type')) for node in all_nodes(cfg.model)]
-    modules |= {kind.rpartition('.')[0] for kind in types if '.' in kind}
+    for node in all_nodes(list(cfg.values())):
+        for kind in node.get('type'), node.get('constructor'):
+            # A class, or its name with its module.
+            modules.add(
+                getattr(kind, '__module__', None) or str(kind).rpartition('.')[0]
+            )
+    modules.discard('')
     found = {}
     for name in sorted(modules):
         with contextlib.suppress(ModuleNotFoundError):  # a scope, as in mmdet.UBN
             spec = find_spec(name)
             path = Path(spec.origin) if spec and spec.origin else PACKAGE
-            if (
-                PACKAGE not in (path, *path.parents)
-                and 'site-packages' not in path.parts
-            ):
+            known = PACKAGE in path.parents or 'site-packages' in path.parts
+            if path.is_file() and not known:
                 found[f'code of {name}'] = _file_hash(path)
     return found
 
@@ -265,7 +275,7 @@ def _stretch_milestones(milestones: Sequence[int], old: int, epochs: int) -> lis
 
 def _weights_hash(checkpoint: str | None) -> str | None:
     """Of a file; a name that the toolbox looks up, torchvision://..., is as good."""
-    if not checkpoint or '://' in checkpoint:
+    if not checkpoint or '://' in checkpoint or SEED in checkpoint:
         return checkpoint
     if not Path(checkpoint).is_file():
         raise SpecError(f'there are no pre-trained weights {checkpoint}')

@@ -17,6 +17,7 @@ from .configs import (
     Folder,
     config_hash,
     data_hash,
+    norm_config,
     open_data,
     preset,
     resolve,
@@ -31,7 +32,8 @@ def make_plan(
 
     ``root`` is the folder of the data, notes are lines for the user. For each of the
     ``runs``, which are some of the comparison's, there is its ``config``, ``config_hash``,
-    and the ``settings`` that a result says of it. What a preflight has found is below
+    and the ``settings`` that a result says of it, with a ``norm_hash`` of what all runs of
+    its norm share. What a preflight has found is below
     ``work_dir``.
 
     Raises:
@@ -53,12 +55,18 @@ def make_plan(
         return config_hash(cfg, folder.root, data_is, comparison.processes)
 
     # Before the preflight, which takes longer: weights that are missing are named here.
-    setting_hash = hash_of(shared_config(comparison, folder))
+    shared = shared_config(comparison, folder)
+    _check_metrics(comparison, shared)
+    setting_hash = hash_of(shared)
+    norms = {run.norm.name: run.norm for run in runs}
+    norm_hashes = {
+        name: hash_of(norm_config(comparison, norm, folder))
+        for name, norm in norms.items()
+    }
     configs = [resolve(comparison, run, folder) for run in runs]
     hashes = [hash_of(cfg) for cfg in configs]
     checked = check_norms(comparison, runs, folder, Path(work_dir) / 'preflight')
     settings = {
-        'comparison': comparison.name,
         'detector': comparison.detector_name(),
         'epochs': comparison.epochs,
         'image_size': comparison.image_size,
@@ -73,6 +81,7 @@ def make_plan(
     for run, cfg, its_hash in zip(runs, configs, hashes, strict=True):
         norm = {
             'norm': run.norm.name,
+            'norm_hash': norm_hashes[run.norm.name],
             'norm_cfg': preset(run.norm.preset),
             'options': {**comparison.options, **run.norm.options},
             'seed': run.seed,
@@ -87,6 +96,19 @@ def make_plan(
         'runs': entries,
         'notes': [found['summary'] for found in checked.values()],
     }
+
+
+def _check_metrics(comparison: Comparison, cfg: Config) -> None:
+    """Raise SpecError for a primary contrast in what the detector is not evaluated by."""
+    metrics = cfg.val_evaluator.get('metric') or []  # a classifier has none
+    kinds = [metrics] if isinstance(metrics, str) else metrics
+    known = [f'{kind}_mAP' for kind in kinds] or ['accuracy_top1']
+    for contrast in comparison.primary:
+        if contrast.metric not in known:
+            raise SpecError(
+                f'a primary contrast is about {contrast.metric}, and '
+                f'{comparison.detector} is evaluated by {", ".join(known)}'
+            )
 
 
 def check_norms(
@@ -105,7 +127,7 @@ def check_norms(
     baseline = next((contrast.baseline for contrast in comparison.primary), 'BN')
     # The first of each norm's.
     first = {run.norm.name: run for run in reversed(runs)}
-    names = [n for n in comparison.norm_names() if n in first and n != baseline]
+    names = [n for n in comparison.planned() if n in first and n != baseline]
     if not names:
         return {}
     # Where the baseline does not run, it is beside them all the same.

@@ -32,6 +32,7 @@ from ...files import write_whole
 from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
 from ...mm.condensation_hook import CondensationHook
+from ...mm.config_nodes import all_nodes, nodes_of
 from ...mm.norm_configs import with_batchnorm_alone
 from ...mm.start_hooks import pretrained_modules
 from ...mm.tools import join_ranks_on_cpu
@@ -78,7 +79,7 @@ def _go_on(run_dir: Path) -> None:
     if found != spec['config_hash']:
         raise RuntimeError(
             f'the config has the hash {found}, planned was {spec["config_hash"]}: '
-            'the data or pre-trained weights have changed since'
+            'the data, pre-trained weights or code of your own have changed since'
         )
     result = train(cfg, run_dir, processes)
     if is_main_process():
@@ -161,24 +162,30 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
     They are those of the detector with BatchNorm, built from the seed: what a detector
     draws for its weights depends on what its norm layers drew before.
 
-    Components that load pre-trained weights themselves are left out. What the config's
-    ``load_from`` has takes the place of what was drawn, in norm layers too.
+    Components that load pre-trained weights themselves are left out, and draw theirs like
+    those that do not. What the config's ``load_from`` has takes the place of what was
+    drawn, in norm layers too.
     """
     init_default_scope(cfg.default_scope)
+    settings = with_batchnorm_alone(cfg.model)
+    loaded = [name for name, *_ in pretrained_modules(MODELS.build(settings))]
+    for node in all_nodes(settings):
+        if nodes_of(node.get('init_cfg'), 'Pretrained'):
+            node.init_cfg = None
     set_random_seed(seed)
-    model = MODELS.build(with_batchnorm_alone(cfg.model))
+    model = MODELS.build(settings)
     model.init_weights()
     modules = model.named_modules()
     own = [f'{n}.' for n, layer in modules if isinstance(layer, _BatchNorm)]
-    own += [f'{name}.' for name, *_ in pretrained_modules(model)]
+    own += [f'{name}.' for name in loaded]
     start = {
         name: value
         for name, value in model.state_dict().items()
         if not name.startswith(tuple(own))
     }
     if cfg.get('load_from'):
-        loaded = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
-        for name, value in loaded.get('state_dict', loaded).items():
+        weights = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
+        for name, value in weights.get('state_dict', weights).items():
             # Heads of other classes do not fit; the toolbox passes over them as well.
             if name not in start or start[name].shape == value.shape:
                 start[name] = value

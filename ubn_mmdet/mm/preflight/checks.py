@@ -23,8 +23,8 @@ from ...layers.checks import check_count
 from ...layers.stages.statistics import CONDENSATION_MOMENTUM
 from ...records import differences
 from ...version import __version__
-from ..config_nodes import type_name
 from ..condensation import StepMeasurement, has_gate
+from ..config_nodes import type_name
 from ..start_hooks import LIMIT, norm_differences, pretrained_modules, pretrained_state
 from .side import Side
 
