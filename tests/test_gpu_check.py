@@ -52,6 +52,17 @@ def test_every_member_is_compared():
     assert names == {member.__name__ for member in gpu_check.FAMILY}
 
 
+@pytest.mark.parametrize('name', ['MABN', 'MBN', 'BatchRenorm', 'PowerNorm'])
+def test_members_are_past_their_start(name):
+    """Where they are BatchNorm, their own statistics would not be checked."""
+    layer, x = gpu_check.members()[name], gpu_check.maps(4, 6, 5, 5)
+    y = layer(x)
+    like = torch.nn.functional.batch_norm(
+        x, None, None, layer.weight, layer.bias, training=True
+    )
+    assert not torch.allclose(y, like, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize('broken', ['apply', 'sums', 'moments', 'gradient'])
 def test_a_wrong_kernel_fails_and_is_named(tmp_path, monkeypatch, broken):
     right = getattr(fused.EAGER, broken)

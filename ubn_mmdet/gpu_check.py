@@ -66,7 +66,7 @@ def members() -> dict[str, nn.Module]:
     options: dict[Any, dict[str, Any]] = {
         MABN: {'warmup_steps': 0, 'renorm_steps': 0, 'memory_size': 2},
         PowerNorm: {'warmup_steps': 0},
-        BatchRenorm: {'plain_steps': 0},
+        BatchRenorm: {'plain_steps': 0, 'r_steps': 0, 'd_steps': 0},
         BGN: {'num_groups': 3},
     }
     made: dict[str, nn.Module] = {
@@ -85,8 +85,13 @@ def moved_from_start(layer: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(7)
     for parameter in layer.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.5)
-    layer.get_buffer('running_mean').uniform_(-1, 1, generator=generator)
-    layer.get_buffer('running_var').uniform_(0.5, 2, generator=generator)
+    for name, buffer in layer.named_buffers():
+        if name in ('running_mean', 'running_gradient'):
+            buffer.uniform_(-1, 1, generator=generator)
+        elif name == 'running_var' or name.endswith('_memory'):
+            buffer.uniform_(0.5, 2, generator=generator)
+        elif name.startswith('batches_'):
+            buffer.fill_(50)  # more than any memory holds
     return layer
 
 

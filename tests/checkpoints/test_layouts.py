@@ -129,6 +129,13 @@ def test_to_batchnorm_refuses_what_depends_on_the_input(depends):
         layouts.to_batchnorm(layer.state_dict(), layer[1].stages)
 
 
+@pytest.mark.parametrize('lacking', ['affine', 'track_running_stats'])
+def test_to_batchnorm_leaves_no_layer_behind(lacking):
+    layers = nn.Sequential(UBN(4), UBN(4, **{lacking: False}))
+    with pytest.raises(ConversionError, match=r'^1\.centering_weight: its layer lacks'):
+        layouts.to_batchnorm(layers.state_dict(), layers[0].stages)
+
+
 def test_there_and_back():
     state = shake(resnet('BN')).state_dict()
     model = resnet('UBN', kernel_size=5)

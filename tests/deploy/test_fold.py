@@ -290,8 +290,10 @@ def test_the_folded_model_is_for_inference_alone():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_half_precision_is_rounded_once():
-    model = nn.Sequential(conv(3, 4, 1), trained(4, **OFF)).float().eval()
+@pytest.mark.parametrize('settings', REST.values(), ids=REST)
+def test_half_precision_is_rounded_once(settings):
+    layer = at_rest(trained(4, **settings))
+    model = nn.Sequential(conv(3, 4, 1), layer).float().eval()
     model[0].to(torch.bfloat16)
     exact = copy.deepcopy(model).double()
     x = images(2, 3, 5, 5)

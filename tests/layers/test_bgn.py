@@ -48,6 +48,13 @@ class TestBGN(NormTester):
             assert layer.eval()(x).isfinite().all()
 
 
+@pytest.mark.parametrize('groups', GROUPS.values(), ids=GROUPS)
+def test_a_part_of_a_map_gives_maps_in_the_usual_order(groups):
+    x = images(2, 2 * C, 4, 4).chunk(2, 1)[0]
+    y = BGN(C, groups).double()(x)
+    assert y.is_contiguous()
+
+
 def test_the_running_statistics_are_those_of_groups():
     shapes = {name: tuple(v.shape) for name, v in BGN(6, 3).state_dict().items()}
     assert shapes == {

@@ -73,7 +73,12 @@ def test_synchronisation_is_that_of_the_layer_before():
 
 @pytest.mark.parametrize(
     'settings',
-    [{'affine': False}, {'track_running_stats': False}, {'bias': False}],
+    [
+        {'affine': False},
+        {'track_running_stats': False},
+        {'affine': False, 'track_running_stats': False},
+        {'bias': False},
+    ],
 )
 def test_batchnorms_of_every_kind(settings):
     if 'bias' in settings:
@@ -133,13 +138,28 @@ class BatchNormTwice(nn.BatchNorm2d):
         return 2 * super().forward(x)
 
 
-def test_a_subclass_is_refused_and_nothing_replaced():
-    model = nn.Sequential(nn.BatchNorm2d(4), BatchNormTwice(4))
-    with pytest.raises(ValueError, match='1 is a BatchNormTwice'):
+class GhostBatchNorm(nn.BatchNorm2d):
+    """A subclass that does something else in training alone."""
+
+    def forward(self, x):
+        parts = x.chunk(2) if self.training else [x]
+        return torch.cat([super(GhostBatchNorm, self).forward(part) for part in parts])
+
+
+@pytest.mark.parametrize('kind', [BatchNormTwice, GhostBatchNorm])
+def test_a_subclass_is_refused_and_nothing_replaced(kind):
+    model = nn.Sequential(nn.BatchNorm2d(4), kind(4))
+    with pytest.raises(ValueError, match=f'1 is a {kind.__name__}'):
         convert_batchnorm(model)
     assert type(model[0]) is nn.BatchNorm2d
-    convert_batchnorm(model, skip=lambda name, layer: isinstance(layer, BatchNormTwice))
+    convert_batchnorm(model, skip=lambda name, layer: isinstance(layer, kind))
     assert isinstance(model[0], UBN)
+
+
+def test_a_layer_without_tensors_goes_where_the_others_are():
+    stateless = nn.BatchNorm2d(4, affine=False, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, dtype=torch.float64), stateless)
+    assert convert_batchnorm(model)[1].centering_weight.dtype == torch.float64
 
 
 def test_an_unknown_norm_is_named():

@@ -274,6 +274,15 @@ def test_the_host_waits_once_for_the_sizes_of_a_batch():
             net(x)
 
 
+def test_a_single_image_passes_a_convolution_as_it_is():
+    conv = nn.Conv2d(2, 3, 3)
+    x = torch.randn(2, 6, 6)
+    want = conv(x)
+    hide_padding(conv)
+    with padded_images([(6, 6), (3, 3)], (6, 6)):
+        assert torch.equal(conv(x), want)
+
+
 def test_it_ends_with_the_announcement():
     layer, again = trained(C), trained(C)
     x = stack(maps(), fill=1.0)

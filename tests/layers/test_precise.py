@@ -120,7 +120,9 @@ def test_the_model_is_called_as_in_training():
     assert seen == [(True, False)] * 3
 
 
-@pytest.mark.parametrize('batches', [[], [torch.zeros(2, 3, 5, 6)]])
+@pytest.mark.parametrize(
+    'batches', [[], [torch.zeros(2, 3, 5, 6)], [BATCHES[0], torch.zeros(2, 3, 5, 6)]]
+)
 def test_after_an_error_the_model_is_as_before(batches):
     layer = trained(UBN).eval()
     before = {name: value.clone() for name, value in layer.state_dict().items()}

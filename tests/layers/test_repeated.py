@@ -10,6 +10,7 @@ from helpers.layers import images, shake
 from torch import nn
 
 from ubn_mmdet import MABN, UBN, BatchRenorm, PowerNorm, padded_images, reference_passes
+from ubn_mmdet.ops.recompute import REMEMBERED, remembered
 
 REENTRANT = pytest.mark.parametrize('reentrant', [True, False])
 # Each with a state that its second call finds changed by the first.
@@ -68,6 +69,36 @@ def test_two_calls_within_one_segment(make, reentrant):
         again, [x], lambda _, x: cp.checkpoint(twice, x, use_reentrant=reentrant)
     )
     assert_same(got, want)
+
+
+@REENTRANT
+@WHICH
+def test_a_checkpoint_within_another(make, reentrant):
+    """The inner one is repeated in both repetitions."""
+    layer = trained(make)
+    again = copy.deepcopy(layer)
+    x = images(3, 2, 4, 4)
+    inner = lambda x: cp.checkpoint(again, x, use_reentrant=reentrant)  # noqa: E731
+    outer = lambda x: inner(x.sin()).sin()  # noqa: E731
+    want = step(layer, [x], lambda layer, x: layer(x.sin()).sin())
+    got = step(again, [x], lambda _, x: cp.checkpoint(outer, x, use_reentrant=False))
+    assert_same(got, want)
+    assert_same(dict(again.named_buffers()), dict(layer.named_buffers()))
+
+
+@WHICH
+def test_a_checkpoint_in_a_compiled_function(make):
+    """As docs/compatibility.md says it works: the checkpoint itself is not compiled."""
+    layer = trained(make)
+    again = copy.deepcopy(layer)
+    apart = torch.compiler.disable(cp.checkpoint)
+    compiled = torch.compile(
+        lambda x: apart(again, x.sin(), use_reentrant=False).sin(), backend='aot_eager'
+    )
+    x = images(3, 2, 4, 4)
+    want = step(layer, [x], lambda layer, x: layer(x.sin()).sin())
+    assert_same(step(again, [x], lambda _, x: compiled(x)), want)
+    assert_same(dict(again.named_buffers()), dict(layer.named_buffers()))
 
 
 @REENTRANT
@@ -152,6 +183,16 @@ def test_announced_images_hold_for_a_repetition_elsewhere():
     backward_in_a_thread(y.pow(3).sum())
     want.pow(3).sum().backward()
     assert_same(ours.grad, theirs.grad)
+
+
+def test_a_setting_that_is_made_anew_is_the_newest():
+    layer, setting = nn.Module(), object()
+    sizes = range(1, 2 * REMEMBERED + 1)
+    for size in (*sizes, 1, *(-s for s in sizes[1:])):
+        remembered(layer, 'name', setting, torch.empty(abs(size), 1 + (size < 0)))
+    kept = layer.__dict__['_remembered_settings']
+    assert len(kept) == 2 * REMEMBERED
+    assert ('name', (1, 1)) in kept and ('name', (2, 1)) not in kept
 
 
 def test_copies_and_pickles_have_no_memory():

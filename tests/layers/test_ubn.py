@@ -53,8 +53,11 @@ def test_the_gate_stays_open_until_the_statistics_have_moved_often_enough():
     assert layer.num_batches_tracked == 25
     layer.condensation_threshold = 0.1
     assert layer.stages.statistics.min_updates == 25
-    layer.condensation_threshold = None
-    assert layer.gate_is_open is None and UBN(2, affine=False).gate_is_open
+    layers = layer, UBN(2, condensation_threshold=None)
+    for each, value in zip(layers, (None, 0.1), strict=True):
+        with pytest.raises(ValueError, match='built with a gate or without'):
+            each.condensation_threshold = value
+    assert layers[1].gate_is_open is None and UBN(2, affine=False).gate_is_open
 
 
 def test_a_sample_of_zeros_is_like_no_other():

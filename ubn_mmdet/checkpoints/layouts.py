@@ -91,7 +91,13 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
     prefixes = norm_prefixes(state)
     if own:  # else its layers have the very keys of a BatchNorm
         prefixes = [p for p in prefixes if any(f'{p}.{key}' in state for key in own)]
-    return _convert(state, prefixes, (*BATCHNORM, *own), convert)
+    converted = _convert(state, prefixes, (*BATCHNORM, *own), convert)
+    if left := [key for key in converted if key.rpartition('.')[2] in own]:
+        raise ConversionError(
+            f'{left[0]}: its layer lacks {" or ".join(BATCHNORM[:-1])}, so it is no '
+            'BatchNorm'
+        )
+    return converted
 
 
 def torchvision_to_backbone(state: StateDict) -> tuple[StateDict, list[str]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..layers.convert import replace_submodule
 
@@ -52,7 +52,10 @@ def restructure(model: nn.Module, folds: Iterable[Fold]) -> list[nn.Module]:
         norm = modules[fold.norm]
         for name in fold.convolutions:
             _add_bias(modules[name])
-        replacement = _replacement(norm, bool(fold.convolutions), fold.kernel_size)
+        # In mixed precision the convolution says what its output is.
+        before = [modules[name].get_parameter('weight') for name in fold.convolutions]
+        like = before[0] if before else norm.get_buffer('running_var')
+        replacement = _replacement(norm, like, bool(before), fold.kernel_size)
         for name, module in modules.items():
             if module is norm:
                 replace_submodule(model, name, replacement)
@@ -66,9 +69,10 @@ def _add_bias(convolution: nn.Module) -> None:
         convolution.bias = nn.Parameter(weight.new_zeros(len(weight)))
 
 
-def _replacement(norm: nn.Module, is_folded: bool, kernel_size: int) -> nn.Module:
-    like = norm.get_buffer('running_var')
-    channels = len(like)
+def _replacement(
+    norm: nn.Module, like: Tensor, is_folded: bool, kernel_size: int
+) -> nn.Module:
+    channels = len(norm.get_buffer('running_var'))
     parts: list[nn.Module] = []
     if not is_folded:
         parts.append(nn.BatchNorm2d(channels))

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.padding import ValidPart
 from ..ops.statistics import batch_statistics
-from ..ops.tensors import is_empty
+from ..ops.tensors import is_empty, memory_format
 from .checks import check_count
 from .pipeline import PipelineNorm, Stages
 from .stages.affine import ChannelAffine
@@ -81,9 +81,7 @@ class BGN(PipelineNorm, _BatchNorm):
         length = 0 if is_empty(x) else -1
         rows = x.reshape(x.shape[0], self._pieces, length, 1)
         y = super()._normalize(rows, None).view(x.shape)
-        if x.is_contiguous():
-            return y
-        return y.contiguous(memory_format=torch.channels_last)
+        return y.contiguous(memory_format=memory_format(x))
 
 
 # Both stages see the features in pieces, as if these were channels: ``P`` equal parts in

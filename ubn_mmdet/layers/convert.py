@@ -26,7 +26,9 @@ def convert_batchnorm(
     """Replace every BatchNorm2d and SyncBatchNorm of a model, in place.
 
     So it does with subclasses that apply their own children to the result, as timm's
-    ``BatchNormAct2d`` does with its activation: the new layer has the same children.
+    ``BatchNormAct2d`` does with its activation: the new layer has the same children. A
+    subclass of BatchNorm2d that synchronises by itself looks like BatchNorm2d on one
+    process, and is replaced by a layer that does not: leave it out, or set ``sync=True``.
 
     A converted model computes what it computed before: each new layer takes over the very
     parameters and buffers, ``eps``, ``momentum`` and the training flag, and its stages do
@@ -70,7 +72,8 @@ def convert_batchnorm(
                 f'{name or "the module"} is a {type(layer).__name__}, which is not a '
                 'BatchNorm followed by its own children; leave it out with skip='
             )
-    converted = {id(layer): _convert(layer, kind, settings) for _, layer in found}
+    like = next(module.parameters(), None)  # for layers without any tensor
+    converted = {id(layer): _convert(layer, kind, settings, like) for _, layer in found}
     for name, layer in found:
         if not name:
             return converted[id(layer)]
@@ -101,29 +104,39 @@ def _is_batchnorm_and_children(layer: Any) -> bool:
         return False
     layer = copy.deepcopy(layer).cpu().double().eval()
     generator = torch.Generator().manual_seed(0)
-    shape = 2, layer.num_features, 3, 3
+    shape = 4, layer.num_features, 3, 3
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    y = F.batch_norm(
-        x,
-        layer.running_mean,
-        layer.running_var,
-        layer.weight,
-        layer.bias,
-        training=layer.running_mean is None,
-        eps=layer.eps,
-    )
-    try:
-        for child in layer.children():
-            y = child(y)
-        return torch.allclose(layer(x), y)
-    except Exception:  # whatever a child makes of the wrong input
-        return False
+    # In training, those that synchronise want their GPUs.
+    modes = [False] if isinstance(layer, nn.SyncBatchNorm) else [False, True]
+    for layer.training in modes:
+        statistics = [copy.deepcopy(t) for t in (layer.running_mean, layer.running_var)]
+        y = F.batch_norm(
+            x,
+            *statistics,
+            layer.weight,
+            layer.bias,
+            training=layer.training or layer.running_mean is None,
+            eps=layer.eps,
+        )
+        try:
+            for child in layer.children():
+                y = child(y)
+            if not torch.allclose(layer(x), y):
+                return False
+        except Exception:  # whatever a child makes of the wrong input
+            return False
+    return True
 
 
 def _convert(
-    layer: Any, kind: type[PipelineNorm], settings: dict[str, Any]
+    layer: Any,
+    kind: type[PipelineNorm],
+    settings: dict[str, Any],
+    default: torch.Tensor | None,
 ) -> PipelineNorm:
-    like = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
+    """The new layer, on the device of the old one's tensors or of ``default``."""
+    own_tensors = layer.weight, layer.running_mean, default
+    like = next((tensor for tensor in own_tensors if tensor is not None), None)
     factory = {} if like is None else {'device': like.device, 'dtype': like.dtype}
     new = kind(
         layer.num_features,
@@ -145,7 +158,8 @@ def _convert(
     if layer.weight is not None and layer.bias is None:  # BatchNorm(bias=False)
         state['bias'] = torch.zeros_like(layer.weight)
         new.bias.requires_grad_(False)
-    new.load_state_dict(state)
+    if state:
+        new.load_state_dict(state)
     for name, tensor in own.items():
         setattr(new, name, tensor)
     new.train(layer.training)

@@ -40,7 +40,8 @@ class MBN(PipelineNorm, _BatchNorm):
     A batch's statistics are of the weights that it has met. So after each update it goes
     forward a second time, and what is memorized of it is replaced: within
     :func:`second_forward`, or by ``DoubleForwardHook`` in the toolbox. Training without
-    that is warned of.
+    that is warned of (but not within reentrant activation checkpointing, whose first
+    forward knows of no gradient).
 
     Args:
         num_features: Channels ``C`` of the input ``(N, C, H, W)``.

@@ -24,5 +24,7 @@ def hide_padding(model: nn.Module) -> None:
 
 def _zero_padding(module: nn.Module, args: tuple) -> tuple | None:
     x, *rest = args
+    if x.dim() != 4:  # a single image is not padded
+        return None
     valid = valid_part(module, x)
     return None if valid is None else (valid.fill(x), *rest)

@@ -26,7 +26,8 @@ def precise_statistics(
     move the moving averages do not count; if none does, they stay as they are.
 
     Nothing else changes: modes, ``momentum``, ``num_batches_tracked`` and what the layers
-    remember beside are in the end what they were.
+    remember beside are in the end what they were. If a batch raises an error, so are the
+    moving averages.
 
     Args:
         model: Norm layers that ``model.train()`` leaves in evaluation, as ``norm_eval``
@@ -42,6 +43,7 @@ def precise_statistics(
     with kept_modes(model):
         norms = moving_norms(model.train()).values()
         memory = {norm: _memory(norm) for norm in norms}
+        averaged: tuple[str, ...] = ()
         try:
             for norm in norms:
                 norm.momentum = None
@@ -55,12 +57,14 @@ def precise_statistics(
                 count += 1
             if not count:
                 raise ValueError('there is no batch to take statistics of')
+            averaged = RUNNING
         finally:
             for norm, (settings, buffers) in memory.items():
                 for name, setting in settings.items():
                     setattr(norm, name, setting)
                 for name, value in buffers.items():
-                    norm.get_buffer(name).copy_(value)
+                    if name not in averaged:
+                        norm.get_buffer(name).copy_(value)
 
 
 def moving_norms(model: nn.Module) -> dict[str, Any]:
@@ -95,10 +99,10 @@ def kept_modes(model: nn.Module) -> Iterator[None]:
 
 
 def _memory(norm: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What is to be put back: settings, and all buffers but the running statistics."""
+    """What is to be put back: settings and buffers."""
     names = 'momentum', 'condensation_min_updates'
     buffers = norm.named_buffers(recurse=False)
     return (
         {name: getattr(norm, name) for name in names if hasattr(norm, name)},
-        {k: v.clone() for k, v in buffers if k not in RUNNING},
+        {k: v.clone() for k, v in buffers},
     )

@@ -39,7 +39,13 @@ def _of_gate(name: str) -> Any:
         return getattr(layer.stages.statistics, name)
 
     def change(layer: 'UBN', value: Any) -> None:
-        gate = replace(layer.stages.statistics, **{name: value})
+        before = layer.stages.statistics
+        gate = replace(before, **{name: value})
+        if (gate.threshold is None) != (before.threshold is None):
+            raise ValueError(
+                f'condensation_threshold was {before.threshold} and cannot become '
+                f'{gate.threshold}: a layer is built with a gate or without one'
+            )
         layer.stages = replace(layer.stages, statistics=gate)
         layer._calls = Calls()  # a call without a gate left no state of one
 

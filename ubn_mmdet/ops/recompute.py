@@ -18,6 +18,9 @@ from torch.utils._python_dispatch import (
 )
 
 REMEMBERED = 8  # calls of one layer between a forward and its backward
+# Repeated on other kernels, a batch's statistics differ by rounding; another batch's by
+# more. In standard deviations.
+_SAME = 1e-3
 
 T = TypeVar('T')
 
@@ -82,11 +85,10 @@ def remembered(layer: nn.Module, name: str, value: T | None, x: Tensor) -> T | N
     key = name, tuple(x.shape)
     if is_in_backward():
         return kept.get(key) if value is None else value
-    if value is None:
-        kept.pop(key, None)
-    elif kept.get(key) is not value:
-        kept[key] = value
-        if len(kept) > REMEMBERED:
+    kept.pop(key, None)
+    if value is not None:
+        kept[key] = value  # as the newest
+        if len(kept) > 2 * REMEMBERED:  # a call may have two settings
             del kept[next(iter(kept))]
     return value
 
@@ -119,13 +121,15 @@ class Calls:
 
         Returns:
             Whether there is one, ``()`` bool, and its state (any one's, if not); None if
-            no call could be compared. Of equal calls, each is found once in a backward,
-            the last one first.
+            no call could be compared. Equal calls are found in turn, the last one first;
+            one that has been found is found again only where there is no other, as a
+            checkpoint within another repeats it twice.
         """
+        kind = mean.shape, mean.device, mean.dtype
         calls = [
             call
             for call in reversed(self._calls)
-            if call[0].shape == mean.shape and call[0].device == mean.device
+            if (call[0].shape, call[0].device, call[0].dtype) == kind
         ]
         if not calls:
             return None
@@ -135,15 +139,14 @@ class Calls:
         growth = ((torch.stack(variances) - var) * scale.square()).abs().amax(dim=1)
         distance = torch.maximum(shift, growth)
         taken = self._taken(distance)
-        distance = torch.where(distance.isnan() | taken, torch.inf, distance)
-        best = distance.argmin().view(1)
+        distance = torch.where(distance.isnan(), torch.inf, distance)
+        best = distance.where(~taken | (distance >= _SAME), _SAME).argmin().view(1)
         taken.index_fill_(0, best, True)
         state = tuple(
             torch.stack(values).index_select(0, best).squeeze(0)
             for values in zip(*states, strict=True)
         )
-        # Repeated on other kernels, a batch differs by rounding; another one by more.
-        return (distance.index_select(0, best) < 1e-3).squeeze(0), state
+        return (distance.index_select(0, best) < _SAME).squeeze(0), state
 
     def _taken(self, distance: Tensor) -> Tensor:
         """``(calls,)`` bool, those that have been found already in this backward."""
