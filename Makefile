@@ -41,7 +41,7 @@ help:
 	@echo '              ARGS=<options> of tools/demo.py'
 	@echo 'make test     run the quick tests; ARGS=<options> of pytest'
 	@echo 'make test-slow   run the others: trainings, exports, several processes'
-	@echo '              All tests in environments of their own, beside $(VENV):'
+	@echo '              Tests in environments of their own, beside $(VENV):'
 	@echo '  make test-openmmlab   with the last releases of mmengine, mmcv and mmdet'
 	@echo '  make test-torch       what needs only PyTorch, without a toolbox'
 	@echo '  make test-oldest      that, with the oldest PyTorch ($(OLDEST_TORCH)) on the'
