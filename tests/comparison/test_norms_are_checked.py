@@ -24,7 +24,7 @@ OF_DETECTORS = sorted(
 def check(tmp_path):
     def check(comparison=None, **changes):
         register_all_modules()
-        folder = open_data(Comparison.read(FIELDS), few_shapes(tmp_path / 'shapes'), '')
+        folder = open_data(few_shapes(tmp_path / 'shapes'))
         comparison = comparison or Comparison.read(FIELDS | changes)
         return check_norms(
             comparison, comparison.all_runs, folder, tmp_path / 'preflight'

@@ -75,7 +75,7 @@ def test_identity_is_what_decides_about_a_result(shapes, tmp_path):
         {'batch_size': 3},
         {'processes': 2},
         {'workers': 2},
-        {'train_images': 4},
+        {'options': {'train_dataloader.dataset.indices': 4}},
         {'options': {'optim_wrapper.optimizer.lr': 0.1}},
     ):
         assert not set(hashes(plan(**changes))) & set(first), changes
@@ -108,7 +108,7 @@ def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
     with pytest.raises(SpecError, match='no pre-trained weights work_dirs'):
         plan_of(Comparison.read(FIELDS | protocol), shapes, tmp_path)
     comparison = Comparison.read(FIELDS | protocol)
-    shared = shared_config(comparison, open_data(comparison, shapes, None))
+    shared = shared_config(comparison, open_data(shapes))
     assert shared.model.backbone.init_cfg.checkpoint is None
 
 

@@ -31,7 +31,7 @@ def few_shapes(folder: Path) -> Path:
 def configs(comparison: Comparison, data: str | os.PathLike) -> dict[str, Config]:
     """The config of each norm; of the last seed if there are several."""
     register_all_modules()
-    folder = open_data(comparison, data, '')
+    folder = open_data(data)
     return {
         run.norm.name: resolve(comparison, run, folder) for run in comparison.runs()
     }

@@ -104,8 +104,6 @@ class Comparison:
         workers: Processes that load data for each of these; 0 loads in the process itself.
             Augmentation depends on their number.
         options: What to override in the config, ``{'dotted.key': value}``.
-        classes: Keep the most frequent of the training images only; None for all.
-        train_images: Train on this many images, drawn once; None for all.
 
     Raises:
         SpecError: For impossible values.
@@ -122,8 +120,6 @@ class Comparison:
     processes: int = 1
     workers: int = 0
     options: dict = field(default_factory=dict)
-    classes: int | None = None
-    train_images: int | None = None
 
     @classmethod
     def read(cls, value: Mapping) -> 'Comparison':
@@ -180,9 +176,6 @@ class Comparison:
             _check_count('image_size', side)
         for name in 'epochs', 'batch_size', 'processes':
             _check_count(name, getattr(self, name))
-        for name in 'classes', 'train_images':
-            if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name))
         _check_count('workers', self.workers, least=0)
         self._check_runs()
 

@@ -10,16 +10,12 @@ Annotations may be boxes alone, with ``segmentation`` empty or absent.
 
 import json
 import os
-import random
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 from PIL import ExifTags, Image
-
-from ..files import write_whole
 
 SPLITS = ('train', 'val')
 # What a file cannot be read without.
@@ -47,14 +43,12 @@ class CocoFolder:
         classes: Category names in the order of the files, which is how the toolbox
             numbers its labels.
         num_images: Images of each split.
-        num_instances: Annotations of each split.
         has_masks: Whether every annotation has a ``segmentation``.
     """
 
     root: Path
     classes: tuple[str, ...]
     num_images: dict[str, int]
-    num_instances: dict[str, int]
     has_masks: bool = True
 
     @classmethod
@@ -82,14 +76,14 @@ class CocoFolder:
             raise CocoFolderError(
                 '\n  '.join([f'{root} cannot be trained on:', *lines])
             )
-        annotations = {s: content['annotations'] for s, content in contents.items()}
         return cls(
             root=root,
             classes=tuple(c['name'] for c in contents['train']['categories']),
             num_images={s: len(contents[s]['images']) for s in SPLITS},
-            num_instances={s: len(annotations[s]) for s in SPLITS},
             has_masks=all(
-                a.get('segmentation') for s in SPLITS for a in annotations[s]
+                a.get('segmentation')
+                for s in SPLITS
+                for a in contents[s]['annotations']
             ),
         )
 
@@ -97,60 +91,6 @@ class CocoFolder:
 def annotation_file(split: str) -> str:
     """The name of a split's annotations inside the folder."""
     return f'instances_{split}.json'
-
-
-def make_subset(
-    source: CocoFolder,
-    folder: str | os.PathLike,
-    classes: int | None = None,
-    train_images: int | None = None,
-) -> Path:
-    """Write the annotations of a part of ``source``; its images are linked, not copied.
-
-    The same arguments give the same annotations, byte for byte, on every machine.
-
-    Args:
-        source: What to take a part of.
-        folder: Where to.
-        classes: Keep the classes with the most training annotations, crowds not counted;
-            images of either split without any of them go. None keeps all.
-        train_images: Keep this many training images, drawn at random; None keeps all.
-
-    Returns:
-        ``folder``, a COCO-format folder.
-
-    Raises:
-        ValueError: If there are fewer classes or images than asked for.
-    """
-    folder = Path(folder)
-    contents = {
-        split: json.loads((source.root / annotation_file(split)).read_bytes())
-        for split in SPLITS
-    }
-    if classes is not None:
-        kept = _most_frequent(contents['train'], classes)
-        for content in contents.values():
-            _keep(content, 'categories', 'category_id', kept)
-            seen = {a['image_id'] for a in content['annotations']}
-            _keep(content, 'images', 'image_id', seen)
-    if train_images is not None:
-        images = sorted(contents['train']['images'], key=lambda image: image['id'])
-        if train_images > len(images):
-            raise ValueError(
-                f'cannot keep {train_images} training images: there are {len(images)}'
-            )
-        drawn = random.Random(0).sample(images, train_images)
-        contents['train']['images'] = images
-        _keep(contents['train'], 'images', 'image_id', {i['id'] for i in drawn})
-    for split, content in contents.items():
-        text = json.dumps(content, sort_keys=True)
-        write_whole(folder / annotation_file(split), text.encode())
-        link, target = folder / split, (source.root / split).resolve()
-        if link.is_symlink() and link.resolve() != target:
-            link.unlink()  # the source has been moved, or is another one of its name
-        if not link.exists():
-            link.symlink_to(target, target_is_directory=True)
-    return folder
 
 
 def _read(root: Path, split: str) -> tuple[dict, list[str]]:
@@ -256,19 +196,3 @@ def _annotation_problem(annotation: dict, image: dict) -> str | None:
     elif any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask):
         return 'a polygon needs at least 3 points x, y'
     return None
-
-
-def _most_frequent(content: dict, number: int) -> set[int]:
-    counts = Counter(
-        a['category_id'] for a in content['annotations'] if not a['iscrowd']
-    )
-    if number > len(counts):
-        raise ValueError(f'cannot keep {number} classes: there are {len(counts)}')
-    ranked = sorted(counts, key=lambda category: (-counts[category], category))
-    return set(ranked[:number])
-
-
-def _keep(content: dict, what: str, key: str, ids: set[int]) -> None:
-    """Keep the images or categories of these ``ids``, and their annotations."""
-    content[what] = [one for one in content[what] if one['id'] in ids]
-    content['annotations'] = [a for a in content['annotations'] if a[key] in ids]

@@ -109,10 +109,11 @@ def _is_batchnorm_and_children(layer: Any) -> bool:
     # In training, those that synchronise want their GPUs.
     modes = [False] if isinstance(layer, nn.SyncBatchNorm) else [False, True]
     for layer.training in modes:
-        statistics = [copy.deepcopy(t) for t in (layer.running_mean, layer.running_var)]
+        mean, var = (copy.deepcopy(t) for t in (layer.running_mean, layer.running_var))
         y = F.batch_norm(
             x,
-            *statistics,
+            mean,
+            var,
             layer.weight,
             layer.bias,
             training=layer.training or layer.running_mean is None,

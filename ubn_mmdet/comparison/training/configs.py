@@ -14,7 +14,7 @@ from typing import TypeAlias
 from mmengine.config import Config, ConfigDict
 from mmengine.utils import import_modules_from_strings
 
-from ...data.coco_folder import SPLITS, CocoFolder, annotation_file, make_subset
+from ...data.coco_folder import SPLITS, CocoFolder, annotation_file
 from ...data.image_folder import CLASSES, ImageFolder, list_file
 from ...mm.config_nodes import all_nodes, nodes_of
 from ...mm.datasets import SPLIT_OF_LOADER, use_coco_folder, use_image_folder
@@ -34,23 +34,11 @@ _HEAD_BYTES = 4096
 Folder: TypeAlias = CocoFolder | ImageFolder
 
 
-def open_data(
-    comparison: Comparison, source: str | os.PathLike, work_dir: str | os.PathLike
-) -> Folder:
-    """The checked data of a comparison: a folder, or a part of it made in ``work_dir``."""
+def open_data(source: str | os.PathLike) -> Folder:
+    """The checked folder of a comparison: of images to classify, or in COCO's format."""
     source = Path(source).resolve()
-    parts = {'classes': comparison.classes, 'train_images': comparison.train_images}
-    is_part = any(value is not None for value in parts.values())
-    if (source / CLASSES).exists():
-        if is_part:
-            raise SpecError(f'{source} is to be classified: it is used as a whole')
-        return ImageFolder.open(source)
-    folder = CocoFolder.open(source)
-    if not is_part:
-        return folder
-    words = [f'{v}{k.replace("_", "-")}' for k, v in parts.items() if v is not None]
-    target = Path(work_dir).resolve() / 'data' / '-'.join([folder.root.name, *words])
-    return CocoFolder.open(make_subset(folder, target, **parts))
+    kind = ImageFolder if (source / CLASSES).exists() else CocoFolder
+    return kind.open(source)
 
 
 def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:

@@ -48,7 +48,7 @@ def make_plan(
     # Runs print their configs by yapf, whose first use on a machine writes a cache, in
     # place: of two runs at once, one would read half of it.
     _ = Config().pretty_text
-    folder = open_data(comparison, data, work_dir)
+    folder = open_data(data)
     data_is = data_hash(folder.root)
 
     def hash_of(cfg: Config) -> str:
