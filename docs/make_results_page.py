@@ -63,7 +63,10 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
 
     numbers = numbers_of_all(named, BASELINE, images)
     drawn = draw_all(named, numbers, BASELINE)
-    most = max(named, key=lambda title: len(named[title].runs), default='')
+    # The first of those with the most runs: diverged ones count.
+    most = max(
+        named, key=lambda t: len(named[t].runs) + len(named[t].broken), default=''
+    )
     own = {f'{slug(most)}-{name}': caption for name, caption in CAPTIONS.items()}
     shown = {'contrasts': FORESTS['contrasts'], **own}
     captions = {name: caption for name, caption in shown.items() if name in drawn}
