@@ -10,6 +10,7 @@ reads ``x`` once more.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,13 +20,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.padding import PaddedPasses, ValidPart, valid_part
 from ..ops.passes import Coefficients, Passes, passes_for
-from ..ops.recompute import Calls, is_in_backward, not_recomputed, unwatched
-from ..ops.statistics import batch_statistics, merge_statistics, sync_group
+from ..ops.recompute import Calls
+from ..ops.statistics import sync_group
 from ..ops.tensors import compute_dtype, full_precision, is_empty
 from .checks import check_count, check_dtype, check_flag, check_number
 from .stages.affine import Centering, ChannelAffine, L2Equalizing, NormalizedScaling
 from .stages.stage import Entry, Stage
-from .stages.statistics import Batch, BatchStatistics, State, Summary
+from .stages.statistics import BatchStatistics, whole_batch
 
 BATCHNORM = 'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'
 
@@ -273,8 +274,11 @@ class PipelineNorm(Base):
             centred = stages.centering(self, centred)
         if of_batch:
             assert centred is not None and var is not None
-            batch = self._batch(passes, centred, var, summary, group)
-            state = self._state(batch) if self._tracks else None
+            batch = whole_batch(passes, centred, var, summary, group)
+            state = None
+            if self._tracks:
+                advance = partial(stages.statistics.advance, self)
+                state = self._calls.once(advance, batch, self.eps)
             mu, inv_std = stages.statistics.normalizer(self, batch, state)
         else:
             mu, inv_std = stages.statistics.running(self, compute_dtype(passes.x))
@@ -305,61 +309,6 @@ class PipelineNorm(Base):
                 f'expected more than 1 value per {unit} when training, '
                 f'got input size {tuple(passes.x.shape)}'
             )
-
-    def _batch(
-        self,
-        passes: Passes,
-        mean: Tensor,
-        var: Tensor,
-        summary: Summary | None,
-        group: ProcessGroup | None,
-    ) -> Batch:
-        """The statistics of the whole batch, merged over ``group``.
-
-        ``mean`` and ``var`` are those of each centred map on this rank, ``(N, C)``.
-        """
-        count, positions = passes.count, passes.positions
-        shares = None if positions is None else positions / count
-        mean, var = batch_statistics(mean, var, shares)
-        if group is None:
-            return Batch(mean, var, count, summary)
-        packed = mean.new_empty(0)
-        if summary is not None:
-            values, number = summary
-            packed = torch.cat([values, values.new_full((1,), int(number))])
-        mean, var, total, packed = merge_statistics(mean, var, count, packed, group)
-        if summary is not None:
-            summary = packed[:-1], packed[-1]
-        return Batch(mean, var, total, summary, total > 0, group)
-
-    @torch.no_grad()
-    def _state(self, batch: Batch) -> State:
-        """Update the buffers with a batch, but not for a repeated forward.
-
-        Returns the state that the batch is normalised with.
-        """
-        # Detached also from forward-mode derivatives, which are not for buffers.
-        batch = batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
-        advance, found = self.stages.statistics.advance, None
-        with unwatched():
-            if torch.compiler.is_compiling():
-                return tuple(map(not_recomputed, advance(self, batch)))
-            if torch._C._are_functorch_transforms_active():
-                return advance(self, batch)
-            if is_in_backward():
-                found = self._calls.find(batch.mean, batch.var, self.eps)
-            if found is None:
-                state = advance(self, batch)
-                if not is_in_backward():
-                    self._calls.add(batch.mean, batch.var, state)
-                return state
-            repeated, past = found
-            is_new = (
-                ~repeated if batch.is_counted is None else batch.is_counted & ~repeated
-            )
-            present = advance(self, batch._replace(is_counted=is_new))
-            pairs = zip(past, present, strict=True)
-            return tuple(torch.where(repeated, *pair) for pair in pairs)
 
     def _check_input(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):

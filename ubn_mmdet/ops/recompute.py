@@ -6,8 +6,9 @@ and the state that they were normalised with (:class:`Calls`).
 """
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -107,14 +108,44 @@ class Calls:
     def __reduce__(self) -> tuple:
         return Calls, ()
 
-    def add(self, mean: Tensor, var: Tensor, state: tuple[Tensor, ...]) -> None:
-        """Remember a call by its batch's mean and biased variance, ``(C,)``.
+    @torch.no_grad()
+    def once(
+        self, advance: Callable[[Any], tuple[Tensor, ...]], batch: Any, eps: float
+    ) -> tuple[Tensor, ...]:
+        """Move a layer's state with a batch, but not for a repeated forward.
 
-        ``state`` is what it was normalised with beside these. No tensor has a graph.
+        Args:
+            advance: Moves the state, and returns what of it the batch is normalised with.
+            batch: A named tuple with ``mean`` and biased ``var``, ``(C,)``, and
+                ``is_counted``, whether it moves the state, ``()`` bool or None for yes.
+            eps: Of the layer.
+
+        Returns:
+            What ``advance`` returns, or returned when the forward ran first.
         """
-        self._calls.append((mean, var, state))
+        # Detached also from forward-mode derivatives, which are not for buffers.
+        batch = batch._replace(mean=batch.mean.detach(), var=batch.var.detach())
+        with unwatched():
+            if torch.compiler.is_compiling():
+                return tuple(map(not_recomputed, advance(batch)))
+            if torch._C._are_functorch_transforms_active():
+                return advance(batch)
+            if not is_in_backward():
+                state = advance(batch)
+                self._calls.append((batch.mean, batch.var, state))
+                return state
+            found = self._find(batch.mean, batch.var, eps)
+            if found is None:
+                return advance(batch)
+            repeated, past = found
+            is_new = ~repeated
+            if batch.is_counted is not None:
+                is_new = batch.is_counted & is_new
+            present = advance(batch._replace(is_counted=is_new))
+            pairs = zip(past, present, strict=True)
+            return tuple(torch.where(repeated, *pair) for pair in pairs)
 
-    def find(
+    def _find(
         self, mean: Tensor, var: Tensor, eps: float
     ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """The remembered call that had a batch of these statistics.

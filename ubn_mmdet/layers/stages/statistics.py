@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ...ops.statistics import CONDENSATIONS, SUMMARIES
+from ...ops.statistics import (
+    CONDENSATIONS,
+    SUMMARIES,
+    batch_statistics,
+    merge_statistics,
+)
+from ...ops.tensors import WholeMaps
 from ..checks import check_choice, check_count, check_number
 from .stage import Entry, Layer, Stage
 
@@ -43,6 +49,33 @@ class Batch(NamedTuple):
     summary: Summary | None
     is_counted: Tensor | None = None
     group: ProcessGroup | None = None
+
+
+def whole_batch(
+    passes: WholeMaps,
+    mean: Tensor,
+    var: Tensor,
+    summary: Summary | None,
+    group: ProcessGroup | None,
+) -> Batch:
+    """The statistics of a batch, merged over the ranks of ``group``.
+
+    ``mean`` and ``var`` are those of each centred map of the input on this rank,
+    ``(N, C)``; ``passes`` holds that input.
+    """
+    count, positions = passes.count, passes.positions
+    shares = None if positions is None else positions / count
+    mean, var = batch_statistics(mean, var, shares)
+    if group is None:
+        return Batch(mean, var, count, summary)
+    packed = mean.new_empty(0)
+    if summary is not None:
+        values, number = summary
+        packed = torch.cat([values, values.new_full((1,), int(number))])
+    mean, var, total, packed = merge_statistics(mean, var, count, packed, group)
+    if summary is not None:
+        summary = packed[:-1], packed[-1]
+    return Batch(mean, var, total, summary, total > 0, group)
 
 
 class BatchStatistics(Stage):
