@@ -168,6 +168,12 @@ def test_what_does_not_fit_is_named(shapes, changes, message):
         configs(Comparison.read(FIELDS | changes), shapes)
 
 
+def test_a_part_of_the_images_is_counted(shapes, tmp_path):
+    options = {'train_dataloader.dataset.indices': 4}
+    plan = plan_of(Comparison.read(FIELDS | {'options': options}), shapes, tmp_path)
+    assert plan['runs'][0]['settings']['train_images'] == 4
+
+
 def test_a_detector_is_evaluated_by_what_is_to_be_decided(shapes, tmp_path):
     boxes = {'detector': 'demo/faster-rcnn_r18-scratch_fpn_bn_6e_shapes.py'}
     boxes['primary'] = [{'norm': 'UBN', 'metric': 'segm_mAP'}]

@@ -142,7 +142,7 @@ class GhostBatchNorm(nn.BatchNorm2d):
     """A subclass that does something else in training alone."""
 
     def forward(self, x):
-        parts = x.chunk(2) if self.training else [x]
+        parts = x.split(16) if self.training else [x]
         return torch.cat([super(GhostBatchNorm, self).forward(part) for part in parts])
 
 

@@ -50,9 +50,14 @@ class Towers(TrainsOnNoise):
 
 
 class InParts(Towers):
-    """Sees its batch in two parts, as a semi-supervised detector does."""
+    """Sees its batch in two parts, as a semi-supervised detector does, with a teacher."""
+
+    def __init__(self, norm_cfg):
+        super().__init__(norm_cfg)
+        self.teacher = Towers(norm_cfg)
 
     def forward(self, x):
+        self.teacher.eval()(x)
         return sum(self.shared(self.backbone(part)).sum() for part in x.split(1))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,8 +28,8 @@ def convert_batchnorm(
 
     So it does with subclasses that apply their own children to the result, as timm's
     ``BatchNormAct2d`` does with its activation: the new layer has the same children. A
-    subclass of BatchNorm2d that synchronises by itself looks like BatchNorm2d on one
-    process, and is replaced by a layer that does not: leave it out, or set ``sync=True``.
+    subclass of BatchNorm2d that synchronises by itself looks like BatchNorm2d, and is
+    replaced by a layer that does not: leave it out, or set ``sync=True``.
 
     A converted model computes what it computed before: each new layer takes over the very
     parameters and buffers, ``eps``, ``momentum`` and the training flag, and its stages do
@@ -104,10 +105,13 @@ def _is_batchnorm_and_children(layer: Any) -> bool:
         return False
     layer = copy.deepcopy(layer).cpu().double().eval()
     generator = torch.Generator().manual_seed(0)
-    shape = 4, layer.num_features, 3, 3
+    shape = 256, layer.num_features, 2, 2  # more samples than any part of a batch has
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    # In training, those that synchronise want their GPUs.
-    modes = [False] if isinstance(layer, nn.SyncBatchNorm) else [False, True]
+    # In training, those that synchronise want their GPUs, or other ranks.
+    has_ranks = dist.is_available() and dist.is_initialized()
+    modes = [False]
+    if not has_ranks and not isinstance(layer, nn.SyncBatchNorm):
+        modes.append(True)
     for layer.training in modes:
         mean, var = (copy.deepcopy(t) for t in (layer.running_mean, layer.running_var))
         y = F.batch_norm(

@@ -41,7 +41,7 @@ class MBN(PipelineNorm, _BatchNorm):
     forward a second time, and what is memorized of it is replaced: within
     :func:`second_forward`, or by ``DoubleForwardHook`` in the toolbox. Training without
     that is warned of (but not within reentrant activation checkpointing, whose first
-    forward knows of no gradient).
+    forward runs without gradients).
 
     Args:
         num_features: Channels ``C`` of the input ``(N, C, H, W)``.

@@ -109,7 +109,11 @@ class CondensationHook(Hook):
             self._last_step = self._loaded['step']
             self._last = self._loaded['layers'].cpu()
         if not self._file.resume(runner.iter):
-            print_log(f'{FILE} starts at step {runner.iter}', logger='current')
+            print_log(
+                f'{FILE} starts at step {runner.iter}; a record of other layers or '
+                f'thresholds is kept as {set_aside(Path(FILE), runner.iter)}',
+                logger='current',
+            )
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Listen to the layers, if this step is to be recorded."""
@@ -233,6 +237,11 @@ def scalars(layers: Sequence[str], row: Mapping[str, Sequence]) -> dict[str, flo
     return {tag: value for tag, value in tags.items() if math.isfinite(value)}
 
 
+def set_aside(path: Path, step: int) -> Path:
+    """Where the record of the steps before ``step`` stays if another one begins."""
+    return path.with_suffix(f'.before-{step}.json')
+
+
 class CondensationFile:
     """The record of a run, one JSON file: rows by step, a column a layer.
 
@@ -254,8 +263,8 @@ class CondensationFile:
         """
         try:
             known = json.loads(self.path.read_text())
-            if any(known[key] != value for key, value in self._head.items()):
-                os.replace(self.path, self.path.with_suffix(f'.before-{step}.json'))
+            if any(known.get(key) != value for key, value in self._head.items()):
+                os.replace(self.path, set_aside(self.path, step))
                 return False
             self._written = sum(s <= step for s in known['steps'])
             self._rows = {name: known[name][: self._written] for name in QUANTITIES}

@@ -36,5 +36,5 @@ def type_name(node: Mapping[str, Any]) -> str:
 
 
 def nodes_of(tree: object, *types: str) -> list[ConfigDict]:
-    """Those that build one of ``types``."""
-    return [node for node in all_nodes(tree) if node.get('type') in types]
+    """Those that build one of ``types``, whatever the scope."""
+    return [node for node in all_nodes(tree) if type_name(node) in types]

@@ -97,8 +97,8 @@ class UBNGuardHook(Hook):
                 'norm for each level (RetinaSepBNHead, as in configs/scratch/).'
             )
 
-    def _count(self, name: str, *_: object) -> None:
-        if not is_in_backward():
+    def _count(self, name: str, layer: nn.Module, *_: object) -> None:
+        if layer.training and not is_in_backward():
             self._calls[name] += 1
 
 

@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 
 from mmengine.config import Config
 
+from ...data.coco_folder import CocoFolder
 from ...files import write_whole
 from ...mm.preflight import Side, preflight
 from ..spec import Comparison, Norm, Run, SpecError
@@ -56,7 +57,7 @@ def make_plan(
 
     # Before the preflight, which takes longer: weights that are missing are named here.
     shared = shared_config(comparison, folder)
-    _check_metrics(comparison, shared)
+    _check_metrics(comparison, shared, folder)
     setting_hash = hash_of(shared)
     norms = {run.norm.name: run.norm for run in runs}
     norm_hashes = {
@@ -74,7 +75,7 @@ def make_plan(
         'processes': comparison.processes,
         'data': Path(data).resolve().name,
         'classes': len(folder.classes),
-        'train_images': folder.num_images['train'],
+        'train_images': _train_images(shared, folder),
         'val_images': folder.num_images['val'],
     }
     entries = []
@@ -98,17 +99,28 @@ def make_plan(
     }
 
 
-def _check_metrics(comparison: Comparison, cfg: Config) -> None:
-    """Raise SpecError for a primary contrast in what the detector is not evaluated by."""
-    metrics = cfg.val_evaluator.get('metric') or []  # a classifier has none
-    kinds = [metrics] if isinstance(metrics, str) else metrics
-    known = [f'{kind}_mAP' for kind in kinds] or ['accuracy_top1']
+def _check_metrics(comparison: Comparison, cfg: Config, folder: Folder) -> None:
+    """Raise SpecError for a primary contrast in what the model is not evaluated by."""
+    known = ['accuracy_top1']
+    if isinstance(folder, CocoFolder):
+        metrics = cfg.val_evaluator.get('metric', 'bbox')
+        kinds = [metrics] if isinstance(metrics, str) else metrics
+        known = [f'{kind}_mAP' for kind in kinds]
     for contrast in comparison.primary:
         if contrast.metric not in known:
             raise SpecError(
                 f'a primary contrast is about {contrast.metric}, and '
                 f'{comparison.detector} is evaluated by {", ".join(known)}'
             )
+
+
+def _train_images(cfg: Config, folder: Folder) -> int:
+    """How many images are trained on: all, unless the data set has ``indices``."""
+    there = folder.num_images['train']
+    indices = cfg.train_dataloader.dataset.get('indices')
+    if isinstance(indices, Sequence):
+        return len(indices)
+    return min(abs(indices or there), there)
 
 
 def check_norms(
