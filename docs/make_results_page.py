@@ -3,10 +3,10 @@
 The folder holds results files, what is kept of their predictions
 (``NAME.images.json``), and two texts, both optional: the conclusions, with which the page
 begins (``summary.md``), and what comes after the tables (``notes.md``). All primary
-contrasts are in one figure and one table; comparisons in ``tuning/``, which only chose
-settings, are not on the page. The comparison with the most runs has its curves, its errors
-and its condensation, if the records are where the lines say, from this folder on. A
-contrast has a verdict when all runs that its file in ``comparisons/`` plans have ended.
+contrasts are in one figure and one table. Results in ``tuning/``, which only chose
+settings, and in ``exploratory/`` are not read. The comparison with the most runs has its
+curves, its errors and its condensation, if the records are where the lines say, from this
+folder on. A contrast has a verdict when all planned runs have ended.
 """
 
 import argparse
