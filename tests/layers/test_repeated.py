@@ -42,76 +42,69 @@ def assert_same(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+def assert_repeats(make, xs, plain, repeated):
+    """A step of one layer and a step of its copy give the same, and leave the same."""
+    layer = trained(make)
+    again = copy.deepcopy(layer)
+    want, got = step(layer, xs, plain), step(again, xs, repeated)
+    assert_same(got, want)
+    assert_same(dict(again.named_buffers()), dict(layer.named_buffers()))
+
+
+def once(layer, x):
+    return layer(x)
+
+
+def twice(layer, x):
+    return layer(torch.tanh(layer(x)))
+
+
+def within(layer, x):
+    return layer(x.sin()).sin()
+
+
+def checkpointed(call, reentrant):
+    return lambda layer, x: cp.checkpoint(call, layer, x, use_reentrant=reentrant)
+
+
 @REENTRANT
 @WHICH
 def test_each_call_of_a_layer_is_repeated_with_its_own_state(make, reentrant):
-    layer = trained(make)
-    again = copy.deepcopy(layer)
     xs = [images(3, 2, 4, 4, seed=seed, alike=seed == 0) for seed in range(3)]
-    want = step(layer, xs, lambda layer, x: layer(x))
-    got = step(
-        again, xs, lambda layer, x: cp.checkpoint(layer, x, use_reentrant=reentrant)
-    )
-    assert_same(got, want)
-    assert_same(dict(again.named_buffers()), dict(layer.named_buffers()))
+    assert_repeats(make, xs, once, checkpointed(once, reentrant))
 
 
 @REENTRANT
 @WHICH
 def test_two_calls_within_one_segment(make, reentrant):
-    layer = trained(make)
-    again = copy.deepcopy(layer)
     x = images(3, 2, 4, 4)
-    twice = lambda x: layer(torch.tanh(layer(x)))  # noqa: E731
-    want = step(layer, [x], lambda _, x: twice(x))
-    layer = again
-    got = step(
-        again, [x], lambda _, x: cp.checkpoint(twice, x, use_reentrant=reentrant)
-    )
-    assert_same(got, want)
+    assert_repeats(make, [x], twice, checkpointed(twice, reentrant))
 
 
 @REENTRANT
 @WHICH
 def test_a_checkpoint_within_another(make, reentrant):
     """The inner one is repeated in both repetitions."""
-    layer = trained(make)
-    again = copy.deepcopy(layer)
-    x = images(3, 2, 4, 4)
-    inner = lambda x: cp.checkpoint(again, x, use_reentrant=reentrant)  # noqa: E731
-    outer = lambda x: inner(x.sin()).sin()  # noqa: E731
-    want = step(layer, [x], lambda layer, x: layer(x.sin()).sin())
-    got = step(again, [x], lambda _, x: cp.checkpoint(outer, x, use_reentrant=False))
-    assert_same(got, want)
-    assert_same(dict(again.named_buffers()), dict(layer.named_buffers()))
+    inner = checkpointed(once, reentrant)
+    outer = checkpointed(lambda layer, x: inner(layer, x.sin()).sin(), False)
+    assert_repeats(make, [images(3, 2, 4, 4)], within, outer)
 
 
 @WHICH
 def test_a_checkpoint_in_a_compiled_function(make):
     """As docs/compatibility.md says it works: the checkpoint itself is not compiled."""
-    layer = trained(make)
-    again = copy.deepcopy(layer)
     apart = torch.compiler.disable(cp.checkpoint)
     compiled = torch.compile(
-        lambda x: apart(again, x.sin(), use_reentrant=False).sin(), backend='aot_eager'
+        lambda layer, x: apart(layer, x.sin(), use_reentrant=False).sin(),
+        backend='aot_eager',
     )
-    x = images(3, 2, 4, 4)
-    want = step(layer, [x], lambda layer, x: layer(x.sin()).sin())
-    assert_same(step(again, [x], lambda _, x: compiled(x)), want)
-    assert_same(dict(again.named_buffers()), dict(layer.named_buffers()))
+    assert_repeats(make, [images(3, 2, 4, 4)], within, compiled)
 
 
 @REENTRANT
 def test_calls_on_one_and_the_same_input_are_told_apart(reentrant):
-    make = LAYERS['BatchRenorm']
-    layer = trained(make)
-    again = copy.deepcopy(layer)
     xs = [images(3, 2, 4, 4)] * 3
-    want = step(layer, xs, lambda layer, x: layer(x))
-    got = step(
-        again, xs, lambda layer, x: cp.checkpoint(layer, x, use_reentrant=reentrant)
-    )
-    assert_same(got, want)
+    assert_repeats(LAYERS['BatchRenorm'], xs, once, checkpointed(once, reentrant))
 
 
 def test_a_call_with_nan_leaves_the_others_to_be_found():

@@ -107,30 +107,34 @@ def _is_batchnorm_and_children(layer: Any) -> bool:
     generator = torch.Generator().manual_seed(0)
     shape = 256, layer.num_features, 2, 2  # more samples than any part of a batch has
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if not _agrees(layer, x):
+        return False
     # In training, those that synchronise want their GPUs, or other ranks.
     has_ranks = dist.is_available() and dist.is_initialized()
-    modes = [False]
-    if not has_ranks and not isinstance(layer, nn.SyncBatchNorm):
-        modes.append(True)
-    for layer.training in modes:
-        mean, var = (copy.deepcopy(t) for t in (layer.running_mean, layer.running_var))
-        y = F.batch_norm(
-            x,
-            mean,
-            var,
-            layer.weight,
-            layer.bias,
-            training=layer.training or layer.running_mean is None,
-            eps=layer.eps,
-        )
-        try:
-            for child in layer.children():
-                y = child(y)
-            if not torch.allclose(layer(x), y):
-                return False
-        except Exception:  # whatever a child makes of the wrong input
-            return False
-    return True
+    if has_ranks or isinstance(layer, nn.SyncBatchNorm):
+        return True
+    layer.training = True  # its children still evaluate
+    return _agrees(layer, x)
+
+
+def _agrees(layer: Any, x: torch.Tensor) -> bool:
+    """Whether it is BatchNorm followed by its children, in its mode and on ``x``."""
+    mean, var = (copy.deepcopy(t) for t in (layer.running_mean, layer.running_var))
+    y = F.batch_norm(
+        x,
+        mean,
+        var,
+        layer.weight,
+        layer.bias,
+        training=layer.training or layer.running_mean is None,
+        eps=layer.eps,
+    )
+    try:
+        for child in layer.children():
+            y = child(y)
+        return torch.allclose(layer(x), y)
+    except Exception:  # whatever a child makes of the wrong input
+        return False
 
 
 def _convert(

@@ -35,6 +35,16 @@ def type_name(node: Mapping[str, Any]) -> str:
     return getattr(kind, '__name__', str(kind).rpartition('.')[2])
 
 
+def pretrained_in(init_cfg: object) -> list[Mapping[str, Any]]:
+    """What an ``init_cfg``, a dict or a list of them, says of weights to load."""
+    parts = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    return [
+        each
+        for each in parts
+        if isinstance(each, Mapping) and type_name(each) == 'Pretrained'
+    ]
+
+
 def nodes_of(tree: object, *types: str) -> list[ConfigDict]:
     """Those that build one of ``types``, whatever the scope."""
     return [node for node in all_nodes(tree) if type_name(node) in types]

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers.checks import check_count, check_number
 from ..layers.precise import kept_modes
+from .config_nodes import pretrained_in
 from .members import unwrapped
 
 LIMIT = 3.0  # how many times larger features may be before they are suspect
@@ -96,10 +97,8 @@ def pretrained_modules(
 ) -> Iterator[tuple[str, nn.Module, Mapping[str, Any]]]:
     """The modules that load weights: name, module and ``init_cfg`` of each."""
     for name, module in model.named_modules():
-        init_cfg = getattr(module, 'init_cfg', None)
-        for each in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
-            if each and each.get('type') == 'Pretrained':
-                yield name, module, each
+        for each in pretrained_in(getattr(module, 'init_cfg', None)):
+            yield name, module, each
 
 
 def pretrained_state(init_cfg: Mapping[str, Any]) -> dict[str, Tensor]:

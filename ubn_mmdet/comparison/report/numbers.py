@@ -1,6 +1,6 @@
 """All numbers of a group of runs, computed once: tables, figures and json show them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import false_discovery_control
@@ -166,22 +166,28 @@ def _add_false_discovery_rates(
     baseline: str,
     primary: Iterable[Mapping],
 ) -> None:
-    """Say which comparisons are primary, and give the other main ones their ``q``."""
-    decided = {(c['norm'], c['metric']) for c in primary if c['baseline'] == baseline}
-    compared = []
-    for norm, metrics in against.items():
-        for metric, found in metrics.items():
-            if found:
-                found['is_primary'] = (norm, metric) in decided
-                if (
-                    metric in MAIN
-                    and not found['is_primary']
-                    and found['p'] is not None
-                ):
-                    compared.append(found)
+    """Give each exploratory comparison of a main metric its ``q`` among them all."""
+    compared = [
+        found
+        for _, _, found in exploratory(against, baseline, primary)
+        if found['p'] is not None
+    ]
     rates = false_discovery_control([found['p'] for found in compared])
     for found, rate in zip(compared, rates, strict=True):
         found['q'] = float(rate)
+
+
+def exploratory(
+    against: Mapping[str, Mapping[str, dict | None]],
+    baseline: str | None,
+    primary: Iterable[Mapping],
+) -> Iterator[tuple[str, str, dict]]:
+    """Norm, main metric and comparison where no primary contrast is about these two."""
+    decided = {(c['norm'], c['metric']) for c in primary if c['baseline'] == baseline}
+    for norm, metrics in against.items():
+        for metric, found in metrics.items():
+            if found and metric in MAIN and (norm, metric) not in decided:
+                yield norm, metric, found
 
 
 def _errors(images: Images, norm: str) -> dict[str, dict]:

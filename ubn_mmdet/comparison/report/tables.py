@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...markdown import markdown_table
 from ..results import as_text
 from ..statistics import FEWEST_SEEDS, HIGHER, LOWER, NO_DIFFERENCE
-from .numbers import MAIN, TABLES
+from .numbers import MAIN, TABLES, exploratory
 
 DASH = '–'  # what is not known
 HOW_TO_READ = f"""\
@@ -121,9 +121,9 @@ def against(numbers: Mapping) -> str:
     """
     rows = [
         [norm, MAIN[metric], *_difference(found, probability(found.get('q')))]
-        for norm, compared in numbers['against'].items()
-        for metric, found in compared.items()
-        if metric in MAIN and found and not found['is_primary']
+        for norm, metric, found in exploratory(
+            numbers['against'], numbers['baseline'], numbers['primary']
+        )
     ]
     header = ['norm', 'metric', *_difference_header('q')]
     return markdown_table(header, rows, words=2) if rows else ''

@@ -32,7 +32,7 @@ from ...files import write_whole
 from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
 from ...mm.condensation_hook import CondensationHook
-from ...mm.config_nodes import all_nodes, nodes_of
+from ...mm.config_nodes import all_nodes, pretrained_in
 from ...mm.norm_configs import with_batchnorm_alone
 from ...mm.start_hooks import pretrained_modules
 from ...mm.tools import join_ranks_on_cpu
@@ -168,10 +168,12 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
     """
     init_default_scope(cfg.default_scope)
     settings = with_batchnorm_alone(cfg.model)
-    loaded = [name for name, *_ in pretrained_modules(MODELS.build(settings))]
-    for node in all_nodes(settings):
-        if nodes_of(node.get('init_cfg'), 'Pretrained'):
-            node.init_cfg = None
+    loading = [n for n in all_nodes(settings) if pretrained_in(n.get('init_cfg'))]
+    loaded: list[str] = []
+    if loading:
+        loaded = [name for name, *_ in pretrained_modules(MODELS.build(settings))]
+    for node in loading:
+        node.init_cfg = None
     set_random_seed(seed)
     model = MODELS.build(settings)
     model.init_weights()
