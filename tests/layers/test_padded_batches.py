@@ -361,3 +361,21 @@ def test_ranks_that_are_padded_differently_equal_one_process(name, two_ranks):
     torch.testing.assert_close(grad_xs, list(grads[: len(flat)]), **CLOSE)
     summed = [a + b for a, b in zip(results[0][2], results[1][2], strict=True)]
     torch.testing.assert_close(summed, list(grads[len(flat) :]), **CLOSE)
+
+
+def test_a_batch_may_be_seen_in_inference_mode_first():
+    """As a teacher sees it before its student."""
+    teacher, student = UBN(C), UBN(C)
+    x = stack(maps(), fill=0.0).float().requires_grad_()
+    with padded_images(SIZES, PADDED):
+        with torch.inference_mode():
+            teacher(x)
+        student(x).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_a_convolution_may_get_its_input_by_name():
+    convolution = nn.Conv2d(C, 2, 3)
+    hide_padding(convolution)
+    x = torch.randn(2, C, 6, 6)
+    torch.testing.assert_close(convolution(input=x), convolution(x), rtol=0, atol=0)

@@ -171,9 +171,15 @@ def test_a_group_size_that_does_not_divide_the_ranks_raises(three):
     assert message == 'sync_group_size must divide the number of ranks, 3, got 2'
 
 
-def test_alone_it_is_the_local_layer():
+def test_alone_it_is_the_local_layer(tmp_path):
     assert sync_group() is None
     assert sync_group(8) is None
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        assert sync_group(8) is None
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 class Net(nn.Module):

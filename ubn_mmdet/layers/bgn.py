@@ -1,5 +1,6 @@
 """Batch Group Normalization (BGN), arXiv 2012.02782."""
 
+from dataclasses import dataclass
 from math import lcm
 from typing import Any
 
@@ -55,8 +56,8 @@ class BGN(PipelineNorm, _BatchNorm):
         self.num_groups = num_groups
         self._pieces = lcm(num_groups, num_features)
         stages = Stages(
-            statistics=GroupStatistics(num_groups, self._pieces // num_groups),
-            affine=PieceAffine(self._pieces // num_features),
+            statistics=GroupStatistics(self._pieces // num_groups, num_groups),
+            affine=PieceAffine(times=self._pieces // num_features),
         )
         super().__init__(num_features, stages, **common)
         for name in ('running_mean', 'running_var'):
@@ -88,15 +89,14 @@ class BGN(PipelineNorm, _BatchNorm):
 # the features' order, each of which lies in one group and in one channel.
 
 
+@dataclass(eq=False)
 class GroupStatistics(BatchStatistics):
     """Mean and variance over ``(N, D/G)``, of groups of so many pieces each."""
 
     evaluates_as_batchnorm = False
-    num_groups: int
 
-    def __init__(self, num_groups: int, times: int) -> None:
-        self.num_groups = num_groups
-        self._times = times
+    times: int
+    num_groups: int
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Move the running statistics of the groups."""
@@ -117,25 +117,19 @@ class GroupStatistics(BatchStatistics):
         """The batch with the statistics of groups in the place of those of pieces."""
         parts = (t.view(self.num_groups, -1).t() for t in (batch.mean, batch.var))
         mean, var = batch_statistics(*parts)
-        return batch._replace(mean=mean, var=var, count=batch.count * self._times)
+        return batch._replace(mean=mean, var=var, count=batch.count * self.times)
 
     def _of_pieces(self, mean: Tensor, inv_std: Tensor) -> tuple[Tensor, Tensor]:
-        return spread(mean, self._times), spread(inv_std, self._times)
+        return mean.repeat_interleave(self.times), inv_std.repeat_interleave(self.times)
 
 
+@dataclass(eq=False)
 class PieceAffine(ChannelAffine):
     """BatchNorm's weight and bias, for channels that come in so many pieces."""
 
-    def __init__(self, times: int) -> None:
-        super().__init__()
-        self.times = times
+    times: int = 1
 
     def parameters(self, layer: Layer) -> tuple[Tensor, Tensor]:
         """Weight and bias of each piece, ``(P,)``."""
         weight, bias = super().parameters(layer)
-        return spread(weight, self.times), spread(bias, self.times)
-
-
-def spread(values: Tensor, times: int) -> Tensor:
-    """Each value ``times`` times in a row."""
-    return values.unsqueeze(1).expand(-1, times).flatten()
+        return weight.repeat_interleave(self.times), bias.repeat_interleave(self.times)

@@ -120,15 +120,9 @@ def _is_batchnorm_and_children(layer: Any) -> bool:
 def _agrees(layer: Any, x: torch.Tensor) -> bool:
     """Whether it is BatchNorm followed by its children, in its mode and on ``x``."""
     mean, var = (copy.deepcopy(t) for t in (layer.running_mean, layer.running_var))
-    y = F.batch_norm(
-        x,
-        mean,
-        var,
-        layer.weight,
-        layer.bias,
-        training=layer.training or layer.running_mean is None,
-        eps=layer.eps,
-    )
+    affine = layer.weight, layer.bias
+    training = layer.training or mean is None
+    y = F.batch_norm(x, mean, var, *affine, training=training, eps=layer.eps)
     try:
         for child in layer.children():
             y = child(y)
@@ -147,18 +141,10 @@ def _convert(
     own_tensors = layer.weight, layer.running_mean, default
     like = next((tensor for tensor in own_tensors if tensor is not None), None)
     factory = {} if like is None else {'device': like.device, 'dtype': like.dtype}
-    new = kind(
-        layer.num_features,
-        **{
-            'eps': layer.eps,
-            'momentum': layer.momentum,
-            'affine': layer.affine,
-            'track_running_stats': layer.track_running_stats,
-            'sync': isinstance(layer, nn.SyncBatchNorm),
-            **factory,
-            **settings,
-        },
-    )
+    names = 'eps', 'momentum', 'affine', 'track_running_stats'
+    taken = {name: getattr(layer, name) for name in names}
+    taken['sync'] = isinstance(layer, nn.SyncBatchNorm)
+    new = kind(layer.num_features, **(taken | factory | settings))
     frozen = layer.weight is not None and not layer.weight.requires_grad
     new.requires_grad_(not frozen)
     own = dict(layer.named_parameters(recurse=False))

@@ -19,8 +19,8 @@ from .stages.statistics import (
     State,
     all_finite,
     may_update,
-    memorize,
     memory_entries,
+    overwrite,
 )
 
 
@@ -123,7 +123,7 @@ class MemoryStatistics(QuadraticStatistics):
         layer.batches_memorized.add_(is_valid)
         slots = torch.arange(self.memory_size, device=square.device)
         slot = slots == (layer.batches_memorized - 1) % self.memory_size
-        memorize(layer.square_memory, square, slot & is_valid)
+        overwrite(layer.square_memory, square[:, None], slot & is_valid)
         is_warm = layer.batches_memorized > max(self.memory_size, self.warmup_steps)
         average = layer.square_memory.mean(1).to(square.dtype)
         chi = torch.where(is_warm, average, square)
@@ -148,6 +148,6 @@ def _respond(
 ) -> Tensor:
     """Memorize a batch's ``mean(dxhat * xhat)``; the average that stands in for it."""
     is_valid = is_valid & all_finite(correlation)
-    memorize(layer.gradient_memory, correlation, slot & is_valid)
+    overwrite(layer.gradient_memory, correlation[:, None], slot & is_valid)
     average = layer.gradient_memory.mean(1).to(correlation.dtype)
     return torch.where(is_warm, average, correlation)

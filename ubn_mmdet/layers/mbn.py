@@ -21,10 +21,9 @@ from .stages.statistics import (
     count_batch,
     may_update,
     mean_and_inv_std,
-    memorize,
     memory_entries,
     move_mean_and_var,
-    stored,
+    overwrite,
     unbiased,
 )
 
@@ -156,8 +155,8 @@ class MemorizedStatistics(BatchStatistics):
         slots = torch.arange(self.memory_size, device=count.device)
         ages = (count - 1 - slots) % self.memory_size
         is_here = (ages == 0) & (count > 0) & is_valid
-        memorize(layer.mean_memory, batch.mean, is_here)
-        memorize(layer.var_memory, batch.var, is_here)
+        overwrite(layer.mean_memory, batch.mean[:, None], is_here)
+        overwrite(layer.var_memory, batch.var[:, None], is_here)
         state = self._others(layer, ages, batch.mean.dtype)
         if layer.momentum is None:
             if not layer.is_second_forward:
@@ -165,9 +164,9 @@ class MemorizedStatistics(BatchStatistics):
             return state
         if not layer.is_second_forward:
             count_batch(layer, is_valid)
-        averages = layer.running_mean, layer.running_var
-        for average, value in zip(averages, _with_others(batch, state), strict=True):
-            average.copy_(torch.where(is_valid, stored(value, average.dtype), average))
+        mean, var = _with_others(batch, state)
+        overwrite(layer.running_mean, mean, is_valid)
+        overwrite(layer.running_var, var, is_valid)
         return state
 
     def normalizer(

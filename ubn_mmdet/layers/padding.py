@@ -23,8 +23,8 @@ def hide_padding(model: nn.Module) -> None:
 
 
 def _zero_padding(module: nn.Module, args: tuple) -> tuple | None:
-    x, *rest = args
-    if x.dim() != 4:  # a single image is not padded
+    if not args or args[0].dim() != 4:  # a single image is not padded
         return None
+    x, *rest = args
     valid = valid_part(module, x)
     return None if valid is None else (valid.fill(x), *rest)

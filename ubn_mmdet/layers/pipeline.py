@@ -259,9 +259,7 @@ class PipelineNorm(Base):
         if of_batch or stages.equalizing is not None:
             mean, var = passes.moments()
             if of_batch and self._tracks:
-                summary = stages.statistics.summary(
-                    self, passes.x, mean, var, passes.positions
-                )
+                summary = stages.statistics.summary(self, passes, mean, var)
         elif stages.by_sample:
             mean = passes.mean()
         centred = mean  # of the maps of x', (N, C)

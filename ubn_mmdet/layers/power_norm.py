@@ -13,14 +13,7 @@ from .checks import check_count
 from .pipeline import PipelineNorm, Stages
 from .stages.quadratic import QuadraticStatistics
 from .stages.stage import Entry, Layer
-from .stages.statistics import (
-    Batch,
-    State,
-    all_finite,
-    counter,
-    may_update,
-    stored,
-)
+from .stages.statistics import Batch, State, all_finite, counter, may_update, overwrite
 
 
 class PowerNorm(PipelineNorm, _BatchNorm):
@@ -109,11 +102,7 @@ class PowerStatistics(QuadraticStatistics):
 
 
 def _respond(
-    layer: Layer,
-    is_warm: Tensor,
-    is_valid: Tensor,
-    power: Tensor,
-    correlation: Tensor,
+    layer: Layer, is_warm: Tensor, is_valid: Tensor, power: Tensor, correlation: Tensor
 ) -> Tensor:
     """``nu`` before the batch if it ``is_warm``, or the batch's own; moves ``nu``.
 
@@ -121,7 +110,5 @@ def _respond(
     """
     nu = layer.running_gradient.to(correlation.dtype, copy=True)
     moved = nu + layer.momentum * (correlation - power * nu)
-    buffer = layer.running_gradient
-    is_valid = is_valid & all_finite(moved)
-    buffer.copy_(torch.where(is_valid, stored(moved, buffer.dtype), buffer))
+    overwrite(layer.running_gradient, moved, is_valid & all_finite(moved))
     return torch.where(is_warm, nu, correlation)

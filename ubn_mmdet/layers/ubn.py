@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops.recompute import Calls
 from .checks import check_choice, check_count, check_flag
 from .pipeline import PipelineNorm, Stages
 from .stages.affine import (
@@ -47,7 +46,6 @@ def _of_gate(name: str) -> Any:
                 f'{gate.threshold}: a layer is built with a gate or without one'
             )
         layer.stages = replace(layer.stages, statistics=gate)
-        layer._calls = Calls()  # a call without a gate left no state of one
 
     return property(get, change)
 
@@ -128,28 +126,20 @@ class UBN(PipelineNorm, _BatchNorm):
             )
         self.scaling = scaling
         self.initial_spatial = initial_spatial
-        super().__init__(
-            num_features,
-            Stages(
-                Centering() if centering else None,
-                GatedStatistics(
-                    condensation_threshold,
-                    condensation_feature,
-                    condensation_opens,
-                    condensation_min_updates,
-                ),
-                NormalizedScaling() if scaling else None,
-                affine_stage,
-            ),
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            sync,
-            sync_group_size,
-            device,
-            dtype,
+        gate = GatedStatistics(
+            condensation_threshold,
+            condensation_feature,
+            condensation_opens,
+            condensation_min_updates,
         )
+        stages = Stages(
+            Centering() if centering else None,
+            gate,
+            NormalizedScaling() if scaling else None,
+            affine_stage,
+        )
+        common = eps, momentum, affine, track_running_stats, sync, sync_group_size
+        super().__init__(num_features, stages, *common, device, dtype)
         for entry in ALL_ENTRIES:
             if entry.is_parameter and entry.name not in self._parameters:
                 self.register_parameter(entry.name, None)

@@ -303,15 +303,9 @@ def _affine(x: Tensor, pivot: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         shift = torch.addcmul(shift, scale, pivot, value=-1)
         return torch.addcmul(over_positions(shift), wide, over_positions(scale))
     pivot, scale, shift = map(_flattened, (pivot, scale, shift))
+    ones = torch.ones_like(pivot)
     y, _, _ = torch.native_batch_norm(
-        wide.view(_flat(x)),
-        scale,
-        shift,
-        pivot,
-        torch.ones_like(pivot),
-        False,
-        0.0,
-        0.0,
+        wide.view(_flat(x)), scale, shift, pivot, ones, False, 0.0, 0.0
     )
     # No view for autograd: what comes after the layer may change it in place.
     return torch.ops.aten._unsafe_view(y, x.shape)

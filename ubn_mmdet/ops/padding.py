@@ -52,7 +52,8 @@ class AnnouncedBatch:
         height, width = padded
         self.padded = int(height), int(width)
         self.exclude = frozenset(exclude)
-        # By the maps' size and device: many layers have maps of one size.
+        # By what a part depends on: many layers have maps of one size. Tensors that were
+        # made in inference mode are of no use in training.
         self._parts: dict[tuple, ValidPart | None] = {}
 
     def valid_part(self, x: Tensor) -> ValidPart | None:
@@ -60,7 +61,8 @@ class AnnouncedBatch:
         n, _, height, width = x.shape
         if n != len(self.sizes) or not n:
             return None
-        key = height, width, x.device, compute_dtype(x)
+        is_inference = torch.is_inference_mode_enabled()
+        key = height, width, x.device, compute_dtype(x), is_inference
         if key not in self._parts:
             self._parts[key] = self._valid_part(x)
         return self._parts[key]

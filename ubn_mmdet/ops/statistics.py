@@ -173,16 +173,19 @@ def sync_group(size: int | None = None) -> dist.ProcessGroup | None:
             makes this rank's group, and waits for the other ranks of the group alone.
 
     Raises:
-        ValueError: If the number of ranks is not a multiple of ``size``.
+        ValueError: If there are several ranks, and their number is not a multiple of
+            ``size``.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return None
     world_size = dist.get_world_size()
+    if world_size == 1:
+        return None
     if size is not None and world_size % size:
         raise ValueError(
             f'sync_group_size must divide the number of ranks, {world_size}, got {size}'
         )
-    if (size or world_size) == 1:
+    if size == 1:
         return None
     world = dist.group.WORLD
     if world is None or size is None or size == world_size:

@@ -61,8 +61,7 @@ class QuadraticStatistics(BatchStatistics):
 
     def move_square(self, layer: Layer, square: Tensor, is_valid: Tensor) -> None:
         """Move ``running_var`` towards a batch's quadratic mean, if that ``is_valid``."""
-        step = count_batch(layer, is_valid)
-        move([layer.running_var], [square], step, is_valid)
+        move(layer.running_var, square, count_batch(layer, is_valid), is_valid)
 
 
 class _ScaleWithGradient(torch.autograd.Function):

@@ -55,6 +55,7 @@ class Entry:
                 self.start(tensor)
 
 
+@dataclass(eq=False)
 class Stage:
     """A step of the pipeline.
 
@@ -64,11 +65,6 @@ class Stage:
     """
 
     evaluates_as_batchnorm = False
-
-    def __repr__(self) -> str:
-        settings = vars(self).items()
-        shown = [f'{k}={v!r}' for k, v in settings if not k.startswith('_')]
-        return f'{type(self).__name__}({", ".join(shown)})'
 
     def entries(self) -> tuple[Entry, ...]:
         """The tensors that the stage wants, beside those of BatchNorm."""

@@ -97,18 +97,12 @@ class BatchStatistics(Stage):
     needs_tracking = False
 
     def summary(
-        self,
-        layer: Layer,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        positions: Tensor | None,
+        self, layer: Layer, passes: WholeMaps, mean: Tensor, var: Tensor
     ) -> Summary | None:
         """What else to learn of a batch; both parts must add up over ranks.
 
-        The input ``x`` is ``(N, C, H, W)``; ``mean`` and ``var``, biased, are those of each
-        of its maps, ``(N, C)``. ``positions``, ``(N, 1)``, is the number of valid pixels of
-        each sample's maps; None if all count.
+        ``passes`` has the input; ``mean`` and ``var``, biased, are those of each of its
+        maps, ``(N, C)``.
         """
         return None
 
@@ -182,17 +176,12 @@ class GatedStatistics(BatchStatistics):
         )
 
     def summary(
-        self,
-        layer: Layer,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        positions: Tensor | None,
+        self, layer: Layer, passes: WholeMaps, mean: Tensor, var: Tensor
     ) -> Summary | None:
         """What the condensation follows from."""
         if not self.is_on(layer):
             return None
-        return SUMMARIES[self.feature](x, mean, var, positions)
+        return SUMMARIES[self.feature](passes.x, mean, var, passes.positions)
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Move condensation, then decide on the gate, then move the running statistics.
@@ -206,8 +195,8 @@ class GatedStatistics(BatchStatistics):
         assert batch.summary is not None  # the gate has asked for one
         var = unbiased(batch)
         c = CONDENSATIONS[self.feature](*batch.summary)
-        is_valid = may_update(batch, var, c)  # one question for all averages
-        move([layer.condensation], [c], CONDENSATION_MOMENTUM, is_valid)
+        is_valid = may_update(batch, torch.cat([var, c.view(1)]))  # for all averages
+        move(layer.condensation, c, CONDENSATION_MOMENTUM, is_valid)
         is_open = self.is_open(layer)
         running = (r.clone() for r in running_statistics(layer, batch.mean.dtype))
         state = is_open, *running
@@ -240,7 +229,7 @@ class GatedStatistics(BatchStatistics):
 
     def is_on(self, layer: Layer) -> bool:
         """Whether the layer has a gate."""
-        return layer.condensation is not None and self.threshold is not None
+        return self.threshold is not None and layer.condensation is not None
 
 
 def mean_and_inv_std(layer: Layer, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,20 +247,21 @@ def unbiased(batch: Batch) -> Tensor:
     return batch.var * (batch.count / (batch.count - 1))
 
 
-def may_update(batch: Batch, var: Tensor, scalar: Tensor | None = None) -> Tensor:
+def may_update(batch: Batch, values: Tensor) -> Tensor:
     """Whether a batch may change the state, ``()`` bool.
 
-    It does if it is counted, and ``var``, ``(C,)``, and ``scalar``, ``()``, are finite.
-    Where a variance or quadratic mean is finite, the mean is.
+    It does if it is counted, and its variance, or what else ``values``, 1D, has of it, is
+    finite. Where a variance or quadratic mean is finite, the mean is.
     """
-    valid = all_finite(var, scalar)
+    valid = all_finite(values)
     return valid if batch.is_counted is None else valid & batch.is_counted
 
 
 def move_mean_and_var(layer: Layer, mean: Tensor, var: Tensor, moves: Tensor) -> None:
     """Move BatchNorm's running statistics in place, where ``moves``, ``()`` bool."""
     step = count_batch(layer, moves)
-    move([layer.running_mean, layer.running_var], [mean, var], step, moves)
+    move(layer.running_mean, mean, step, moves)
+    move(layer.running_var, var, step, moves)
 
 
 def count_batch(layer: Layer, moves: Tensor) -> Tensor | float:
@@ -284,26 +274,14 @@ def count_batch(layer: Layer, moves: Tensor) -> Tensor | float:
     return tracked.to(layer.running_mean.dtype).reciprocal()
 
 
-def all_finite(values: Tensor, scalar: Tensor | None = None) -> Tensor:
-    """``()`` bool: no inf or nan in ``(C,)`` values and a ``()`` one.
-
-    Nothing is read back.
-    """
-    largest = torch.linalg.vector_norm(values, math.inf)
-    if scalar is not None:
-        largest = torch.hypot(largest, scalar)
-    return largest < math.inf
+def all_finite(values: Tensor) -> Tensor:
+    """``()`` bool: no inf or nan in ``values``, 1D. Nothing is read back."""
+    return torch.linalg.vector_norm(values, math.inf) < math.inf
 
 
-def move(
-    averages: list[Tensor],
-    values: list[Tensor],
-    step: Tensor | float,
-    moves: Tensor,
-) -> None:
-    """Move running averages in place by a step towards ``values``, where ``moves``."""
-    for average, value in zip(averages, values, strict=True):
-        average.lerp_(torch.where(moves, stored(value, average.dtype), average), step)
+def move(average: Tensor, value: Tensor, step: Tensor | float, moves: Tensor) -> None:
+    """Move a running average in place by a step towards ``value``, where ``moves``."""
+    average.lerp_(torch.where(moves, stored(value, average.dtype), average), step)
 
 
 def stored(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -336,7 +314,6 @@ def counter(name: str) -> Entry:
     )
 
 
-def memorize(memory: Tensor, value: Tensor, where: Tensor) -> None:
-    """Write ``value``, ``(C,)``, into the places of ``memory`` that ``where``, ``(m,)``."""
-    value = stored(value, memory.dtype).unsqueeze(1)
-    memory.copy_(torch.where(where, value, memory))
+def overwrite(buffer: Tensor, value: Tensor, where: Tensor) -> None:
+    """Put ``value`` into a buffer, ``where``; all three broadcast."""
+    buffer.copy_(torch.where(where, stored(value, buffer.dtype), buffer))

@@ -101,20 +101,13 @@ def sums(dy: Tensor, x: Tensor, coefficients: Coefficients) -> Sums:
     count = 2 + (taps > 0)
     parts = torch.empty(count + taps, tiles.splits, n, c, **options)
     given = [rows(t, pivot) for t in (pivot, scale, shift)]
-    if kernel is None:
-        launch(
-            _sums_of_parts, tiles.programs,
-            dy, x, parts, given[0], given[0].stride(0), n, c, h * w,
-            tiles.length, tiles.splits,
-            **tiles.constants,
-        )  # fmt: skip
-    else:
-        launch(
-            _sums_of_parts_with_kernel, tiles.programs,
-            dy, x, parts, *given, kernel.contiguous(), *(t.stride(0) for t in given),
-            n, c, h, w, h * w, tiles.length, tiles.splits,
-            SIZE=size, TAPS=padded, **tiles.constants,
-        )  # fmt: skip
+    launch(
+        _sums_of_parts, tiles.programs,
+        dy, x, parts, *given, pivot if kernel is None else kernel.contiguous(),
+        *(t.stride(0) for t in given),
+        n, c, h, w, h * w, tiles.length, tiles.splits,
+        SIZE=size, TAPS=padded, **tiles.constants,
+    )  # fmt: skip
     of_maps = torch.empty(count, n, c, **options)
     of_kernel = torch.empty(c, size, size, **options) if taps else None
     blocks = triton.cdiv(n * c, COLUMNS)
@@ -130,89 +123,65 @@ def sums(dy: Tensor, x: Tensor, coefficients: Coefficients) -> Sums:
 
 @triton.jit
 def _sums_of_parts(
-    dy, x, parts, pivot, of_pivot, N, C, M, length, splits,
+    dy, x, parts, pivot, scale, shift, kernel,
+    of_pivot, of_scale, of_shift, N, C, H, W, M, length, splits,
+    SIZE: tl.constexpr, TAPS: tl.constexpr,
     LAST: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """``sum u`` and ``sum u * (x - pivot)``, where ``u = dy``."""
+    """``sum u``, ``sum u * (x - pivot)``; with a kernel ``sum dy`` and its gradient.
+
+    Without one, ``u = dy``. With ``shifted[i,j][p] = dy[p - (i,j) + SIZE//2]``, zero
+    outside of the map: ``u = sum_ij kernel[i,j] * shifted[i,j]``, and the gradient of
+    ``kernel[i,j]`` is ``sum_p shifted[i,j] * z`` with ``z`` as in ``apply``.
+    """
     n, channels, split = place(C, M, length, LAST, CHANNELS)
-    c = channels * CHANNELS + tl.arange(0, CHANNELS)[None, :]
-    lane = tl.arange(0, POSITIONS)[:, None]
+    # A tile is (taps, positions, channels).
+    c = channels * CHANNELS + tl.arange(0, CHANNELS)[None, None, :]
+    lane = tl.arange(0, POSITIONS)[None, :, None]
     is_channel = c < C
     of_sample = n.to(tl.int64) * C * M
     pivot = tl.load(pivot + n * of_pivot + c, is_channel, other=0)
-    total = tl.zeros((POSITIONS, CHANNELS), tl.float32)
-    moment = tl.zeros((POSITIONS, CHANNELS), tl.float32)
+    total = tl.zeros((1, POSITIONS, CHANNELS), tl.float32)
+    moment = tl.zeros((1, POSITIONS, CHANNELS), tl.float32)
+    if SIZE > 1:
+        tap = tl.arange(0, TAPS)[:, None, None]
+        is_tap = is_channel & (tap < SIZE * SIZE)
+        row = SIZE // 2 - tap // SIZE
+        column = SIZE // 2 - tap % SIZE
+        weight = tl.load(kernel + c * (SIZE * SIZE) + tap, is_tap, other=0)
+        scale = tl.load(scale + n * of_scale + c, is_channel, other=0)
+        shift = tl.load(shift + n * of_shift + c, is_channel, other=0)
+        step = C if LAST else 1  # from a position to the next
+        of_bias = tl.zeros((1, POSITIONS, CHANNELS), tl.float32)
+        of_kernel = tl.zeros((TAPS, POSITIONS, CHANNELS), tl.float32)
     end = tl.minimum((split + 1) * length, M)
     for start in range(split * length, end, POSITIONS):
         p = start + lane
         is_there = is_channel & (p < end)
         at = of_sample + element(c, p, C, M, LAST)
         u = tl.load(dy + at, is_there, other=0).to(tl.float32)
-        value = tl.load(x + at, is_there, other=0).to(tl.float32)
-        total += u
-        moment += u * (value - pivot)
-    to = parts + (split * N + n).to(tl.int64) * C + c
-    tl.store(to, tl.sum(total, 0, keep_dims=True), is_channel)
-    step = tl.cast(splits, tl.int64) * N * C
-    tl.store(to + step, tl.sum(moment, 0, keep_dims=True), is_channel)
-
-
-@triton.jit
-def _sums_of_parts_with_kernel(
-    dy, x, parts, pivot, scale, shift, kernel,
-    of_pivot, of_scale, of_shift, N, C, H, W, M, length, splits,
-    SIZE: tl.constexpr, TAPS: tl.constexpr,
-    LAST: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """``sum u``, ``sum u * (x - pivot)``, ``sum dy`` and the kernel's gradient.
-
-    With ``shifted[i,j][p] = dy[p - (i,j) + SIZE//2]``, zero outside of the map:
-    ``u = sum_ij kernel[i,j] * shifted[i,j]``, and the gradient of ``kernel[i,j]`` is
-    ``sum_p shifted[i,j] * z`` with ``z`` as in ``apply``.
-    """
-    n, channels, split = place(C, M, length, LAST, CHANNELS)
-    # A tile is (taps, positions, channels).
-    c = channels * CHANNELS + tl.arange(0, CHANNELS)[None, None, :]
-    lane = tl.arange(0, POSITIONS)[None, :, None]
-    tap = tl.arange(0, TAPS)[:, None, None]
-    is_channel = c < C
-    is_tap = is_channel & (tap < SIZE * SIZE)
-    row = SIZE // 2 - tap // SIZE
-    column = SIZE // 2 - tap % SIZE
-    of_sample = n.to(tl.int64) * C * M
-    weight = tl.load(kernel + c * (SIZE * SIZE) + tap, is_tap, other=0)
-    pivot = tl.load(pivot + n * of_pivot + c, is_channel, other=0)
-    scale = tl.load(scale + n * of_scale + c, is_channel, other=0)
-    shift = tl.load(shift + n * of_shift + c, is_channel, other=0)
-    total = tl.zeros((1, POSITIONS, CHANNELS), tl.float32)
-    moment = tl.zeros((1, POSITIONS, CHANNELS), tl.float32)
-    step = C if LAST else 1  # from a position to the next
-    of_bias = tl.zeros((1, POSITIONS, CHANNELS), tl.float32)
-    of_kernel = tl.zeros((TAPS, POSITIONS, CHANNELS), tl.float32)
-    end = tl.minimum((split + 1) * length, M)
-    for start in range(split * length, end, POSITIONS):
-        p = start + lane
-        is_there = is_channel & (p < end)
-        at = of_sample + element(c, p, C, M, LAST)
-        of_bias += tl.load(dy + at, is_there, other=0).to(tl.float32)
         deviation = tl.load(x + at, is_there, other=0).to(tl.float32) - pivot
-        neighbour = at + (row * W + column) * step
-        h = p // W + row
-        w = p % W + column
-        is_inside = (h >= 0) & (h < H) & (w >= 0) & (w < W)
-        counts = is_tap & is_there & is_inside
-        shifted = tl.load(dy + neighbour, counts, other=0).to(tl.float32)
-        u = tl.sum(weight * shifted, 0, keep_dims=True)
+        if SIZE > 1:
+            of_bias += u
+            neighbour = at + (row * W + column) * step
+            h = p // W + row
+            w = p % W + column
+            is_inside = (h >= 0) & (h < H) & (w >= 0) & (w < W)
+            counts = is_tap & is_there & is_inside
+            shifted = tl.load(dy + neighbour, counts, other=0).to(tl.float32)
+            of_kernel += shifted * (scale * deviation + shift)
+            u = tl.sum(weight * shifted, 0, keep_dims=True)
         total += u
         moment += u * deviation
-        of_kernel += shifted * (scale * deviation + shift)
     to = parts + (split * N + n).to(tl.int64) * C + c
-    step = tl.cast(splits, tl.int64) * N * C
+    step_of_parts = tl.cast(splits, tl.int64) * N * C
     tl.store(to, tl.sum(total, 1, keep_dims=True), is_channel)
-    tl.store(to + step, tl.sum(moment, 1, keep_dims=True), is_channel)
-    tl.store(to + 2 * step, tl.sum(of_bias, 1, keep_dims=True), is_channel)
-    of_tap = to + (3 + tap) * step
-    tl.store(of_tap, tl.sum(of_kernel, 1, keep_dims=True), is_tap)
+    tl.store(to + step_of_parts, tl.sum(moment, 1, keep_dims=True), is_channel)
+    if SIZE > 1:
+        to_bias = to + 2 * step_of_parts
+        tl.store(to_bias, tl.sum(of_bias, 1, keep_dims=True), is_channel)
+        to_tap = to + (3 + tap) * step_of_parts
+        tl.store(to_tap, tl.sum(of_kernel, 1, keep_dims=True), is_tap)
 
 
 @triton.jit
