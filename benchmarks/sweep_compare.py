@@ -7,7 +7,6 @@ import copy
 import itertools
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubn_mmdet.mm.members import is_ours
 from ubn_mmdet.mm.norm_configs import with_norm
+from ubn_mmdet.mm.verify_distributed import relative_difference
 
 from .sweep import COMPARED, SAME, verdict
 from .sweep_detectors import (
@@ -212,22 +212,12 @@ def difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> float:
 
     Norms have parameters of their own: what ``found`` has beyond is left alone.
     """
-    largest = {name: _size(tensor) for name, tensor in expected.items()}
-    floor = NOTHING * max(largest.values(), default=0.0) or 1.0
-    worst = 0.0
-    for name, tensor in expected.items():
-        other = found.get(name)
-        if other is None or other.shape != tensor.shape:
-            return math.inf
-        distance = _size(tensor.double() - other.double())
-        if not math.isfinite(distance):
-            return math.inf
-        worst = max(worst, distance / max(largest[name], floor))
-    return worst
-
-
-def _size(tensor: Tensor) -> float:
-    return tensor.double().abs().max().item() if tensor.numel() else 0.0
+    sizes = [t.double().abs().max().item() for t in expected.values() if t.numel()]
+    floor = NOTHING * max(sizes, default=0.0) or 1.0
+    distances = (
+        relative_difference(found.get(n), t, floor) for n, t in expected.items()
+    )
+    return max(distances, default=0.0)
 
 
 def sentence(error: BaseException) -> str:

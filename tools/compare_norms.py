@@ -21,7 +21,7 @@ from ubn_mmdet.comparison.results import FAILED, ResultsError
 from ubn_mmdet.comparison.spec import Comparison, SpecError
 from ubn_mmdet.comparison.workspace import ComparisonError, claim, run_from_copy
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options, ended_by, resumable
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by, resumable, tool_parser
 
 say = partial(print, flush=True)  # at once, also into a pipe
 WORK_DIRS = Path('work_dirs/comparisons')
@@ -29,11 +29,7 @@ WORK_DIRS = Path('work_dirs/comparisons')
 
 def parse_args() -> argparse.Namespace:
     """The command line; --help tells."""
-    from mmengine.config import DictAction
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add('comparison', type=Path, help='a file like comparisons/nuclei.py')
     add(
@@ -62,12 +58,10 @@ def parse_args() -> argparse.Namespace:
         'ends; a later call collects their results (local: jobs on the CPU here)',
     )
     add('--partition', help='partition of the Slurm cluster')
-    add(
+    add_cfg_options(
+        parser,
         '--cluster-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help="parameters of submitit's executor, such as timeout_min=600 cpus_per_task=8 "
+        "parameters of submitit's executor, such as timeout_min=600 cpus_per_task=8 "
         'slurm_account=me',
     )
     add(
@@ -138,8 +132,8 @@ def main() -> None:
         resumable(),
         ended_by(ToolboxError, SpecError, ComparisonError, ResultsError),
     ):
-        require_toolbox()
         args = parse_args()
+        require_toolbox()
         comparison = read_comparison(args)
         work_dir = args.work_dir or WORK_DIRS / comparison.name
         commit = claim(work_dir, comparison.name, args.commit)

@@ -19,7 +19,7 @@ from ubn_mmdet.files import write_whole
 from ubn_mmdet.layers import BGN, FAMILY
 from ubn_mmdet.layers.pipeline import PipelineNorm
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import ended_by
+from ubn_mmdet.mm.tools import ended_by, tool_parser
 
 MEMBERS: dict[str, Callable[..., PipelineNorm]] = {
     member.__name__.lower(): member
@@ -30,9 +30,7 @@ MEMBERS: dict[str, Callable[..., PipelineNorm]] = {
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument('source', type=Path, help='the checkpoint to read')
     parser.add_argument('target', type=Path, help='the file to write; must not exist')
     parser.add_argument(

@@ -10,11 +10,10 @@ nuclei is stage1_train of the Data Science Bowl 2018, with corrected masks:
 data/nuclei
 """
 
-import argparse
 from xml.etree import ElementTree
 
 from ubn_mmdet.data.public import convert_bccd, convert_nuclei
-from ubn_mmdet.mm.tools import ended_by
+from ubn_mmdet.mm.tools import ended_by, tool_parser
 from ubn_mmdet.records import RecordError
 
 CONVERSIONS = {'bccd': convert_bccd, 'nuclei': convert_nuclei}
@@ -22,9 +21,7 @@ CONVERSIONS = {'bccd': convert_bccd, 'nuclei': convert_nuclei}
 
 def main() -> None:
     """Parse the command line and convert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument('data', choices=CONVERSIONS, help='which data set')
     parser.add_argument('source', help='the folder that was downloaded')
     parser.add_argument('folder', help='the folder to write')

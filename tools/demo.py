@@ -27,7 +27,7 @@ from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError, annotation_f
 from ubn_mmdet.data.shapes import make_shapes
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options, ended_by, resumable
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by, resumable, tool_parser
 from ubn_mmdet.paths import comparisons_dir
 from ubn_mmdet.records import RecordError
 
@@ -49,9 +49,7 @@ ERRORS = (
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add(
         '--data',

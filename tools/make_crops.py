@@ -3,19 +3,15 @@
 Writes an ImageNet-like folder: train/<class>/, val/<class>/ and lists in meta/.
 """
 
-import argparse
-
 from ubn_mmdet.data.coco_folder import CocoFolder, CocoFolderError
 from ubn_mmdet.data.image_folder import make_crops
-from ubn_mmdet.mm.tools import ended_by
+from ubn_mmdet.mm.tools import ended_by, tool_parser
 from ubn_mmdet.records import RecordError
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and crop."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add('source', help='the COCO-format folder')
     add('folder', help='where to write the crops')

@@ -10,18 +10,15 @@ heads), with and without the padding of batches. Nothing is trained: only the st
 differ.
 """
 
-import argparse
 from pathlib import Path
 
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options, ended_by
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by, tool_parser
 
 
-def parse_args() -> argparse.Namespace:
-    """The command line; --help tells."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    """Print each evaluation as it comes, and a table of all."""
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add('config', help="the detector's config; each run of a comparison has one")
     add('checkpoint', help="the detector's weights")
@@ -42,12 +39,7 @@ def parse_args() -> argparse.Namespace:
     add('--out', type=Path, help='results to resume (CHECKPOINT.norm_gap.json)')
     add('--save-precise', type=Path, help='a file for weights with precise statistics')
     add_cfg_options(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Print each evaluation as it comes, and a table of all."""
-    args = parse_args()
+    args = parser.parse_args()
     out = args.out or Path(f'{args.checkpoint}.norm_gap.json')
     gaps = {}
     with ended_by(OSError, ToolboxError, TypeError, ValueError):

@@ -9,45 +9,34 @@ A refusal means that the result would be worth nothing. A warning names a differ
 may be intended. The exit status is 1 after a refusal, or if a config cannot be built.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options, ended_by
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by, tool_parser
 
 
-def parse_args() -> argparse.Namespace:
-    """The command line; --help tells."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    """Print each finding and the verdict."""
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add('configs', nargs=2, metavar='CONFIG', help='two configs, the baseline first')
     add('--world', type=int, default=1, help='processes of a training (%(default)s)')
     add('--images', type=int, default=0, help='images to forecast gates from (none)')
     add('--out', type=Path, help='the JSON file (work_dirs/preflight/<id>.json)')
     add_cfg_options(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Print each finding and the verdict."""
-    args = parse_args()
+    args = parser.parse_args()
     with ended_by(OSError, KeyError, ToolboxError, TypeError, ValueError):
         require_toolbox()
-        from mmengine.config import Config
-
+        from ubn_mmdet.mm.config_nodes import read_config
         from ubn_mmdet.mm.preflight import Side, preflight
 
         sides = []
         for name, path in zip('AB', args.configs, strict=True):
             print(f'{name}: {path}', flush=True)
-            cfg = Config.fromfile(path)
-            cfg.merge_from_dict(args.cfg_options or {})
-            sides.append(Side(name, cfg))
+            sides.append(Side(name, read_config(path, args.cfg_options)))
         manifest = preflight(sides[0], sides[1], args.world, args.images)
     for finding in manifest['findings']:
         print('{level:8} {where}: {what}'.format(**finding))

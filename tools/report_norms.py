@@ -6,19 +6,17 @@ computes intervals over images from them, and keeps these beside the results fil
 (RESULTS.images.json), so that the predictions can be deleted.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from ubn_mmdet.comparison.report.write import write_report
 from ubn_mmdet.comparison.results import ResultsError
+from ubn_mmdet.mm.tools import ended_by, tool_parser
 
 
-def parse_args() -> argparse.Namespace:
-    """The command line; --help tells."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    """Write the report; results that cannot be read end it with a message."""
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add('results', nargs='+', type=Path, help='results files, .jsonl')
     add('--out', type=Path, required=True, help='the folder to write to')
@@ -30,20 +28,13 @@ def parse_args() -> argparse.Namespace:
         'to them',
     )
     add('--work-dir', type=Path, help='of the comparison, if the results are elsewhere')
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Write the report; results that cannot be read end it with a message."""
-    args = parse_args()
+    args = parser.parse_args()
     if args.annotations and not args.annotations.is_file():
         sys.exit(f'report_norms: there is no file {args.annotations}')
-    try:
+    with ended_by(ResultsError):
         write_report(
             args.results, args.out, args.baseline, args.annotations, args.work_dir
         )
-    except ResultsError as error:
-        sys.exit(f'report_norms: {error}')
     print(f'In {args.out}: report.html, report.md, report.json, figures/')
 
 

@@ -6,34 +6,26 @@ statistics correctly, every rank has the outputs, gradients and buffers of one p
 tool names the first of each that differs, and by how much, and then exits with 1.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.toolbox import ToolboxError, require_toolbox
-from ubn_mmdet.mm.tools import add_cfg_options, ended_by
+from ubn_mmdet.mm.tools import add_cfg_options, ended_by, tool_parser
 from ubn_mmdet.rank_processes import RankError
 
 
-def parse_args() -> argparse.Namespace:
-    """The command line; --help tells."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    """Print the verdict on each case as it comes."""
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add('config', help="the detector's config, with any norm")
     add('--ranks', type=int, default=3, help='number of ranks (%(default)s)')
     add('--image-size', type=int, default=64, help='side in pixels (%(default)s)')
     add('--out', type=Path, help='a JSON file to write all differences to')
     add_cfg_options(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Print the verdict on each case as it comes."""
-    args = parse_args()
+    args = parser.parse_args()
     settings = {
         'config': args.config,
         'ranks': args.ranks,

@@ -1,5 +1,6 @@
 """Files that an interruption leaves whole: written at once, or line by line."""
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ def append_line(path: str | os.PathLike, line: Mapping) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'a+b') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: two may add at once
         file.seek(0)
         file.truncate(file.read().rfind(b'\n') + 1)
         file.write(json.dumps(line).encode() + b'\n')

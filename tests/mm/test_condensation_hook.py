@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from ubn_mmdet import UBN
-from ubn_mmdet.mm import condensation_hook
 from ubn_mmdet.mm.condensation import measure_condensation, statistics_shift
 from ubn_mmdet.mm.condensation_hook import CondensationFile, CondensationHook
 
@@ -33,12 +32,20 @@ class Visualizer:
         self.scalars[step] = scalars
 
 
+class Logger:
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+        self.info = self.warning = self.said.append
+
+
 class Run:
     """As much of a runner as the hook sees, around any function of a step."""
 
     def __init__(self, model, work_dir, step=None, iteration=0, state=None, **settings):
         self.model, self.work_dir, self.iter = model, str(work_dir), iteration
-        self.visualizer = Visualizer()
+        self.visualizer, self.logger = Visualizer(), Logger()
         self.step = step or model
         self.hook = CondensationHook(**settings)
         if state is not None:
@@ -208,21 +215,11 @@ class Closed(UBN):
 WARNING = 'has been closed for 5 steps in a row'
 
 
-@pytest.fixture
-def warnings(monkeypatch):
-    """What the hook says, whatever logger there is."""
-    said = []
-    monkeypatch.setattr(
-        condensation_hook, 'print_log', lambda text, *_, **__: said.append(text)
-    )
-    return said
-
-
-def test_a_gate_that_stays_closed_is_warned_of_once(tmp_path, warnings):
+def test_a_gate_that_stays_closed_is_warned_of_once(tmp_path):
     model = nn.Sequential(Closed(), UBN(CHANNELS)).double()
     run = Run(model, tmp_path, lambda x: model[0](x), interval=1, patience=5)
     run.train(*batches(2), *batches(30, alike=False))
-    [said] = warnings
+    [said] = run.logger.said
     updates = int(model[0].num_batches_tracked)
     assert 2 <= updates < 30
     assert (
@@ -231,7 +228,7 @@ def test_a_gate_that_stays_closed_is_warned_of_once(tmp_path, warnings):
     assert 'condensation_threshold (0.9)' in said and 'ubn-no-gate' in said
 
 
-def test_patience_counts_steps_in_a_row(tmp_path, warnings):
+def test_patience_counts_steps_in_a_row(tmp_path):
     model = nn.ModuleList([Closed(), Closed()]).double()
     run = Run(
         model, tmp_path, lambda x: [layer(x) for layer in model], interval=1, patience=5
@@ -245,20 +242,20 @@ def test_patience_counts_steps_in_a_row(tmp_path, warnings):
     close_for(4)
     model[1].condensation.fill_(1)
     run.train(*batches(1))
-    assert [f'the gate of 0 {WARNING}' in said for said in warnings] == [True]
+    assert [f'the gate of 0 {WARNING}' in said for said in run.logger.said] == [True]
     close_for(4)
-    assert len(warnings) == 1
+    assert len(run.logger.said) == 1
     close_for(1)
-    assert f'the gate of 1 {WARNING}' in warnings[1]
+    assert f'the gate of 1 {WARNING}' in run.logger.said[1]
 
 
-def test_a_layer_without_input_is_not_warned_of(tmp_path, warnings):
+def test_a_layer_without_input_is_not_warned_of(tmp_path):
     run = Run(Closed().double(), tmp_path, interval=1, patience=5)
     run.train(*[torch.empty(0, CHANNELS, 4, 4).double()] * 9)
-    assert not warnings and run.record['gate'] == 9 * [[None]]
+    assert not run.logger.said and run.record['gate'] == 9 * [[None]]
 
 
-def test_a_compiled_model_whose_hooks_are_skipped_is_recorded(tmp_path, warnings):
+def test_a_compiled_model_whose_hooks_are_skipped_is_recorded(tmp_path):
     layer = Closed().double()
     # A compiler calls no hooks that came after it.
     run = Run(layer, tmp_path, layer.forward, interval=5, patience=5)
@@ -266,14 +263,14 @@ def test_a_compiled_model_whose_hooks_are_skipped_is_recorded(tmp_path, warnings
     gate = column(run.record, 'gate')
     assert 5 * gate.sum() == layer.num_batches_tracked > 0 == gate[-1]
     close(column(run.record, 'average')[-1], layer.condensation)
-    assert [WARNING in said for said in warnings] == [True]
+    assert [WARNING in said for said in run.logger.said] == [True]
 
 
-def test_a_gate_that_plays_no_part_is_not_warned_of(tmp_path, warnings):
+def test_a_gate_that_plays_no_part_is_not_warned_of(tmp_path):
     model = nn.Sequential(Closed().eval(), nn.BatchNorm2d(CHANNELS)).double()
     model[0].condensation.fill_(0)
-    Run(model, tmp_path, interval=1, patience=5).train(*batches(50, alike=False))
-    assert not warnings
+    run = Run(model, tmp_path, interval=1, patience=5)
+    assert not run.train(*batches(50, alike=False)).logger.said
 
 
 # --- calls ----------------------------------------------------------------------------
@@ -482,12 +479,19 @@ def test_a_file_of_other_layers_is_not_continued(tmp_path):
     assert run.record['steps'] == [3]
     kept = json.loads((tmp_path / 'condensation.before-2.json').read_text())
     assert kept['steps'] == [1, 2]
+    assert 'is kept as condensation.before-2.json' in run.logger.said[0]
+
+
+def test_a_run_that_is_resumed_without_its_record_starts_one(tmp_path):
+    run = Run(nn.BatchNorm2d(CHANNELS).double(), tmp_path, iteration=2, interval=1)
+    assert run.train(*batches(1)).record['steps'] == [3]
+    assert not run.logger.said
 
 
 def test_a_long_file_is_written_less_often_and_completed(tmp_path):
     file = CondensationFile(tmp_path / 'c.json', {'layers': ['bn']})
     writes, write = [], file.write
-    file.write = lambda: (writes.append(len(file.steps)), write())
+    file.write = lambda: (writes.append(step), write())
     row = {name: [0.5] for name in ('condensation', 'average', 'gate', 'shift')}
     for step in range(1, 1001):
         file.append(step, row)
@@ -501,7 +505,7 @@ def test_a_long_file_is_written_less_often_and_completed(tmp_path):
 
 def test_numbers_that_json_lacks_are_null(tmp_path):
     file = CondensationFile(tmp_path / 'c.json', {'layers': ['a', 'b', 'c']})
-    row = [math.nan, None, 1 / 3]
+    row = [math.nan, math.inf, 1 / 3]
     file.append(7, dict.fromkeys(('condensation', 'average', 'gate', 'shift'), row))
     text = file.path.read_text()
     assert json.loads(text)['shift'] == [[None, None, 0.333333]]

@@ -75,6 +75,13 @@ def test_what_has_learnt_to_depend_on_its_input_is_left_and_named():
     torch.testing.assert_close(detectors.predictions(model), want, rtol=0, atol=0)
 
 
+def test_a_detector_that_leaves_padding_out_is_refused():
+    cfg = detectors.config('retinanet', detectors.KERNEL)
+    cfg.model.data_preprocessor.type = 'PaddingAware'
+    with pytest.raises(ValueError, match='PaddingAware cannot be folded'):
+        fold_detector(detectors.detector(cfg))
+
+
 def test_norms_of_levels_behind_shared_convolutions():
     torch.manual_seed(0)
     head = RetinaSepBNHead(

@@ -10,6 +10,7 @@ from mmcv.cnn import ConvModule
 from mmdet.models import EfficientNet, ResNet
 from mmdet.models.roi_heads.shared_heads import ResLayer
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODEL_WRAPPERS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
@@ -280,5 +281,8 @@ def test_the_report_counts_modes_by_component():
 def test_a_model_that_is_compiled_gets_no_hooks():
     model = nn.Sequential(UBN(3))
     cfg = Config({'model': {}, 'compile': True})
-    UBNGuardHook().before_train_iter(SimpleNamespace(model=model, cfg=cfg))
+    runner = SimpleNamespace(
+        model=model, cfg=cfg, logger=MMLogger.get_current_instance()
+    )
+    UBNGuardHook().before_train_iter(runner)
     assert not model[0]._forward_pre_hooks

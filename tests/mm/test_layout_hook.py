@@ -74,6 +74,19 @@ def test_weights_of_another_norm_stop_the_run(start, source, norm, why):
     )
 
 
+def test_weights_of_a_distributed_training_are_read_as_they_are_loaded(tmp_path):
+    state = {
+        f'module.{k}': torch.zeros(v.shape)
+        for k, v in backbone(UBN).state_dict().items()
+    }
+    torch.save({'state_dict': state}, path := str(tmp_path / 'epoch_100.pth'))
+    init_cfg = {'type': 'Pretrained', 'checkpoint': path}
+    hook = HOOKS.build({'type': 'CheckpointLayoutHook'})
+    hook.before_train(SimpleNamespace(model=backbone(UBN, init_cfg), iter=0))
+    with pytest.raises(CheckpointLayoutError, match='20 norm layer'):
+        hook.before_train(SimpleNamespace(model=backbone(BN, init_cfg), iter=0))
+
+
 def test_a_resumed_run_has_its_own_weights(start):
     start(BN, UBN, iteration=1)
 

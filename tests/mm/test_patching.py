@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from ubn_mmdet.mm.guard import Patches
+from ubn_mmdet.mm import guard
 
 
 def louder(original):
@@ -56,11 +56,13 @@ def home(monkeypatch):
 
 
 @pytest.fixture
-def patches(home):
-    patches = Patches([('some_home', path, louder) for path in PATHS])
-    patches.install()
-    yield patches
-    patches.uninstall()
+def patches(home, monkeypatch):
+    """The guard, as if it wrapped what is above and nothing else."""
+    monkeypatch.setattr(guard, '_installed', [])
+    monkeypatch.setattr(guard, 'PATCHES', [('some_home', p, louder) for p in PATHS])
+    guard.install()
+    yield guard
+    guard.uninstall()
 
 
 def test_each_kind_of_function_stays_what_it_is(patches, home):
@@ -108,25 +110,24 @@ def test_what_others_put_there_since_stays(patches, home, monkeypatch):
     assert Speaker.of_class() == 'Speaker'
 
 
-def test_what_is_not_there_is_passed_over(home):
+def test_what_is_not_there_is_passed_over(patches, home, monkeypatch):
     paths = 'other', 'Speaker.other', 'Other.of_class'
-    patches = Patches(
-        [('no_such_home', 'speak', louder)]
-        + [('some_home', path, louder) for path in paths]
-    )
+    absent = [('no_such_home', 'speak'), *(('some_home', path) for path in paths)]
+    patches.uninstall()
+    monkeypatch.setattr(guard, 'PATCHES', [(*place, louder) for place in absent])
     before = dict(vars(home))
     patches.install()
     assert dict(vars(home)) == before
 
 
-def test_a_module_that_loads_on_first_use_stays_asleep(home, tmp_path, monkeypatch):
+def test_a_module_that_loads_on_first_use_stays_asleep(patches, tmp_path, monkeypatch):
     (tmp_path / 'sleeper.py').write_text('raise RuntimeError("woken")')
     spec = importlib.util.spec_from_file_location('sleeper', tmp_path / 'sleeper.py')
     spec.loader = importlib.util.LazyLoader(spec.loader)
     sleeper = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, 'sleeper', sleeper)
     spec.loader.exec_module(sleeper)
-    patches = Patches([('some_home', 'speak', louder)])
+    patches.uninstall()
     patches.install()
     patches.uninstall()
     with pytest.raises(RuntimeError, match='woken'):

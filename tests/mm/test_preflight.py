@@ -110,7 +110,13 @@ FAULTS = {
     ),
     'a norm on one side': (
         *(checks.norm_layers, 1, TWIN, ('bn', {'model.neck.norm_cfg': {'type': 'BN'}})),
-        'warning neck.fpn_convs.0.bn: norm layers: 20 in ubn-from-bn, 28 in bn',
+        'warning neck.lateral_convs.0: norm layers: 0 in ubn-from-bn, 1 in bn; in all 20, '
+        '28',
+    ),
+    'as many norms elsewhere': (
+        *(checks.norm_layers, 1, ('bn', {'model.neck.norm_cfg': {'type': 'BN'}})),
+        ('bn', {'model.bbox_head': {'norm_cfg': {'type': 'BN'}, 'stacked_convs': 4}}),
+        'norm layers: 1 in bn, 0 in bn; in all 28, 28',
     ),
     'kernels without decay': (
         *(

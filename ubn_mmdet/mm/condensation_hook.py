@@ -5,7 +5,6 @@ a config records BatchNorm as well, and more often.
 """
 
 import json
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,6 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -24,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..files import write_whole
 from ..layers.checks import check_count
 from ..layers.stages.statistics import CONDENSATION_MOMENTUM
+from ..records import read_json
 from .condensation import StepMeasurement, has_gate
 from .members import unwrapped
 
@@ -31,7 +30,7 @@ FILE = 'condensation.json'
 THRESHOLD = 0.15  # tau of layers that have no gate: UBN's
 QUANTITIES = 'condensation', 'average', 'gate', 'shift'
 
-Row = Mapping[str, Sequence[float | None]]  # a number per layer, by quantity
+Row = Mapping[str, Sequence[float]]  # a number per layer, by quantity
 
 
 @HOOKS.register_module()
@@ -82,7 +81,7 @@ class CondensationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find the layers, and continue an earlier record where the run is resumed."""
         model = unwrapped(runner)
-        self._layers = self._find(model)
+        self._layers = {n: m for n, m in model.named_modules() if self._records(m)}
         if not self._layers:
             return
         layers = list(self._layers.values())
@@ -108,11 +107,10 @@ class CondensationHook(Hook):
         if self._loaded and self._loaded['layers'].shape == self._last.shape:
             self._last_step = self._loaded['step']
             self._last = self._loaded['layers'].cpu()
-        if not self._file.resume(runner.iter):
-            print_log(
-                f'{FILE} starts at step {runner.iter}; a record of other layers or '
-                f'thresholds is kept as {set_aside(Path(FILE), runner.iter)}',
-                logger='current',
+        if is_main_process() and (kept := self._file.resume(runner.iter)):
+            runner.logger.info(
+                f'{FILE} starts at step {runner.iter}; the record of other layers or '
+                f'thresholds is kept as {kept.name}'
             )
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
@@ -132,7 +130,7 @@ class CondensationHook(Hook):
             runner.visualizer.add_scalars(
                 scalars(list(self._layers), row), step=runner.iter + 1
             )
-            self._warn_of_closed()
+            self._warn_of_closed(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """What a resumed run goes on from: the state here, the rows in the file."""
@@ -169,7 +167,7 @@ class CondensationHook(Hook):
         values = condensation, average, gate, shift
         return {q: v.tolist() for q, v in zip(QUANTITIES, values, strict=True)}
 
-    def _warn_of_closed(self) -> None:
+    def _warn_of_closed(self, runner: Runner) -> None:
         """Warn of gates that do not open any more, of each once."""
         closed = dict(zip(self._layers, self._last[2].tolist(), strict=True))
         new = [
@@ -183,24 +181,20 @@ class CondensationHook(Hook):
         self._warned.update(new)
         layer = self._layers[new[0]]
         others = f' and {len(new) - 1} more' if len(new) > 1 else ''
-        print_log(
+        runner.logger.warning(
             f'the gate of {new[0]}{others} has been closed for {self.patience} steps in a '
             'row. A layer whose gate is closed normalises with its running statistics and '
             f'does not move them; {new[0]} has moved them {int(layer.num_batches_tracked)} '
             f'times ({FILE} has the course of each layer). If statistics are to move on, '
             f'lower condensation_threshold ({layer.condensation_threshold}), or set it to '
             'None, as the preset ubn-no-gate does; in a comparison, train that as well. '
-            'If they are to settle first, set condensation_min_updates.',
-            logger='current',
-            level=logging.WARNING,
+            'If they are to settle first, set condensation_min_updates.'
         )
 
-    def _find(self, model: nn.Module) -> dict[str, Any]:
-        """The layers to be recorded, by name."""
-        found = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
-        if not found:
-            print_log('CondensationHook: the model has no BatchNorm', logger='current')
-        return found
+    @staticmethod
+    def _records(layer: nn.Module) -> bool:
+        """Whether a layer is to be recorded."""
+        return isinstance(layer, _BatchNorm)
 
 
 @HOOKS.register_module()
@@ -221,8 +215,9 @@ class GateHook(CondensationHook):
         ):
             super().before_train(runner)
 
-    def _find(self, model: nn.Module) -> dict[str, Any]:
-        return {name: m for name, m in model.named_modules() if has_gate(m)}
+    @staticmethod
+    def _records(layer: nn.Module) -> bool:
+        return has_gate(layer)
 
 
 def scalars(layers: Sequence[str], row: Mapping[str, Sequence]) -> dict[str, float]:
@@ -237,11 +232,6 @@ def scalars(layers: Sequence[str], row: Mapping[str, Sequence]) -> dict[str, flo
     return {tag: value for tag, value in tags.items() if math.isfinite(value)}
 
 
-def set_aside(path: Path, step: int) -> Path:
-    """Where the record of the steps before ``step`` stays if another one begins."""
-    return path.with_suffix(f'.before-{step}.json')
-
-
 class CondensationFile:
     """The record of a run, one JSON file: rows by step, a column a layer.
 
@@ -252,47 +242,43 @@ class CondensationFile:
     def __init__(self, path: str | os.PathLike, head: Mapping[str, object]) -> None:
         self.path = Path(path)
         self._head = head
-        self.steps: list[int] = []
-        self._rows: dict[str, list[list]] = {name: [] for name in QUANTITIES}
-        self._written = 0
+        self._columns: dict[str, list] = {name: [] for name in ('steps', *QUANTITIES)}
 
-    def resume(self, step: int) -> bool:
-        """Take over the file on disk up to ``step``; whether it is of these layers.
+    def resume(self, step: int) -> Path | None:
+        """Take over the file on disk up to ``step``, if it is of these layers.
 
         A record of other layers or thresholds stays, under another name.
+
+        Returns:
+            That name, if there was such a record.
         """
-        try:
-            known = json.loads(self.path.read_text())
-            if any(known.get(key) != value for key, value in self._head.items()):
-                os.replace(self.path, set_aside(self.path, step))
-                return False
-            self._written = sum(s <= step for s in known['steps'])
-            self._rows = {name: known[name][: self._written] for name in QUANTITIES}
-        except (OSError, ValueError, KeyError):
-            return False
-        self.steps = known['steps'][: self._written]
-        return True
+        known = read_json(self.path)
+        if known is None:
+            return None
+        if any(known.get(key) != value for key, value in self._head.items()):
+            return self.path.replace(self.path.with_suffix(f'.before-{step}.json'))
+        rows = sum(s <= step for s in known['steps'])
+        self._columns = {name: known[name][:rows] for name in self._columns}
+        return None
 
     def append(self, step: int, row: Row) -> None:
-        """Add a row to each quantity, and write the file if it is time.
+        """Add a row, and write the file if it is time.
 
-        That is at once for the first hundred rows, later whenever the file has grown by
-        a hundredth: all of a long run's writing costs as much a row as it did then.
+        That is at once for the first hundred rows, later whenever about a hundredth has
+        been added: a row of a long run then costs no more writing than a row of a short.
         """
-        self.steps.append(step)
+        self._columns['steps'].append(step)
         for name in QUANTITIES:
-            self._rows[name].append([*map(_short, row[name])])
-        if len(self.steps) - self._written > len(self.steps) // 100:
+            self._columns[name].append([*map(_short, row[name])])
+        rows = len(self._columns['steps'])
+        if rows % (1 + rows // 100) == 0:
             self.write()
 
     def write(self) -> None:
         """Write the file, whole or not at all."""
-        content = {**self._head, 'steps': self.steps, **self._rows}
-        write_whole(self.path, json.dumps(content).encode())
-        self._written = len(self.steps)
+        write_whole(self.path, json.dumps({**self._head, **self._columns}).encode())
 
 
-def _short(value: float | None) -> float | None:
+def _short(value: float) -> float | None:
     """Six digits, which is what float32 has; JSON knows no nan."""
-    known = value is not None and math.isfinite(value)
-    return float(f'{value:.6g}') if known else None
+    return float(f'{value:.6g}') if math.isfinite(value) else None

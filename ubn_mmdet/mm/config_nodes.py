@@ -5,17 +5,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
 
 
 def read_config(
     path: str | os.PathLike, options: Mapping[str, object] | None = None
 ) -> Config:
-    """A config of MMDetection's, with ``options`` in place of its own settings."""
-    from mmdet.utils import register_all_modules  # slow, and not needed for the rest
-
-    register_all_modules()
+    """A config, with ``options`` in place of its own settings; its scope is the default."""
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(dict(options or {}))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     return cfg
 
 
@@ -33,16 +32,6 @@ def type_name(node: Mapping[str, Any]) -> str:
     """The name of the class that a dict builds, without its scope or module."""
     kind = node.get('type')
     return getattr(kind, '__name__', str(kind).rpartition('.')[2])
-
-
-def pretrained_in(init_cfg: object) -> list[Mapping[str, Any]]:
-    """What an ``init_cfg``, a dict or a list of them, says of weights to load."""
-    parts = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    return [
-        each
-        for each in parts
-        if isinstance(each, Mapping) and type_name(each) == 'Pretrained'
-    ]
 
 
 def nodes_of(tree: object, *types: str) -> list[ConfigDict]:

@@ -32,7 +32,15 @@ def fold_detector(model: nn.Module, size: tuple[int, int] = SIZE) -> FoldReport:
 
     Returns:
         What was done with which layer, to print.
+
+    Raises:
+        ValueError: If the detector leaves padding out, or a norm layer is in training mode.
     """
+    if getattr(model.data_preprocessor, 'announces_padding', False):
+        raise ValueError(
+            'a detector with PaddingAware cannot be folded: its norm layers write zeros '
+            'where images are padded, and what is folded does not'
+        )
     image, sample = example(model, size)
 
     def run() -> object:

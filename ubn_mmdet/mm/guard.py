@@ -11,7 +11,7 @@ back.
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ from .flops import COUNTER
 from .hooks import MergeGatesHook, UBNGuardHook
 from .replacers import REPLACERS
 
+# The full name of the module that defines a function or its class; 'function' or
+# 'Class.method'; what makes the new function out of the old one. A class or static method
+# is handed over as the plain function inside, and becomes one again.
 Patch = tuple[str, str, Callable[[Callable], Callable]]
 
 
@@ -31,34 +34,6 @@ class _Swap(NamedTuple):
     name: str
     old: object
     new: object
-
-
-class Patches:
-    """Wraps functions of other packages, wherever they are known by name.
-
-    Args:
-        patches: Of each function: the full name of the module that defines it or its
-            class; ``'function'`` or ``'Class.method'``; and what makes the new function
-            out of the old one. A class or static method is handed over as the plain
-            function inside, and becomes one again.
-    """
-
-    def __init__(self, patches: Sequence[Patch]) -> None:
-        self._patches = patches
-        self._installed: list[_Swap] = []
-
-    def install(self) -> None:
-        """Wrap what there is of the functions; a second call changes nothing."""
-        if self._installed:
-            return
-        found = map(_prepare, self._patches)
-        self._installed = [swap for swap in found if swap is not None]
-        _swap(self._installed)
-
-    def uninstall(self) -> None:
-        """Put the very objects back that were there before."""
-        _swap(swap._replace(old=swap.new, new=swap.old) for swap in self._installed)
-        self._installed = []
 
 
 def _prepare(patch: Patch) -> _Swap | None:
@@ -123,22 +98,25 @@ def _with_own_start(original: Callable) -> Callable:
     return constant_init
 
 
-_patches = Patches(
-    (
-        *REPLACERS,
-        ('mmengine.runner', 'Runner.register_hooks', _with_hooks),
-        ('mmengine.runner', 'FlexibleRunner.register_hooks', _with_hooks),
-        ('mmengine.model.weight_init', 'constant_init', _with_own_start),
-        COUNTER,
-    )
+PATCHES: tuple[Patch, ...] = (
+    *REPLACERS,
+    ('mmengine.runner', 'Runner.register_hooks', _with_hooks),
+    ('mmengine.runner', 'FlexibleRunner.register_hooks', _with_hooks),
+    ('mmengine.model.weight_init', 'constant_init', _with_own_start),
+    COUNTER,
 )
+_installed: list[_Swap] = []
 
 
 def install() -> None:
     """Make replacers refuse our layers, and runners report them. Twice is once."""
-    _patches.install()
+    if not _installed:
+        found = map(_prepare, PATCHES)
+        _installed.extend(swap for swap in found if swap is not None)
+        _swap(_installed)
 
 
 def uninstall() -> None:
     """Leave PyTorch and the toolbox as they were; the layers stay registered."""
-    _patches.uninstall()
+    _swap(swap._replace(old=swap.new, new=swap.old) for swap in _installed)
+    _installed.clear()

@@ -1,6 +1,5 @@
 """Hooks that look at norm layers in training, and what some of the layers want there."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
@@ -9,7 +8,6 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, broadcast, get_world_size
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from torch import nn
 
@@ -51,11 +49,11 @@ class UBNGuardHook(Hook):
                 'builds no norm layers'
             )
         if layers:
-            print_log(report(layers), logger='current')
+            runner.logger.info(report(layers))
         # A warning and no cure: the same model would train otherwise in a loop of one's
         # own. SyncBatchNorm trains on in these places, too.
         if unheeded := unheeded_norm_eval(model):
-            _warn(
+            runner.logger.warning(
                 f'norm_eval=True does not reach these {kinds(layers.values())} layers, '
                 f'which train as if it were False: {", ".join(unheeded)}. Only '
                 'nn.BatchNorm2d is frozen there. Set norm_eval=False if they are to train; '
@@ -63,7 +61,7 @@ class UBNGuardHook(Hook):
             )
         ranks = get_world_size()
         if apart := unmerged(layers.values(), ranks):
-            _warn(
+            runner.logger.warning(
                 f'{len(apart)} {kinds(apart)} layer(s) do not merge their statistics over '
                 f'all {ranks} ranks (sync=False, or sync_group_size): ranks have running '
                 'statistics of their own. Those of rank 0 are saved, and after a resume '
@@ -90,7 +88,7 @@ class UBNGuardHook(Hook):
         shared = {name: n for name, n in self._calls.items() if n > once}
         if shared:
             name, count = next(iter(shared.items()))
-            _warn(
+            runner.logger.warning(
                 f'{len(shared)} norm layer(s) of ubn_mmdet were called several times in '
                 f'one step, as {name}, {count} times. A norm that is shared by pyramid '
                 'levels mixes their statistics and fails in evaluation: use a head with a '
@@ -129,10 +127,6 @@ def unheeded_norm_eval(model: nn.Module) -> list[str]:
             if count:
                 found.append(f'{name or "model"} ({type(module).__name__}): {count}')
     return found
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger='current', level=logging.WARNING)
 
 
 @HOOKS.register_module()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 from torch.optim import SGD
@@ -18,42 +18,29 @@ SCALED = 'weight', 'spatial_weight', 'bias'  # what our form divides by the gate
 class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Lets norm layers have a say in the rate and the decay of their parameters.
 
-    The ``optimizer`` must state ``lr`` and ``weight_decay``, whose defaults are not known
-    here. :attr:`defaults` hold where ``paramwise_cfg`` is silent.
+    :attr:`defaults` hold where ``paramwise_cfg`` is silent.
     """
 
-    defaults: dict[str, Any]
+    # The toolbox looks at single parameters only if there is an entry. Then a head whose
+    # levels share their convolutions would be refused.
+    defaults: dict[str, Any] = {'bypass_duplicate': True}
 
     def __init__(
         self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
     ) -> None:
-        for name in ('lr', 'weight_decay'):
-            if optim_wrapper_cfg.get('optimizer', {}).get(name) is None:
-                raise ValueError(
-                    f'{type(self).__name__} multiplies {name}: '
-                    'optim_wrapper.optimizer must state it'
-                )
         super().__init__(optim_wrapper_cfg, self.defaults | (paramwise_cfg or {}))
 
-    def add_params(
-        self,
-        params: list[dict],
-        module: nn.Module,
-        prefix: str = '',
-        is_dcn_module: int | float | None = None,
-    ) -> None:
-        """Add a parameter group for each parameter of ``module``."""
-        first = len(params)
-        super().add_params(params, module, prefix, is_dcn_module)
-        # Those of children have been adjusted by the call for the child.
-        own = {id(p): name for name, p in module.named_parameters(recurse=False)}
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """The optimizer wrapper, with a parameter group for each parameter of ``model``."""
+        wrapper = super().__call__(model)
+        groups = {id(g['params'][0]): g for g in wrapper.optimizer.param_groups}
         keys = self.paramwise_cfg.get('custom_keys', {})
-        for group in params[first:]:
-            if name := own.get(id(group['params'][0])):
-                group.setdefault('lr', self.base_lr)
-                group.setdefault('weight_decay', self.base_wd)
-                is_custom = any(key in f'{prefix}.{name}' for key in keys)
-                self.adjust(group, module, name, is_custom)
+        for path, module in getattr(model, 'module', model).named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if group := groups.get(id(parameter)):
+                    is_custom = any(key in f'{path}.{name}' for key in keys)
+                    self.adjust(group, module, name, is_custom)
+        return wrapper
 
     def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Change what is special about the parameter ``name`` of ``module`` in place.
@@ -73,17 +60,16 @@ class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
 
         optim_wrapper = dict(constructor='InitBNOptimWrapperConstructor', ...)
 
-    The ``optimizer`` must state ``lr`` and ``weight_decay``. ``norm_decay_mult`` and
+    The ``optimizer`` must state ``weight_decay``. ``norm_decay_mult`` and
     ``bias_decay_mult`` are 0 unless ``paramwise_cfg`` says otherwise. The hundredth comes
     on top of what ``custom_keys`` say of such a weight. As ever, a parameter that
     ``custom_keys`` match decays as they say. Schedulers that name a rate instead of a
     ratio (``eta_min``, OneCycleLR) give it to all parameters: use ``eta_min_ratio``.
     """
 
-    defaults = {
+    defaults = NormOptimWrapperConstructor.defaults | {
         'norm_decay_mult': 0.0,
         'bias_decay_mult': 0.0,
-        'bypass_duplicate': True,
     }
 
     def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
@@ -113,25 +99,19 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
             paramwise_cfg=dict(norm_decay_mult=0.0),
         )
 
-    The ``optimizer`` must state ``lr`` and ``weight_decay``. The authors' rates come on top
-    of what ``custom_keys`` say; what they match decays as they say. Schedulers that name a
-    rate instead of a ratio (``eta_min``, OneCycleLR) give it to all parameters: use
-    ``eta_min_ratio``.
+    The authors' rates come on top of what ``custom_keys`` say; what they match decays as
+    they say. Schedulers that name a rate instead of a ratio (``eta_min``, OneCycleLR) give
+    it to all parameters: use ``eta_min_ratio``.
 
     Raises:
-        ValueError: If ``lr`` or ``weight_decay`` is missing, or a layer needs the authors'
-            rates and the optimizer is not SGD.
+        ValueError: If a layer needs the authors' rates and the optimizer is not SGD.
     """
-
-    # The toolbox looks at single parameters only if there is an entry. Then a head whose
-    # levels share their convolutions would be refused.
-    defaults = {'bypass_duplicate': True}
 
     def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:
         """Set the kernel's own decay, and the authors' rates."""
         if not isinstance(module, PipelineNorm):
             return
-        if name == 'spatial_weight' and not is_custom:
+        if name == 'spatial_weight' and not is_custom and self.base_wd is not None:
             group['weight_decay'] = self.base_wd
         has_authors_start = (
             isinstance(module, UBN)

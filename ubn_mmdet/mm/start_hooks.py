@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers.checks import check_count, check_number
 from ..layers.precise import kept_modes
-from .config_nodes import pretrained_in
+from .config_nodes import nodes_of
 from .members import unwrapped
 
 LIMIT = 3.0  # how many times larger features may be before they are suspect
@@ -97,17 +97,20 @@ def pretrained_modules(
 ) -> Iterator[tuple[str, nn.Module, Mapping[str, Any]]]:
     """The modules that load weights: name, module and ``init_cfg`` of each."""
     for name, module in model.named_modules():
-        for each in pretrained_in(getattr(module, 'init_cfg', None)):
+        for each in nodes_of(getattr(module, 'init_cfg', None), 'Pretrained'):
             yield name, module, each
 
 
 def pretrained_state(init_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
     """What an ``init_cfg`` of type ``Pretrained`` loads, by the module's own names."""
-    prefix = init_cfg.get('prefix') or ''
-    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     path = init_cfg['checkpoint']
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     state = checkpoint.get('state_dict', checkpoint)
+    if not init_cfg.get(
+        'prefix'
+    ):  # what DistributedDataParallel adds is no part of a name
+        return {k.removeprefix('module.'): v for k, v in state.items()}
+    prefix = f'{init_cfg["prefix"].rstrip(".")}.'
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
@@ -138,15 +141,13 @@ class FeatureScaleHook(Hook):
         check_count('size', size)
         self.limit = limit
         self.size = size
-        self._is_done = False
 
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Look at the first batch."""
-        if self._is_done or runner.iter:
+        if runner.iter:
             return
-        self._is_done = True
         model = unwrapped(runner)
         images = model.data_preprocessor({'inputs': data_batch['inputs']})['inputs']
         shorter = min(images.shape[2:])

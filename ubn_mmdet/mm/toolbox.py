@@ -7,7 +7,6 @@ or OneDL's continuation (same import names). Importing this module imports none 
 import os
 import re
 import warnings
-from collections.abc import Iterable
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -37,6 +36,11 @@ MMDET = Part('mmdet', ('onedl-mmdetection', 'mmdet'), '3.0.0', '4.0.0')
 PARTS = MMENGINE, MMCV, MMDET
 # For pre-training alone.
 MMPRETRAIN = Part('mmpretrain', ('onedl-mmpretrain', 'mmpretrain'), '1.0.0', '2.0.0')
+# By the package whose tools are to run: the parts, and what must import of them.
+NEEDS = {
+    'mmdet': (PARTS, ('mmengine.registry', 'mmcv.ops', 'mmdet')),
+    'mmpretrain': ((MMENGINE, MMCV, MMPRETRAIN), ('mmpretrain',)),
+}
 
 
 def mmengine_problem() -> str | None:
@@ -46,10 +50,18 @@ def mmengine_problem() -> str | None:
     return _metadata_problem(MMENGINE) or _import_problem('mmengine.registry')
 
 
-def toolbox_problems() -> list[str]:
-    """What keeps detectors from being trained here, one sentence each; or nothing."""
-    found = [*map(_metadata_problem, PARTS), _pkg_resources_problem()]
-    return _problems(found, 'mmengine.registry', 'mmcv.ops', 'mmdet')
+def toolbox_problems(package: str = 'mmdet') -> list[str]:
+    """What keeps models of a package from being trained here, one sentence each.
+
+    Of what fails in importing, the first.
+    """
+    parts, modules = NEEDS[package]
+    found = [*map(_metadata_problem, parts), _pkg_resources_problem()]
+    problems = [problem for problem in found if problem]
+    for module in modules:
+        if not problems and (problem := _import_problem(module)):
+            problems.append(problem)
+    return problems
 
 
 def toolbox_notes() -> list[str]:
@@ -75,23 +87,18 @@ def toolbox_notes() -> list[str]:
     ]
 
 
-def require_toolbox() -> None:
+def require_toolbox(package: str = 'mmdet') -> None:
     """Check the toolbox before work that needs it; its notes become warnings.
+
+    ``package`` is ``'mmpretrain'`` for pre-training.
 
     Raises:
         ToolboxError: If a part is absent, too old or does not import.
     """
-    if problems := toolbox_problems():
+    if problems := toolbox_problems(package):
         raise ToolboxError('\n'.join(problems))
     for note in toolbox_notes():
         warnings.warn(note, stacklevel=2)
-
-
-def require_pretraining() -> None:
-    """Check MMPreTrain, and what of the toolbox it needs, as :func:`require_toolbox`."""
-    found = map(_metadata_problem, (MMENGINE, MMCV, MMPRETRAIN))
-    if problems := _problems(found, 'mmpretrain'):
-        raise ToolboxError('\n'.join(problems))
 
 
 def installed(part: Part) -> list[tuple[str, str]]:
@@ -103,15 +110,6 @@ def installed(part: Part) -> list[tuple[str, str]]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _problems(found: Iterable[str | None], *modules: str) -> list[str]:
-    """What was found in metadata; if nothing, the first problem in importing modules."""
-    problems = [problem for problem in found if problem]
-    for module in modules:
-        if not problems and (problem := _import_problem(module)):
-            problems.append(problem)
-    return problems
 
 
 def _metadata_problem(part: Part) -> str | None:

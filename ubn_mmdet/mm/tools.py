@@ -11,9 +11,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from .toolbox import ToolboxError, require_pretraining, require_toolbox
-
-_CHECKS = {'mmdet': require_toolbox, 'mmpretrain': require_pretraining}
+from .toolbox import ToolboxError, require_toolbox
 
 
 def find_tool(package_name: str, name: str) -> Path:
@@ -51,7 +49,7 @@ def run_tool(package: str, name: str, description: str) -> None:
     prints ``description``, what ours does, in place of the tool's own.
     """
     try:
-        _CHECKS[package]()
+        require_toolbox(package)
         tool = find_tool(package, name)
     except ToolboxError as error:
         if {'-h', '--help'}.isdisjoint(sys.argv):
@@ -82,8 +80,19 @@ def ended_by(*errors: type[Exception]) -> Iterator[None]:
         sys.exit(f'{Path(sys.argv[0]).stem}: {error}')
 
 
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options`` as MMDetection's tools have it.
+def tool_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help has the description as it is written."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_cfg_options(
+    parser: argparse.ArgumentParser,
+    option: str = '--cfg-options',
+    what: str = "settings of the config to override, key=value as in MMDetection's tools",
+) -> None:
+    """Add an option that takes ``key=value`` as MMDetection's tools do.
 
     Without MMEngine there is the help alone: values stay text.
     """
@@ -92,12 +101,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         from mmengine.config import DictAction
 
         action = DictAction
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=action,
-        help="settings of the config to override, key=value as in MMDetection's tools",
-    )
+    parser.add_argument(option, nargs='+', action=action, help=what)
 
 
 def join_ranks_on_cpu() -> None:

@@ -211,7 +211,7 @@ def compare(case: Case, detector: nn.Module, joint: Trace, ranks: list) -> dict:
             expected = ranks[0][kind, name]
         found = [rank.get((kind, name)) for rank in ranks]
         relative = max(
-            _relative(one, expected, floor.get(kind, 1e-6))
+            relative_difference(one, expected, floor.get(kind, 1e-6))
             for one in _as_of_one_process(kind, found)
         )
         largest = max(largest, relative)
@@ -273,7 +273,7 @@ def _as_of_one_process(kind: str, found: list[Tensor | None]) -> list[Tensor | N
     return found
 
 
-def _relative(found: Tensor | None, expected: Tensor, floor: float) -> float:
+def relative_difference(found: Tensor | None, expected: Tensor, floor: float) -> float:
     """The largest difference by the largest expected value or ``floor``; inf for nan."""
     if found is None or found.shape != expected.shape:
         return float('inf')

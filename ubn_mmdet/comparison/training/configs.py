@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
 from ...data.coco_folder import SPLITS, CocoFolder, annotation_file
@@ -57,7 +57,10 @@ def resolve(comparison: Comparison, run: Run, folder: Folder) -> Config:
 def norm_config(comparison: Comparison, norm: Norm, folder: Folder) -> Config:
     """What all runs of a norm share."""
     cfg = common_config(comparison, folder)
-    cfg.model = replace_norm(cfg, preset(norm.preset))
+    scope = cfg.get('default_scope', 'mmdet')
+    if not list(batchnorms(cfg.model, scope)):
+        raise SpecError('the detector has no norm_cfg with a BatchNorm to replace')
+    cfg.model = with_norm(cfg.model, preset(norm.preset), scope)
     _override(cfg, norm.options)
     return cfg
 
@@ -81,15 +84,6 @@ def common_config(comparison: Comparison, folder: Folder) -> Config:
     _override(cfg, comparison.options)
     # A comparison may name modules of its own, with norms.
     import_modules_from_strings(**cfg.get('custom_imports', {'imports': []}))
-    return cfg
-
-
-def shared_config(comparison: Comparison, folder: Folder) -> Config:
-    """:func:`common_config` without what differs between runs, except for the norm."""
-    cfg = common_config(comparison, folder)
-    cfg.randomness = None
-    for node in nodes_of(cfg.model, 'Pretrained'):
-        node.checkpoint = None
     return cfg
 
 
@@ -190,18 +184,6 @@ def _use_folder(cfg: Config, folder: Folder, size: int | tuple[int, int]) -> Non
             raise ValueError(f'its {loader} pipeline has no {" or ".join(sized)}')
         for node in nodes:
             node.update(settings)
-
-
-def replace_norm(cfg: Config, norm: dict) -> ConfigDict:
-    """The model of a config, with ``norm`` for every BatchNorm.
-
-    Raises:
-        SpecError: If it has none.
-    """
-    scope = cfg.get('default_scope', 'mmdet')
-    if not list(batchnorms(cfg.model, scope)):
-        raise SpecError('the detector has no norm_cfg with a BatchNorm to replace')
-    return with_norm(cfg.model, norm, scope)
 
 
 def _override(cfg: Config, options: dict) -> None:

@@ -12,17 +12,18 @@ from mmengine.config import Config
 
 from ...data.coco_folder import CocoFolder
 from ...files import write_whole
+from ...mm.config_nodes import nodes_of
 from ...mm.preflight import Side, preflight
 from ..spec import Comparison, Norm, Run, SpecError
 from .configs import (
     Folder,
+    common_config,
     config_hash,
     data_hash,
     norm_config,
     open_data,
     preset,
     resolve,
-    shared_config,
 )
 
 
@@ -56,7 +57,10 @@ def make_plan(
         return config_hash(cfg, folder.root, data_is, comparison.processes)
 
     # Before the preflight, which takes longer: weights that are missing are named here.
-    shared = shared_config(comparison, folder)
+    shared = common_config(comparison, folder)
+    shared.randomness = None
+    for node in nodes_of(shared.model, 'Pretrained'):  # each norm and seed has its own
+        node.checkpoint = None
     _check_metrics(comparison, shared, folder)
     setting_hash = hash_of(shared)
     norms = {run.norm.name: run.norm for run in runs}

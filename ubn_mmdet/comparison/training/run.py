@@ -31,8 +31,7 @@ from ...checkpoints.files import write_checkpoint
 from ...files import write_whole
 from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
-from ...mm.condensation_hook import CondensationHook
-from ...mm.config_nodes import all_nodes, pretrained_in
+from ...mm.config_nodes import all_nodes, nodes_of
 from ...mm.norm_configs import with_batchnorm_alone
 from ...mm.start_hooks import pretrained_modules
 from ...mm.tools import join_ranks_on_cpu
@@ -103,7 +102,6 @@ def train(cfg: Config, run_dir: Path, processes: int = 1) -> dict:
     if _detects(cfg):
         # Before all hooks that note the metrics.
         runner.register_hook(NothingFoundHook(), priority='HIGHEST')
-    runner.register_hook(CondensationHook())
     # After the toolbox's own hooks, which note the loss.
     for hook in (ReseedHook(cfg.randomness.seed), FiniteLossHook(), CatchUpHook()):
         runner.register_hook(hook, priority='LOWEST')
@@ -140,6 +138,9 @@ def prepare(cfg: Config, run_dir: Path, processes: int) -> None:
         # The hook deletes before it writes.
         'max_keep_ckpts': 2,
     }
+    hooks = cfg.get('custom_hooks') or []
+    if not nodes_of(hooks, 'CondensationHook'):
+        cfg.custom_hooks = [*hooks, {'type': 'CondensationHook'}]
     if _detects(cfg):
         for name in ('val_evaluator', 'test_evaluator'):
             cfg[name].outfile_prefix = str(run_dir / _RAW)
@@ -168,7 +169,8 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
     """
     init_default_scope(cfg.default_scope)
     settings = with_batchnorm_alone(cfg.model)
-    loading = [n for n in all_nodes(settings) if pretrained_in(n.get('init_cfg'))]
+    nodes = all_nodes(settings)
+    loading = [n for n in nodes if nodes_of(n.get('init_cfg'), 'Pretrained')]
     loaded: list[str] = []
     if loading:
         loaded = [name for name, *_ in pretrained_modules(MODELS.build(settings))]

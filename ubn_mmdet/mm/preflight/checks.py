@@ -110,10 +110,14 @@ def config_keys(a: Side, b: Side, world: int) -> Findings:
 
 def norm_layers(a: Side, b: Side, world: int) -> Findings:
     """Norm layers are in the same places, and alike in what every norm has."""
-    if len(a.norms) != len(b.norms):
-        first = min(a.norms.keys() ^ b.norms.keys())
-        what = f'norm layers: {len(a.norms)} in {a.name}, {len(b.norms)} in {b.name}'
-        yield Finding(WARNING, first, what)
+    # By the module that has them: a GroupNorm may be called gn1 where a BatchNorm is bn1.
+    in_a, in_b = (Counter(n.rpartition('.')[0] for n in side.norms) for side in (a, b))
+    if places := [place for place in in_a | in_b if in_a[place] != in_b[place]]:
+        counts = [f'{in_a[places[0]]} in {a.name}', f'{in_b[places[0]]} in {b.name}']
+        what = (
+            f'norm layers: {", ".join(counts)}; in all {len(a.norms)}, {len(b.norms)}'
+        )
+        yield Finding(WARNING, places[0], what)
     of_a, of_b = a.traits(world), b.traits(world)
     found: dict[str, list] = {}
     for layer in [name for name in of_a if name in of_b]:
