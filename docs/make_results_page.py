@@ -11,7 +11,6 @@ folder on. A contrast has a verdict when all planned runs have ended.
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from ubn_mmdet.comparison.images import images_of
@@ -26,22 +25,18 @@ from ubn_mmdet.comparison.results import (
     slug,
     titles,
 )
-from ubn_mmdet.comparison.spec import Comparison
 from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.tools import ended_by
 
 BASELINE = 'BN'  # that the other norms are compared with
 BASELINES = BASELINE, 'GN'
-COMPARISONS = Path(__file__).parent.parent / 'comparisons'
 HEAD = """\
 # Results
 
 Made by `python docs/make_results_page.py` from the files in `docs/results/`: one line per
 run as `tools/compare_norms.py` writes it, and what `tools/report_norms.py` keeps of the
-predictions. Lines of older commits do not say what was planned: their verdicts go by
-today's files in `comparisons/`. For all norms, all curves, costs and settings, run
-`python tools/report_norms.py docs/results/*.jsonl --out FOLDER`. It gives no verdicts on
-such lines."""
+predictions. For all norms, all curves, costs and settings, run
+`python tools/report_norms.py docs/results/*.jsonl --out FOLDER`."""
 
 
 def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
@@ -55,7 +50,7 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
         ResultsError: If a results file cannot be read.
     """
     folder = docs / 'results'
-    groups = [_with_plan(each) for each in read_groups(sorted(folder.glob('*.jsonl')))]
+    groups = read_groups(sorted(folder.glob('*.jsonl')))
     named = dict(zip(titles(groups), groups, strict=True))
 
     def images(group: ResultGroup) -> tuple:
@@ -103,14 +98,6 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
 
 def _text(path: Path) -> list[str]:
     return [path.read_text().rstrip()] if path.is_file() else []
-
-
-def _with_plan(group: ResultGroup) -> ResultGroup:
-    """A group whose lines say no plan, with what its comparison plans now."""
-    path = COMPARISONS / f'{group.settings["comparison"]}.py'
-    if group.planned or not path.is_file():
-        return group
-    return replace(group, planned=Comparison.open(path).planned())
 
 
 def _strongest(numbers: Mapping) -> str:

@@ -133,13 +133,7 @@ def test_contrasts_are_corrected_for_how_many_there_are(numbers):
         numbers, *lines, primary=[*PRIMARY, {**named[1], 'norm': 'X'}]
     )
     assert found['holm'] == pytest.approx(2 * alone['p'])
-    assert missing['verdict'] == 'no plan is recorded: no verdict'
-
-
-def test_lines_of_old_versions_do_not_say_what_was_planned(numbers):
-    lines = [*runs_of('BN', *FIVE), *runs_of('UBN', *(ap + 0.05 for ap in FIVE))]
-    [found] = decided(numbers, *lines, planned={})
-    assert found['verdict'] == 'no plan is recorded: no verdict'
+    assert missing['verdict'] == 'too few seeds for a verdict'
 
 
 def test_a_plan_that_has_changed_is_told(numbers):

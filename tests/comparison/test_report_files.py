@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import ROOT, run
 from helpers.results import (
     condensation,
     predictions,
@@ -24,7 +23,7 @@ from ubn_mmdet.comparison.report.write import write_report
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools/report_norms.py'
 PRIMARY = [{'norm': 'UBN', 'baseline': 'BN', 'metric': 'bbox_mAP'}]
 
 
@@ -171,27 +170,19 @@ def test_without_markdown_it_all_but_the_page_is_written(tmp_path, monkeypatch):
     assert names == {'report.md', 'report.json', 'figures'}
 
 
-def run_tool(name, *arguments):
-    command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-
 def test_the_tool_reports_several_files(tmp_path):
     pytest.importorskip('markdown_it')
     a = write_results(tmp_path / 'a.jsonl', [result('BN', 0, 0.1)])
     b = write_results(tmp_path / 'b.jsonl', [result('BN', 0, 0.1, comparison='other')])
-    done = run_tool('report_norms.py', a, b, '--out', tmp_path / 'out')
-    assert done.returncode == 0, done.stderr
-    assert 'report.html' in done.stdout
+    printed = run(TOOL, a, b, '--out', 'out', cwd=tmp_path)
+    assert 'report.html' in printed
     text = (tmp_path / 'out/report.md').read_text()
     assert re.findall('^## (.*)', text, re.MULTILINE) == ['made-up', 'other']
 
 
 def test_the_tool_says_what_is_wrong(tmp_path):
-    done = run_tool('report_norms.py', tmp_path / 'none.jsonl', '--out', tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith('report_norms: ')
-    assert 'Traceback' not in done.stderr
+    printed = run(TOOL, 'none.jsonl', '--out', 'out', cwd=tmp_path, ok=False)
+    assert printed.startswith('report_norms: ') and 'Traceback' not in printed
 
 
 def test_pre_training_is_reported_by_its_accuracy(tmp_path):

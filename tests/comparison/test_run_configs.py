@@ -15,9 +15,7 @@ from ubn_mmdet.comparison import controls
 from ubn_mmdet.comparison.spec import Comparison, SpecError
 from ubn_mmdet.comparison.training.configs import (
     config_hash,
-    open_data,
     preset,
-    shared_config,
 )
 from ubn_mmdet.comparison.training.plan import make_plan
 from ubn_mmdet.comparison.training.run import shared_start
@@ -107,9 +105,6 @@ def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
     protocol = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py', 'epochs': 3}
     with pytest.raises(SpecError, match='no pre-trained weights work_dirs'):
         plan_of(Comparison.read(FIELDS | protocol), shapes, tmp_path)
-    comparison = Comparison.read(FIELDS | protocol)
-    shared = shared_config(comparison, open_data(shapes))
-    assert shared.model.backbone.init_cfg.checkpoint is None
 
 
 def test_weights_of_other_runs_need_not_be_there_yet(shapes, tmp_path):

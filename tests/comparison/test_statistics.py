@@ -105,7 +105,6 @@ def found(difference, over_images=(), seeds=(5, 5), p=0.01, missing=0):
         (found(-0.1, (-0.3, 0.1)), 0.01, 'not significant over images'),
         (found(0.1, (0.1, 0.2), (5, 4)), 0.001, 'too few seeds for a verdict'),
         ({'missing': 0}, 1.0, 'too few seeds for a verdict'),
-        (found(0.1, missing=None), 0.01, 'no plan is recorded: no verdict'),
     ],
 )
 def test_verdicts(difference, p, expected):

@@ -146,13 +146,13 @@ def images_of(
         name = '/'.join(identity(run.record))
         # The same run may have been repeated on another device.
         if name not in kept or _other_ap(run, kept[name]):
-            if run.file('predictions') is None or problem:
+            if run.file('predictions') is None:
                 continue
             say(f'scoring the predictions of {run.norm}, seed {run.seed}')
             try:
                 kept[name] = _score(run, annotations)
             except ImagesError as error:
-                problem = f'{run.norm}, seed {run.seed}: {error}'
+                problem = problem or f'{run.norm}, seed {run.seed}: {error}'
                 continue
             write_whole(path, json.dumps(kept).encode())
         found[run.norm, run.seed] = kept[name]

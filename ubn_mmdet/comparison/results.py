@@ -201,8 +201,7 @@ class ResultGroup:
         source: The results file (of the first run).
         runs: The finished ones, one for each norm and seed.
         broken: Those that diverged or failed, and were not repeated with success.
-        planned: The seeds that the comparison has for each norm. Results of old versions
-            do not say.
+        planned: The seeds that the comparison has for each norm.
         replanned: The norms whose planned seeds are not the same in all lines.
     """
 
@@ -234,14 +233,9 @@ class ResultGroup:
         """The seeds with which a norm finished or diverged."""
         return {*self.of(norm), *self.diverged(norm)}
 
-    def missing(self, norm: str) -> list[int] | None:
-        """The planned seeds of a norm whose runs have neither finished nor diverged.
-
-        None if it is not known what was planned.
-        """
-        if norm not in self.planned:
-            return None
-        return sorted(set(self.planned[norm]) - self.ended(norm))
+    def missing(self, norm: str) -> list[int]:
+        """The planned seeds of a norm whose runs have neither finished nor diverged."""
+        return sorted(set(self.planned.get(norm, ())) - self.ended(norm))
 
     def primary(self) -> list[dict]:
         """The contrasts that were named before the first of the runs, and ever since."""

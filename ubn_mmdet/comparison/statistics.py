@@ -23,7 +23,6 @@ NOT_OVER_IMAGES = 'not significant over images'
 TOO_FEW = 'too few seeds for a verdict'
 NO_SPREAD = 'no spread over seeds: no verdict'
 NO_IMAGES = 'no interval over images: no verdict'
-NO_PLAN = 'no plan is recorded: no verdict'
 _SAME = 1e-9  # what rounding makes of nothing
 Interval = tuple[float, float]
 
@@ -100,13 +99,11 @@ def verdict(found: Mapping[str, Any], p: float) -> str:
 
     Args:
         found: What :func:`compare` gives, if it gives anything; ``missing``, how many of
-            the planned runs have not ended, None if that is not known; and
+            the planned runs have not ended; and
             ``over_images``, the interval over images, None if it is not known. Without
             that key, none is needed.
         p: Corrected for the number of contrasts.
     """
-    if found['missing'] is None:
-        return NO_PLAN
     if found['missing']:
         return f'runs missing: {found["missing"]}'
     if min(found.get('seeds', [0])) < FEWEST_SEEDS:

@@ -39,9 +39,7 @@ def convert_bccd(source: str | os.PathLike, folder: str | os.PathLike) -> None:
         FileNotFoundError: If a file of the data set is missing.
         RecordError: If the folder holds something else.
     """
-    source, folder = Path(source), Path(folder)
-    if (source / 'BCCD').is_dir():  # its layout since 2020
-        source = source / 'BCCD'
+    source, folder = Path(source, 'BCCD'), Path(folder)
     lists = {'train': 'trainval', 'val': 'test'}
     splits = {
         split: (source / f'ImageSets/Main/{name}.txt').read_text().split()

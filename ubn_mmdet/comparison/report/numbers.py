@@ -96,8 +96,6 @@ def numbers_of(
         metric, sides = contrast['metric'], (contrast['baseline'], contrast['norm'])
         found = difference(sides[1], metric, sides[0], tests) or {}
         base, other = (_known(group.of(side).values(), metric) for side in sides)
-        missing = [group.missing(side) for side in sides]
-        known = [seeds for seeds in missing if seeds is not None]
         primary.append(
             {
                 **contrast,
@@ -105,7 +103,7 @@ def numbers_of(
                 **found,
                 'diverged': [len(group.diverged(side)) for side in sides],
                 'without_diverged': compare(base, other),
-                'missing': sum(map(len, known)) if known == missing else None,
+                'missing': sum(len(group.missing(side)) for side in sides),
             }
         )
     return {
