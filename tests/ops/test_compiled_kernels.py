@@ -16,7 +16,6 @@ BACKEND = {
     '_moments_of_maps',
     '_apply',
     '_sums_of_parts',
-    '_sums_of_parts_with_kernel',
     '_sums_of_maps',
     '_gradient',
 }

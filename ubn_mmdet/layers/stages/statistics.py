@@ -195,7 +195,8 @@ class GatedStatistics(BatchStatistics):
         assert batch.summary is not None  # the gate has asked for one
         var = unbiased(batch)
         c = CONDENSATIONS[self.feature](*batch.summary)
-        is_valid = may_update(batch, torch.cat([var, c.view(1)]))  # for all averages
+        # One question for all averages: the sum is finite where both are.
+        is_valid = may_update(batch, var + c)
         move(layer.condensation, c, CONDENSATION_MOMENTUM, is_valid)
         is_open = self.is_open(layer)
         running = (r.clone() for r in running_statistics(layer, batch.mean.dtype))
