@@ -13,6 +13,7 @@ LINE = {
     'setting_hash': 's',
     'norm_hash': 'n',
     'status': 'finished',
+    'planned': {'BN': [0]},
 }
 
 
@@ -66,6 +67,12 @@ def test_of_two_attempts_the_last_counts(path):
     results.append(path, LINE | {'status': 'failed'})
     results.append(path, LINE)
     assert results.read(path) == [LINE]
+
+
+def test_a_line_that_does_not_say_what_was_planned_is_refused(path):
+    results.append(path, {k: v for k, v in LINE.items() if k != 'planned'})
+    with pytest.raises(results.ResultsError, match="line 1 has no 'planned'"):
+        results.read(path)
 
 
 def test_half_a_line_at_the_end_is_none(path):

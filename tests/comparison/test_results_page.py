@@ -67,7 +67,7 @@ def test_nothing_is_decided_before_all_planned_runs_have_ended(docs):
 def test_the_strongest_baseline_is_compared_with_too(docs):
     assert 'Against GN' not in page_of(docs)
     with (docs / 'results/one.jsonl').open('a') as file:
-        file.write(json.dumps(result('GN', 2, 0.9)) + '\n')
+        file.write(json.dumps(result('GN', 2, 0.9, planned={'GN': [2]})) + '\n')
     text = page_of(docs)
     assert text.index('Against BN') < text.index(
         'Against GN, which has the highest mean'

@@ -101,10 +101,17 @@ def test_pre_trained_weights_are_recognised_by_what_they_are(shapes, tmp_path):
     assert setting == first[0] and run != first[1]
     with pytest.raises(SpecError, match=r'no pre-trained weights .*three\.pth'):
         plan(tmp_path / 'three.pth')
-    # Those that the detector's own config names need not be there.
+
+
+def test_weights_that_the_config_names_are_each_norms_own(shapes, tmp_path):
     protocol = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py', 'epochs': 3}
     with pytest.raises(SpecError, match='no pre-trained weights work_dirs'):
         plan_of(Comparison.read(FIELDS | protocol), shapes, tmp_path)
+    torch.save({'state_dict': {}}, path := f'{tmp_path}/BN.pth')
+    norms = {'norms': [{'name': 'BN', 'backbone': path}], 'seeds': [3]}
+    comparison = Comparison.read(FIELDS | protocol | {'groups': [norms]})
+    [run] = plan_of(comparison, shapes, tmp_path)['runs']
+    assert run['settings']['norm'] == 'BN'
 
 
 def test_weights_of_other_runs_need_not_be_there_yet(shapes, tmp_path):

@@ -375,7 +375,10 @@ def test_a_batch_may_be_seen_in_inference_mode_first():
 
 
 def test_a_convolution_may_get_its_input_by_name():
-    convolution = nn.Conv2d(C, 2, 3)
+    convolution = nn.Conv2d(C, 2, 3).double()
     hide_padding(convolution)
-    x = torch.randn(2, C, 6, 6)
-    torch.testing.assert_close(convolution(input=x), convolution(x), rtol=0, atol=0)
+    x = stack(maps(), fill=7.0)
+    with padded_images(SIZES, PADDED):
+        found, want = convolution(input=x), convolution(x)
+    torch.testing.assert_close(found, want, rtol=0, atol=0)
+    assert not torch.equal(found, convolution(x))

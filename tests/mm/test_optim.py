@@ -88,6 +88,25 @@ def test_a_step_moves_the_weight_by_a_hundredth():
     torch.testing.assert_close(net.init_bn.bias, torch.full((4,), -0.1))
 
 
+def test_a_shared_weight_is_slowed_down_once():
+    net = nn.ModuleList([InitBN(4), InitBN(4)])
+    net[1].weight = net[0].weight
+    wrapper = build_optim_wrapper(
+        net,
+        {
+            'type': 'OptimWrapper',
+            'constructor': 'InitBNOptimWrapperConstructor',
+            'optimizer': {'type': 'SGD', 'lr': 0.1, 'weight_decay': 0.01},
+        },
+    )
+    assert groups_of(net, wrapper)['0.weight'][0] == pytest.approx(0.001)
+
+
+def test_the_rate_that_is_multiplied_must_be_stated():
+    with pytest.raises(ValueError, match='multiplies lr: .*must state it'):
+        build(lr=None)
+
+
 def test_without_a_decay_nothing_can_be_kept_from_it():
     with pytest.raises(ValueError, match='base_wd should not be None'):
         build(weight_decay=None)

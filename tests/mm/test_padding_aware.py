@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS
 
+from ubn_mmdet.mm import padding_aware
 from ubn_mmdet.mm.padding_aware import PaddingAware, roi_layers
 
 SIZES = (40, 64), (64, 33), (23, 17)
@@ -149,10 +150,16 @@ def test_what_it_needs_is_asked_for():
     assert len(model(**data)) == 2  # without samples, images are taken as they are
 
 
-def test_a_detector_without_our_norms_is_told_so():
+def test_a_detector_without_our_norms_is_told_so(monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        padding_aware, 'print_log', lambda *args, **_: said.append(args)
+    )
     model = detector(**{'model.backbone.norm_cfg': {'_delete_': True, 'type': 'BN'}})
-    with pytest.warns(UserWarning, match='no norm layer of ubn_mmdet'):
+    for _ in range(2):
         features(model, batch())
+    [[text]] = said
+    assert 'no norm layer of ubn_mmdet' in text
 
 
 CONFIG = f"""

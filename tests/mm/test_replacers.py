@@ -10,13 +10,16 @@ from mmdet.apis import DetInferencer, init_detector
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
-from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
+from mmengine.model.efficient_conv_bn_eval import (
+    efficient_conv_bn_eval_graph_transform,
+    turn_on_efficient_conv_bn_eval,
+)
 from mmengine.runner import runner as runner_module
 from torch import nn
 from torch.ao.quantization import fuser_method_mappings
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from ubn_mmdet import UBN
+from ubn_mmdet import UBN, hide_padding
 from ubn_mmdet.mm.replacers import UBNReplacedError
 
 DEMO = ROOT / 'configs/demo/retinanet_r18-scratch_fpn_ubn_6e_shapes.py'
@@ -102,9 +105,42 @@ def test_an_efficient_conv_module_refuses_ubn():
         module.eval()(torch.randn(2, 3, 8, 8))
 
 
-@pytest.mark.parametrize(
+def test_a_graph_with_ubn_is_not_transformed():
+    graph = torch.fx.symbolic_trace(net_of(UBN))
+    with pytest.raises(UBNReplacedError, match='graph_transform met 2 UBN'):
+        efficient_conv_bn_eval_graph_transform(graph)
+
+
+ALL = pytest.mark.parametrize(
     'name', ['fuse', 'efficient', 'fusion', 'nn.utils', 'quantization']
 )
+
+
+@ALL
+def test_nothing_is_folded_where_padding_is_left_out(name):
+    net = net_of(plain)
+    hide_padding(net)
+    with pytest.raises(UBNReplacedError, match='that leave padding out'):
+        REPLACERS[name](net)
+
+
+def test_nothing_is_folded_in_a_detector_with_padding_aware():
+    net = net_of(plain)
+    net.data_preprocessor = nn.Identity()
+    net.data_preprocessor.announces_padding = True
+    with pytest.raises(UBNReplacedError, match='that leave padding out'):
+        fuse_conv_bn(net)
+
+
+def test_an_activation_behind_a_layer_is_not_lost():
+    layer = plain(4)
+    layer.applied_after = ('act',)
+    layer.act = nn.ReLU()
+    with pytest.raises(UBNReplacedError, match='met 1 UBN'):
+        fuse_conv_bn_eval(nn.Conv2d(3, 4, 3).eval(), layer.eval())
+
+
+@ALL
 def test_a_layer_that_evaluates_as_batchnorm_may_be_folded(name):
     net = net_of(plain)
     x = torch.randn(2, 3, 8, 8)

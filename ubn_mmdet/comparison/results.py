@@ -22,7 +22,7 @@ from ..files import append_line, read_lines
 FINISHED, DIVERGED, FAILED = 'finished', 'diverged', 'failed'
 NEEDED = (
     'comparison', 'norm', 'seed',
-    'commit', 'config_hash', 'setting_hash', 'status',
+    'commit', 'config_hash', 'setting_hash', 'status', 'planned',
 )  # fmt: skip
 # Those that say in short how good a detector or a classifier is.
 MAIN_METRICS = ('bbox_mAP', 'segm_mAP', 'accuracy_top1')
@@ -295,7 +295,7 @@ def _group(settings: dict, runs: list[Result]) -> ResultGroup:
     for run in runs:
         is_finished = run.record['status'] == FINISHED
         (finished if is_finished else broken)[run.norm, run.seed] = run
-        for norm, seeds in run.record.get('planned', {}).items():
+        for norm, seeds in run.record['planned'].items():
             plans.setdefault(norm, []).append(set(seeds))
         meaning = [run.record.get(key) for key in ('norm_cfg', 'options', 'norm_hash')]
         known = meanings.setdefault(run.norm, meaning)

@@ -1,6 +1,6 @@
 """Batch Group Normalization (BGN), arXiv 2012.02782."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import lcm
 from typing import Any
 
@@ -96,7 +96,7 @@ class GroupStatistics(BatchStatistics):
     evaluates_as_batchnorm = False
 
     times: int
-    num_groups: int
+    num_groups: int = field()  # no default: the base class has one
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Move the running statistics of the groups."""

@@ -19,12 +19,17 @@ def hide_padding(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             if _zero_padding not in module._forward_pre_hooks.values():
-                module.register_forward_pre_hook(_zero_padding)
+                module.register_forward_pre_hook(_zero_padding, with_kwargs=True)
 
 
-def _zero_padding(module: nn.Module, args: tuple) -> tuple | None:
-    if not args or args[0].dim() != 4:  # a single image is not padded
+def hides_padding(model: nn.Module) -> bool:
+    """Whether :func:`hide_padding` has been at a module of ``model``."""
+    return any(_zero_padding in m._forward_pre_hooks.values() for m in model.modules())
+
+
+def _zero_padding(module: nn.Module, args: tuple, named: dict) -> tuple | None:
+    x, *rest = args or named.values()
+    if x.dim() != 4:  # a single image is not padded
         return None
-    x, *rest = args
     valid = valid_part(module, x)
-    return None if valid is None else (valid.fill(x), *rest)
+    return None if valid is None else ((valid.fill(x), *rest), {})

@@ -191,7 +191,8 @@ class PipelineNorm(Base):
     @property
     def evaluates_as_batchnorm(self) -> bool:
         """Whether evaluation is BatchNorm's with the same state, whatever is learnt."""
-        return all(stage.evaluates_as_batchnorm for stage in self.stages)
+        of_stages = (stage.evaluates_as_batchnorm for stage in self.stages)
+        return not self.applied_after and all(of_stages)
 
     def merged_ranks(self, ranks: int) -> int:
         """How many of so many ranks share their statistics with this one in training."""

@@ -109,8 +109,8 @@ class CondensationHook(Hook):
             self._last = self._loaded['layers'].cpu()
         if is_main_process() and (kept := self._file.resume(runner.iter)):
             runner.logger.info(
-                f'{FILE} starts at step {runner.iter}; the record of other layers or '
-                f'thresholds is kept as {kept.name}'
+                f'{FILE} starts at step {runner.iter}; the one that was there is of other '
+                f'layers or thresholds, and is kept as {kept.name}'
             )
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
@@ -247,7 +247,7 @@ class CondensationFile:
     def resume(self, step: int) -> Path | None:
         """Take over the file on disk up to ``step``, if it is of these layers.
 
-        A record of other layers or thresholds stays, under another name.
+        A record of something else stays, under another name.
 
         Returns:
             That name, if there was such a record.
@@ -255,7 +255,8 @@ class CondensationFile:
         known = read_json(self.path)
         if known is None:
             return None
-        if any(known.get(key) != value for key, value in self._head.items()):
+        is_whole = isinstance(known, dict) and known.keys() >= self._columns.keys()
+        if not is_whole or any(known.get(k) != v for k, v in self._head.items()):
             return self.path.replace(self.path.with_suffix(f'.before-{step}.json'))
         rows = sum(s <= step for s in known['steps'])
         self._columns = {name: known[name][:rows] for name in self._columns}

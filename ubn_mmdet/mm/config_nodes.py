@@ -34,6 +34,12 @@ def type_name(node: Mapping[str, Any]) -> str:
     return getattr(kind, '__name__', str(kind).rpartition('.')[2])
 
 
+def pretrained_in(init_cfg: object) -> list[Mapping[str, Any]]:
+    """What an ``init_cfg``, a dict or a list of them, says of weights to load."""
+    parts = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
+    return [p for p in parts if isinstance(p, Mapping) and type_name(p) == 'Pretrained']
+
+
 def nodes_of(tree: object, *types: str) -> list[ConfigDict]:
     """Those that build one of ``types``, whatever the scope."""
     return [node for node in all_nodes(tree) if type_name(node) in types]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..deploy import FoldReport, fold
 from ..deploy.fold import CONVOLUTIONS
 from .config_nodes import all_nodes
+from .members import leaves_padding_out
 
 SIZE = 128, 128  # divisible by the strides of feature pyramids
 
@@ -36,10 +37,11 @@ def fold_detector(model: nn.Module, size: tuple[int, int] = SIZE) -> FoldReport:
     Raises:
         ValueError: If the detector leaves padding out, or a norm layer is in training mode.
     """
-    if getattr(model.data_preprocessor, 'announces_padding', False):
+    if leaves_padding_out(model):
         raise ValueError(
             'a detector with PaddingAware cannot be folded: its norm layers write zeros '
-            'where images are padded, and what is folded does not'
+            'where images are padded, and what is folded does not. With '
+            'DetDataPreprocessor it can, and then sees the padding of batches'
         )
     image, sample = example(model, size)
 

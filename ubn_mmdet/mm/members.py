@@ -7,6 +7,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
+from ..layers.padding import hides_padding
 from ..layers.pipeline import PipelineNorm as OURS
 from .config_nodes import all_nodes
 
@@ -14,6 +15,14 @@ from .config_nodes import all_nodes
 def is_ours(module: nn.Module) -> bool:
     """Whether ``module`` is a norm layer of this package."""
     return isinstance(module, OURS)
+
+
+def leaves_padding_out(model: nn.Module) -> bool:
+    """Whether a model, or a part of one, does not see the padding of its batches."""
+    parts = model.modules()
+    return hides_padding(model) or any(
+        getattr(part, 'announces_padding', False) for part in parts
+    )
 
 
 def unwrapped(runner: Any) -> Any:

@@ -18,7 +18,8 @@ SCALED = 'weight', 'spatial_weight', 'bias'  # what our form divides by the gate
 class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Lets norm layers have a say in the rate and the decay of their parameters.
 
-    :attr:`defaults` hold where ``paramwise_cfg`` is silent.
+    The ``optimizer`` must state ``lr``. :attr:`defaults` hold where ``paramwise_cfg`` is
+    silent.
     """
 
     # The toolbox looks at single parameters only if there is an entry. Then a head whose
@@ -28,6 +29,11 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(
         self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
     ) -> None:
+        if optim_wrapper_cfg.get('optimizer', {}).get('lr') is None:
+            name = type(self).__name__
+            raise ValueError(
+                f'{name} multiplies lr: optim_wrapper.optimizer must state it'
+            )
         super().__init__(optim_wrapper_cfg, self.defaults | (paramwise_cfg or {}))
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -37,7 +43,7 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         keys = self.paramwise_cfg.get('custom_keys', {})
         for path, module in getattr(model, 'module', model).named_modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if group := groups.get(id(parameter)):
+                if group := groups.pop(id(parameter), None):  # once, if it is shared
                     is_custom = any(key in f'{path}.{name}' for key in keys)
                     self.adjust(group, module, name, is_custom)
         return wrapper
@@ -60,7 +66,7 @@ class InitBNOptimWrapperConstructor(NormOptimWrapperConstructor):
 
         optim_wrapper = dict(constructor='InitBNOptimWrapperConstructor', ...)
 
-    The ``optimizer`` must state ``weight_decay``. ``norm_decay_mult`` and
+    The ``optimizer`` must state ``lr`` and ``weight_decay``. ``norm_decay_mult`` and
     ``bias_decay_mult`` are 0 unless ``paramwise_cfg`` says otherwise. The hundredth comes
     on top of what ``custom_keys`` say of such a weight. As ever, a parameter that
     ``custom_keys`` match decays as they say. Schedulers that name a rate instead of a
@@ -99,12 +105,14 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
             paramwise_cfg=dict(norm_decay_mult=0.0),
         )
 
-    The authors' rates come on top of what ``custom_keys`` say; what they match decays as
-    they say. Schedulers that name a rate instead of a ratio (``eta_min``, OneCycleLR) give
-    it to all parameters: use ``eta_min_ratio``.
+    The ``optimizer`` must state ``lr``. The authors' rates come on top of what
+    ``custom_keys`` say; what they match decays as they say. Schedulers that name a rate
+    instead of a ratio (``eta_min``, OneCycleLR) give it to all parameters: use
+    ``eta_min_ratio``.
 
     Raises:
-        ValueError: If a layer needs the authors' rates and the optimizer is not SGD.
+        ValueError: If ``lr`` is missing, or a layer needs the authors' rates and the
+            optimizer is not SGD.
     """
 
     def adjust(self, group: dict, module: Any, name: str, is_custom: bool) -> None:

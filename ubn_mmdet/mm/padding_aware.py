@@ -1,13 +1,14 @@
 """Detectors that do not see the padding of their batches (docs/compatibility.md)."""
 
 import functools
-import warnings
+import logging
 from typing import Any
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.detectors import BaseDetector
 from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..layers.padding import hide_padding
@@ -42,6 +43,7 @@ class PaddingAware(DetDataPreprocessor):
                 f'pad_value must be 0 for PaddingAware, got {common["pad_value"]!r}'
             )
         super().__init__(**common)
+        self.has_looked = False
 
 
 _original = BaseDetector.forward
@@ -61,13 +63,17 @@ def _announced(
     detector: Any, inputs: Tensor, data_samples: list, *args: Any, **kwargs: Any
 ) -> object:
     apart = roi_layers(detector)
-    if not any(is_ours(m) and m not in apart for m in detector.modules()):
-        warnings.warn(  # which is shown once
-            'PaddingAware: the detector has no norm layer of ubn_mmdet that would leave '
-            'padding out. BatchNorm is UBN with all stages off (docs/compatibility.md).',
-            stacklevel=2,
-        )
-    hide_padding(detector)
+    if not detector.data_preprocessor.has_looked:
+        detector.data_preprocessor.has_looked = True
+        if not any(is_ours(m) and m not in apart for m in detector.modules()):
+            print_log(
+                'PaddingAware: the detector has no norm layer of ubn_mmdet that would '
+                'leave padding out. BatchNorm is UBN with all stages off '
+                '(docs/compatibility.md).',
+                logger='current',
+                level=logging.WARNING,
+            )
+        hide_padding(detector)
     sizes = [_size(sample) for sample in data_samples]
     with padded_images(sizes, inputs.shape[-2:], apart):
         return _original(detector, inputs, data_samples, *args, **kwargs)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from .members import is_ours, kinds
+from .members import is_ours, kinds, leaves_padding_out
 
 
 class UBNReplacedError(RuntimeError):
@@ -21,22 +21,31 @@ def refusing(original: Callable) -> Callable:
     """A function that raises before it touches a layer of ours that it would fold wrongly.
 
     Layers that always evaluate as BatchNorm may pass: their evaluation is the affine map of
-    running statistics, weight and bias.
+    running statistics, weight and bias. Not in a model that leaves padding out: there they
+    write zeros to it.
     """
 
     @functools.wraps(original)
     def guarded(*args, **kwargs):
-        for argument in (*args, *kwargs.values()):
-            if isinstance(argument, nn.Module):
-                layers = filter(is_ours, argument.modules())
-                met = [layer for layer in layers if not layer.evaluates_as_batchnorm]
-                if met:
-                    raise UBNReplacedError(
-                        f'{original.__name__} met {len(met)} {kinds(met)} layer(s): it '
-                        'would fold them into convolutions as if they were BatchNorm, '
-                        'which in evaluation they are not. ubn_mmdet.deploy.fold folds '
-                        'those that do not depend on their input (docs/deploy.md).'
-                    )
+        arguments = *args, *kwargs.values()
+        models = [each for each in arguments if isinstance(each, nn.Module)]
+        ours = [
+            layer for model in models for layer in model.modules() if is_ours(layer)
+        ]
+        met = [layer for layer in ours if not layer.evaluates_as_batchnorm]
+        if met:
+            raise UBNReplacedError(
+                f'{original.__name__} met {len(met)} {kinds(met)} layer(s): it would fold '
+                'them into convolutions as if they were BatchNorm, which in evaluation '
+                'they are not. ubn_mmdet.deploy.fold folds those that do not depend on '
+                'their input (docs/deploy.md).'
+            )
+        if ours and any(map(leaves_padding_out, models)):
+            raise UBNReplacedError(
+                f'{original.__name__} met {len(ours)} {kinds(ours)} layer(s) that leave '
+                'padding out (PaddingAware, hide_padding). Folded, they would not: use '
+                'DetDataPreprocessor, or do without folding.'
+            )
         return original(*args, **kwargs)
 
     return guarded
@@ -59,8 +68,9 @@ def leaving_ours(original: Callable) -> Callable:
     return guarded
 
 
-# Each function where it is defined, and where all its callers end: fuse_conv_bn looks up
-# _fuse_conv_bn, torch.ao.quantization looks up fuse_conv_bn_eval.
+# Each function where it is defined. Those that see a whole model find out whether it leaves
+# padding out. Where all callers end, nothing gets past: torch.ao.quantization looks up
+# fuse_conv_bn_eval.
 REPLACERS = (
     (
         'torch.nn.modules.batchnorm',
@@ -72,9 +82,20 @@ REPLACERS = (
     ('mmengine.model.utils', 'convert_sync_batchnorm', leaving_ours),
     (
         'mmengine.model.efficient_conv_bn_eval',
-        'turn_on_efficient_conv_bn_eval_for_single_model',
+        'turn_on_efficient_conv_bn_eval',
+        refusing,
+    ),
+    (
+        'mmengine.model.efficient_conv_bn_eval',
+        'efficient_conv_bn_eval_graph_transform',
+        refusing,
+    ),
+    (
+        'mmengine.model.efficient_conv_bn_eval',
+        'efficient_conv_bn_eval_forward',
         refusing,
     ),
     ('mmcv.cnn.bricks.conv_module', 'efficient_conv_bn_eval_forward', refusing),
+    ('mmcv.cnn.utils.fuse_conv_bn', 'fuse_conv_bn', refusing),
     ('mmcv.cnn.utils.fuse_conv_bn', '_fuse_conv_bn', refusing),
 )

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers.checks import check_count, check_number
 from ..layers.precise import kept_modes
-from .config_nodes import nodes_of
+from .config_nodes import pretrained_in
 from .members import unwrapped
 
 LIMIT = 3.0  # how many times larger features may be before they are suspect
@@ -97,7 +97,7 @@ def pretrained_modules(
 ) -> Iterator[tuple[str, nn.Module, Mapping[str, Any]]]:
     """The modules that load weights: name, module and ``init_cfg`` of each."""
     for name, module in model.named_modules():
-        for each in nodes_of(getattr(module, 'init_cfg', None), 'Pretrained'):
+        for each in pretrained_in(getattr(module, 'init_cfg', None)):
             yield name, module, each
 
 

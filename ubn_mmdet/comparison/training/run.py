@@ -31,7 +31,7 @@ from ...checkpoints.files import write_checkpoint
 from ...files import write_whole
 from ...machine import describe_machine
 from ...mm.condensation_hook import FILE as CONDENSATION
-from ...mm.config_nodes import all_nodes, nodes_of
+from ...mm.config_nodes import all_nodes, nodes_of, pretrained_in
 from ...mm.norm_configs import with_batchnorm_alone
 from ...mm.start_hooks import pretrained_modules
 from ...mm.tools import join_ranks_on_cpu
@@ -169,8 +169,7 @@ def shared_start(cfg: Config, seed: int) -> dict[str, Tensor]:
     """
     init_default_scope(cfg.default_scope)
     settings = with_batchnorm_alone(cfg.model)
-    nodes = all_nodes(settings)
-    loading = [n for n in nodes if nodes_of(n.get('init_cfg'), 'Pretrained')]
+    loading = [n for n in all_nodes(settings) if pretrained_in(n.get('init_cfg'))]
     loaded: list[str] = []
     if loading:
         loaded = [name for name, *_ in pretrained_modules(MODELS.build(settings))]

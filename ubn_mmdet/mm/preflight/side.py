@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from ...layers.stages.affine import AUTHORS_GATE
-from ..config_nodes import all_nodes, nodes_of, type_name
+from ..config_nodes import all_nodes, pretrained_in, type_name
 from ..members import is_ours
 from ..start_hooks import pretrained_modules
 
@@ -83,7 +83,7 @@ class Side:
         if 'data_preprocessor' in cfg:  # as the runner does
             settings.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
         for node in all_nodes(settings):
-            for weights in nodes_of(node.get('init_cfg'), 'Pretrained'):
+            for weights in pretrained_in(node.get('init_cfg')):
                 if self._is_absent(weights['checkpoint']):
                     node.init_cfg = None
         if self.load_from and self._is_absent(self.load_from):
