@@ -21,8 +21,8 @@ class Net(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-def build(paramwise_cfg=None, **optimizer):
-    net = Net()
+def build(paramwise_cfg=None, net=None, **optimizer):
+    net = net or Net()
     wrapper = build_optim_wrapper(
         net,
         {
@@ -91,15 +91,7 @@ def test_a_step_moves_the_weight_by_a_hundredth():
 def test_a_shared_weight_is_slowed_down_once():
     net = nn.ModuleList([InitBN(4), InitBN(4)])
     net[1].weight = net[0].weight
-    wrapper = build_optim_wrapper(
-        net,
-        {
-            'type': 'OptimWrapper',
-            'constructor': 'InitBNOptimWrapperConstructor',
-            'optimizer': {'type': 'SGD', 'lr': 0.1, 'weight_decay': 0.01},
-        },
-    )
-    assert groups_of(net, wrapper)['0.weight'][0] == pytest.approx(0.001)
+    assert groups_of(*build(net=net))['0.weight'][0] == pytest.approx(0.001)
 
 
 def test_the_rate_that_is_multiplied_must_be_stated():

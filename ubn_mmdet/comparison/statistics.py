@@ -99,9 +99,8 @@ def verdict(found: Mapping[str, Any], p: float) -> str:
 
     Args:
         found: What :func:`compare` gives, if it gives anything; ``missing``, how many of
-            the planned runs have not ended; and
-            ``over_images``, the interval over images, None if it is not known. Without
-            that key, none is needed.
+            the planned runs have not ended; and ``over_images``, the interval over images,
+            None if it is not known. Without that key, none is needed.
         p: Corrected for the number of contrasts.
     """
     if found['missing']:

@@ -56,7 +56,7 @@ class BGN(PipelineNorm, _BatchNorm):
         self.num_groups = num_groups
         self._pieces = lcm(num_groups, num_features)
         stages = Stages(
-            statistics=GroupStatistics(self._pieces // num_groups, num_groups),
+            statistics=GroupStatistics(num_groups, self._pieces // num_groups),
             affine=PieceAffine(times=self._pieces // num_features),
         )
         super().__init__(num_features, stages, **common)
@@ -95,8 +95,8 @@ class GroupStatistics(BatchStatistics):
 
     evaluates_as_batchnorm = False
 
-    times: int
     num_groups: int = field()  # no default: the base class has one
+    times: int
 
     def advance(self, layer: Layer, batch: Batch) -> State:
         """Move the running statistics of the groups."""

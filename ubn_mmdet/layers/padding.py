@@ -18,12 +18,12 @@ def hide_padding(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
-            if _zero_padding not in module._forward_pre_hooks.values():
+            if not hides_padding(module):
                 module.register_forward_pre_hook(_zero_padding, with_kwargs=True)
 
 
 def hides_padding(model: nn.Module) -> bool:
-    """Whether :func:`hide_padding` has been at a module of ``model``."""
+    """Whether a convolution of ``model`` has the hook of :func:`hide_padding`."""
     return any(_zero_padding in m._forward_pre_hooks.values() for m in model.modules())
 
 

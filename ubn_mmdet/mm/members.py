@@ -17,12 +17,15 @@ def is_ours(module: nn.Module) -> bool:
     return isinstance(module, OURS)
 
 
+def announces_padding(detector: nn.Module) -> bool:
+    """Whether its data preprocessor says what of a batch is padding (PaddingAware)."""
+    preprocessor = getattr(detector, 'data_preprocessor', None)
+    return getattr(preprocessor, 'announces_padding', False)
+
+
 def leaves_padding_out(model: nn.Module) -> bool:
     """Whether a model, or a part of one, does not see the padding of its batches."""
-    parts = model.modules()
-    return hides_padding(model) or any(
-        getattr(part, 'announces_padding', False) for part in parts
-    )
+    return hides_padding(model) or any(map(announces_padding, model.modules()))
 
 
 def unwrapped(runner: Any) -> Any:

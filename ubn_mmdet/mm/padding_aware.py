@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.padding import hide_padding
 from ..ops.padding import padded_images
-from .members import is_ours
+from .members import announces_padding, is_ours
 
 
 class PaddingAware(DetDataPreprocessor):
@@ -51,8 +51,7 @@ _original = BaseDetector.forward
 
 @functools.wraps(_original)
 def _forward(self, inputs, data_samples=None, *args, **kwargs):
-    preprocessor = getattr(self, 'data_preprocessor', None)
-    if getattr(preprocessor, 'announces_padding', False) and data_samples:
+    if announces_padding(self) and data_samples:
         return _announced(self, inputs, data_samples, *args, **kwargs)
     return _original(self, inputs, data_samples, *args, **kwargs)
 

@@ -106,11 +106,11 @@ def pretrained_state(init_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
     path = init_cfg['checkpoint']
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     state = checkpoint.get('state_dict', checkpoint)
-    if not init_cfg.get(
-        'prefix'
-    ):  # what DistributedDataParallel adds is no part of a name
+    prefix = init_cfg.get('prefix')
+    if not prefix:
+        # MMEngine then takes off what DistributedDataParallel puts before the names.
         return {k.removeprefix('module.'): v for k, v in state.items()}
-    prefix = f'{init_cfg["prefix"].rstrip(".")}.'
+    prefix = f'{prefix.rstrip(".")}.'
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 

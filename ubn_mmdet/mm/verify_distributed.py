@@ -33,6 +33,7 @@ from ..layers.checks import check_count
 from ..ops.padding import padded_images
 from ..rank_processes import RankError, rank_processes
 from .config_nodes import read_config
+from .members import announces_padding
 
 STEPS = 2
 LIMIT = 1e-6  # of a relative difference
@@ -174,7 +175,7 @@ def build(config: str | os.PathLike, options: Mapping[str, object] | None) -> nn
         if is_norm(module):
             for parameter in module.parameters():
                 parameter.data += NOISE * torch.randn_like(parameter)
-    if _announces_padding(detector):
+    if announces_padding(detector):
         hide_padding(detector)
     return detector
 
@@ -321,7 +322,7 @@ def _images(sizes: list[Size], seed: int) -> Tensor:
 def _results(detector: Any, images: Tensor, sizes: list[Size]) -> list[Tensor]:
     """The outputs of backbone and neck, and of dense heads."""
     announced: Any = nullcontext()
-    if _announces_padding(detector):
+    if announces_padding(detector):
         announced = padded_images(sizes, images.shape[-2:])
     with announced:
         features = detector.extract_feat(images)
@@ -339,7 +340,3 @@ def _loss(results: list[Tensor], part: slice, total: int) -> Tensor:
         weights = torch.randn(shape, generator=generator, dtype=result.dtype)
         terms.append((weights[part] * result).sum())
     return torch.stack(terms).sum()
-
-
-def _announces_padding(detector: Any) -> bool:
-    return getattr(detector.data_preprocessor, 'announces_padding', False)

@@ -112,12 +112,14 @@ def norm_layers(a: Side, b: Side, world: int) -> Findings:
     """Norm layers are in the same places, and alike in what every norm has."""
     # By the module that has them: a GroupNorm may be called gn1 where a BatchNorm is bn1.
     in_a, in_b = (Counter(n.rpartition('.')[0] for n in side.norms) for side in (a, b))
-    if places := [place for place in in_a | in_b if in_a[place] != in_b[place]]:
-        counts = [f'{in_a[places[0]]} in {a.name}', f'{in_b[places[0]]} in {b.name}']
+    elsewhere = [place for place in in_a | in_b if in_a[place] != in_b[place]]
+    if elsewhere:
+        place = elsewhere[0]
         what = (
-            f'norm layers: {", ".join(counts)}; in all {len(a.norms)}, {len(b.norms)}'
+            f'norm layers: {in_a[place]} in {a.name}, {in_b[place]} in {b.name}; '
+            f'in all {len(a.norms)}, {len(b.norms)}'
         )
-        yield Finding(WARNING, places[0], what)
+        yield Finding(WARNING, place, what)
     of_a, of_b = a.traits(world), b.traits(world)
     found: dict[str, list] = {}
     for layer in [name for name in of_a if name in of_b]:
