@@ -1,14 +1,10 @@
 # As nuclei-tuning.py, for bccd.py.
 _base_ = 'bccd.py'
-options = {'optim_wrapper.optimizer.lr': 0.02}
+lr = 0.02
 
 
-def _at(norm, rate):
-    return dict(
-        name=f'{norm}-lr-{rate}',
-        preset=norm.lower(),
-        options={'optim_wrapper.optimizer.lr': rate},
-    )
+def _at(norm, lr):
+    return dict(name=f'{norm}-lr-{lr}', preset=norm.lower(), lr=lr)
 
 
 _norms = 'BN', 'UBN', 'BNET'

@@ -4,8 +4,7 @@ _base_ = 'nuclei.py'
 epochs = 24
 batch_size = 8
 # Rates are four times those of nuclei.py, for four times the images.
-options = {'optim_wrapper.optimizer.lr': 0.04}
-_fast = {'optim_wrapper.optimizer.lr': 0.08}
-_norms = ['BN', dict(name='UBN', options=_fast), dict(name='BNET', options=_fast)]
+lr = 0.04
+_norms = ['BN', dict(name='UBN', lr=0.08), dict(name='BNET', lr=0.08)]
 groups = [dict(norms=_norms, seeds=range(10, 13))]
 primary = []

@@ -10,7 +10,6 @@ options = {
     'model.roi_head.mask_head.norm_cfg': _norm,
 }
 # Rates as in nuclei.py.
-_fast = {'optim_wrapper.optimizer.lr': 0.02}
-_norms = ['BN', dict(name='UBN', options=_fast), dict(name='BNET', options=_fast), 'GN']
+_norms = ['BN', dict(name='UBN', lr=0.02), dict(name='BNET', lr=0.02), 'GN']
 groups = [dict(norms=_norms, seeds=range(10, 15))]
 primary = []

@@ -1,15 +1,11 @@
 # Which learning rate each norm has in the other comparisons of nuclei, and whether a larger
 # start of the kernel is worth a try (docs/protocol.md).
 _base_ = 'nuclei.py'
-options = {'optim_wrapper.optimizer.lr': 0.005}
+lr = 0.005
 
 
-def _at(norm, rate):
-    return dict(
-        name=f'{norm}-lr-{rate}',
-        preset=norm.lower(),
-        options={'optim_wrapper.optimizer.lr': rate},
-    )
+def _at(norm, lr):
+    return dict(name=f'{norm}-lr-{lr}', preset=norm.lower(), lr=lr)
 
 
 _norms = 'BN', 'UBN', 'BNET'

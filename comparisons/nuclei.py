@@ -6,18 +6,12 @@ image_size = 160
 epochs = 6
 batch_size = 2
 # Each norm has its best rate in nuclei-tuning.py.
-options = {'optim_wrapper.optimizer.lr': 0.01}
-_fast = {'optim_wrapper.optimizer.lr': 0.02}
-_norms = ['BN', dict(name='UBN', options=_fast), dict(name='BNET', options=_fast)]
+lr = 0.01
+_norms = ['BN', dict(name='UBN', lr=0.02), dict(name='BNET', lr=0.02)]
 # How much of a difference is the rate's: exploratory.
 _rates = ('UBN', 0.01), ('BNET', 0.01), ('BN', 0.005)
 _at_other_rates = [
-    dict(
-        name=f'{norm}-lr-{rate}',
-        preset=norm.lower(),
-        options={'optim_wrapper.optimizer.lr': rate},
-    )
-    for norm, rate in _rates
+    dict(name=f'{norm}-lr-{lr}', preset=norm.lower(), lr=lr) for norm, lr in _rates
 ]
 groups = [
     dict(norms=_norms, seeds=range(10, 20)),

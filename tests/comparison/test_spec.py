@@ -88,6 +88,16 @@ def test_a_norm_may_start_from_a_classifiers_backbone():
     assert start['prefix'] == 'backbone.' and norm.options == {'a': 1}
 
 
+def test_a_norm_may_have_a_learning_rate_of_its_own():
+    slow = {'name': 'UBN-slow', 'preset': 'ubn', 'lr': 0.01, 'options': {'a': 1}}
+    groups = [{'norms': ['BN', slow], 'seeds': [0]}]
+    comparison = Comparison.read(FIELDS | {'groups': groups, 'lr': 0.02})
+    key = 'optim_wrapper.optimizer.lr'
+    assert comparison.options == {key: 0.02}
+    options = [run.norm.options for run in comparison.runs()]
+    assert options == [{}, {key: 0.01, 'a': 1}]
+
+
 def test_a_primary_contrast_is_with_batchnorm_unless_said():
     named = [{'norm': 'UBN', 'metric': 'bbox_mAP'}]
     comparison = Comparison.read(FIELDS | {'primary': named})
@@ -130,6 +140,11 @@ def test_the_detectors_name_has_no_norm(detector, name):
         ({'groups': [{'norms': ['BN'], 'seeds': [-1]}]}, 'a seed must be'),
         ({'groups': [{'norms': ['B/N'], 'seeds': [0]}]}, "got 'B/N'"),
         ({'groups': [{'norms': ['..'], 'seeds': [0]}]}, r"got '\.\.'"),
+        ({'lr': 0}, 'lr must be a number above 0, got 0'),
+        (
+            {'groups': [{'norms': [{'name': 'BN', 'lr': 'high'}], 'seeds': [0]}]},
+            'lr must',
+        ),
         ({'workers': -1}, 'workers must be an integer of at least 0, got -1'),
         ({'primary': [{'norm': 'UBN'}]}, "Contrast.* missing .* argument: 'metric'"),
         ({'primary': [{'norm': 'X', 'metric': 'bbox_mAP'}]}, "is about 'X'; the norms"),

@@ -34,9 +34,9 @@ class Norm:
     def read(cls, value: str | Mapping) -> 'Norm':
         """From a name, whose preset is the same in lower case, or a dict of the fields.
 
-        The dict may have a ``backbone`` besides: the checkpoint of a classifier with this
-        norm, whose backbone the detector starts from. ``{seed}`` in its path is the
-        run's seed.
+        The dict may have two short forms of options besides. ``lr`` is the optimizer's
+        learning rate. ``backbone`` is the checkpoint of a classifier with this norm, whose
+        backbone the detector starts from; ``{seed}`` in its path is the run's seed.
         """
         entries: dict = {'name': value} if isinstance(value, str) else dict(value)
         entries.setdefault('preset', str(entries.get('name')).lower())
@@ -45,7 +45,7 @@ class Norm:
             start['checkpoint'] = entries.pop('backbone')
             start = {'model.backbone.init_cfg': start}
             entries['options'] = start | entries.get('options', {})
-        norm = cls(**entries)
+        norm = cls(**_with_lr(entries))
         # A name is a folder's, too.
         if not isinstance(norm.name, str) or not re.fullmatch(r'\w[\w.+-]*', norm.name):
             raise SpecError(
@@ -123,13 +123,13 @@ class Comparison:
 
     @classmethod
     def read(cls, value: Mapping) -> 'Comparison':
-        """From the variables of a file.
+        """From the variables of a file; ``lr`` is a short form, as in :meth:`Norm.read`.
 
         Raises:
             SpecError: For unknown, missing or impossible ones.
         """
-        entries = dict(value)
         try:
+            entries = _with_lr(value)
             entries['all_runs'] = tuple(
                 run for each in entries.pop('groups', ()) for run in group(**each)
             )
@@ -234,6 +234,17 @@ def group(norms: Iterable[str | Mapping], seeds: Iterable[int]) -> list[Run]:
     """The runs of norms with the same seeds."""
     read = [Norm.read(each) for each in norms]
     return [Run(norm, seed) for seed in seeds for norm in read]
+
+
+def _with_lr(entries: Mapping) -> dict:
+    """``entries`` with their ``lr``, if any, as one of the options."""
+    rest = dict(entries)
+    if 'lr' in rest:
+        lr = rest.pop('lr')
+        if isinstance(lr, bool) or not isinstance(lr, int | float) or not lr > 0:
+            raise SpecError(f'lr must be a number above 0, got {lr!r}')
+        rest['options'] = {'optim_wrapper.optimizer.lr': lr} | rest.get('options', {})
+    return rest
 
 
 def _check_count(name: str, value: object, least: int = 1) -> None:
