@@ -37,6 +37,14 @@ with suppress(ImportError):  # in an environment with PyTorch alone
     settings.load_profile('tests')
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """What a test draws at random is the same whichever tests run before it."""
+    import torch  # not before the variables above are set
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope='session')
 def two_ranks(tmp_path_factory):
     """Two gloo processes."""

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from helpers.commands import run
 
-from ubn_mmdet import choose_passes, gpu_check
+from ubn_mmdet import gpu_check
 from ubn_mmdet.gpu_check import checks, run_checks
 from ubn_mmdet.ops import fused
 
@@ -99,13 +100,16 @@ def test_what_there_was_no_time_for_counts_as_failed(tmp_path, monkeypatch):
     assert 'time was over' in result['failed']['AMP with a scaler that overflows once']
 
 
+def test_it_exits_with_1_if_a_check_has_failed(tmp_path):
+    options = '--device=cpu', '--seconds=-1'  # no time for any
+    output = run('-m', 'ubn_mmdet.gpu_check', *options, cwd=tmp_path, ok=False)
+    failed = json.loads((tmp_path / 'gpu_check.json').read_text())['failed']
+    assert output.endswith(f'0 passed, {len(failed)} failed: gpu_check.json\n')
+
+
 def test_without_a_gpu_it_says_so(capsys):
     if torch.cuda.is_available():
         pytest.skip('there is one')
     with pytest.raises(SystemExit):
         gpu_check.main([])
     assert 'finds no GPU' in capsys.readouterr().err
-
-
-def test_a_choice_of_passes_may_be_a_decorator():
-    assert choose_passes('fused')(lambda: 3)() == 3

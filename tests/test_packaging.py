@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import ROOT
 
 from ubn_mmdet import paths
 from ubn_mmdet.mm.tools import find_tool
@@ -17,7 +18,6 @@ from ubn_mmdet.version import __version__
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 PARTS = (
     *('ubn_mmdet', 'benchmarks', 'comparisons', 'configs', 'tools', 'tests'),
     *('setup.py', 'setup.cfg', 'pyproject.toml', 'MANIFEST.in'),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.commands import ROOT
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[1]
 CHANGELOG = """# Changelog
 
 ## [Unreleased]

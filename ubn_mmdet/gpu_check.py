@@ -11,7 +11,6 @@ Without a GPU (``--device cpu``) it runs what needs none, on small maps: a test 
 """
 
 import argparse
-import contextlib
 import copy
 import functools
 import itertools
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
@@ -44,6 +42,7 @@ from .measuring import (
     time_in_turns,
 )
 from .ops.passes import choose_passes, reference_passes
+from .rank_processes import process_group
 from .version import __version__
 
 TOLERANCES = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -278,12 +277,10 @@ def _rank(
     if backend == 'nccl':
         device = torch.device('cuda', rank)
         torch.cuda.set_device(device)
-    store = f'file://{folder}/store'
-    dist.init_process_group(backend, init_method=store, rank=rank, world_size=2)
-    layer = copy.deepcopy(layer).to(device)  # what is spawned shares its memory
-    x, dy = (tensor.to(device) for tensor in batches[rank])
-    torch.save(step(layer, x, dy), Path(folder, f'{rank}.pt'))
-    dist.destroy_process_group()
+    with process_group(rank, 2, f'{folder}/store', backend=backend):
+        layer = copy.deepcopy(layer).to(device)  # what is spawned shares its memory
+        x, dy = (tensor.to(device) for tensor in batches[rank])
+        torch.save(step(layer, x, dy), Path(folder, f'{rank}.pt'))
 
 
 # --- what it costs ----------------------------------------------------------------------
@@ -481,8 +478,6 @@ def main(arguments: list[str] | None = None) -> int:
     if on_gpu(device):
         torch.cuda.set_device(device.index or 0)
     torch.backends.cudnn.allow_tf32 = False  # float32 is compared
-    with contextlib.suppress(RuntimeError):  # has been set
-        mp.set_start_method('spawn')
     result = run_checks(device, options.out, options.seconds)
     for what, error in result['failed'].items():
         print(f'FAILED {what}: {error}')

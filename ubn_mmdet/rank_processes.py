@@ -53,7 +53,7 @@ def rank_processes(
 
 @contextlib.contextmanager
 def process_group(
-    rank: int, size: int, store: str, seconds: int = 300
+    rank: int, size: int, store: str, seconds: int = 300, backend: str = 'gloo'
 ) -> Iterator[None]:
     """The process group that meets at the file ``store``.
 
@@ -61,7 +61,7 @@ def process_group(
     """
     torch.set_num_threads(1)
     dist.init_process_group(
-        'gloo',
+        backend,
         init_method=f'file://{store}',
         rank=rank,
         world_size=size,

@@ -9,14 +9,12 @@ import pytest
 import torch
 from mmcv.ops import nms
 from mmdet.utils import register_all_modules
-from mmengine.config import ConfigDict
 
 from benchmarks import sweep
 from benchmarks import sweep_compare as compare
 from benchmarks import sweep_detectors as detectors
 from benchmarks.reporting import read_results
 from benchmarks.sweep import COMPARED, tables, verdict
-from ubn_mmdet.mm.norm_configs import with_norm
 from ubn_mmdet.records import RecordError
 
 SHIPPED = Path(mmdet.__file__).parent / '.mim' / 'configs'
@@ -56,20 +54,6 @@ def test_a_folder_without_detectors_has_no_model(tmp_path):
     assert detectors.small_model(tmp_path / 'data.py') is None
     row = compare.compare(tmp_path / 'data.py', UBN)
     assert row == {'skipped': 'no model in the config'}
-
-
-def test_written_and_silent_batchnorms_are_swapped_and_others_stay():
-    model = ConfigDict(
-        backbone=dict(type='ResNet', norm_cfg=dict(type='SyncBN', requires_grad=False)),
-        neck=dict(type='YOLOXPAFPN'),
-        head=[dict(type='FCOSHead', norm_cfg=dict(type='GN', num_groups=32))],
-    )
-    swapped = with_norm(model, UBN)
-    assert swapped.backbone.norm_cfg == {'type': 'UBN', 'requires_grad': False}
-    # As YOLOXPAFPN's own default has it.
-    assert swapped.neck.norm_cfg == {'type': 'UBN', 'momentum': 0.03, 'eps': 0.001}
-    assert swapped['head'][0].norm_cfg.type == 'GN'
-    assert 'norm_cfg' not in model.neck
 
 
 def test_code_that_asks_for_float32_gets_float64_for_a_while():

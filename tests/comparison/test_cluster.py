@@ -156,6 +156,14 @@ def starts(work, norm):
     return path.read_text().split()
 
 
+def state(process):
+    """One letter, as ps shows it; none once a process is gone."""
+    try:
+        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ''
+
+
 def interrupt_after(count):
     """For ``say``: Ctrl-C after so many runs have been started."""
     started = []
@@ -224,10 +232,15 @@ def test_a_job_whose_processes_are_all_ended_has_no_result(work, slurm):
     with pytest.raises(KeyboardInterrupt):
         drive(work, 'slurm', ['BN'], interrupt_after(1))
     [job] = starts(work, 'BN')
-    run = Path(f'/proc/{job}/task/{job}/children').read_text().split()
-    for process in [job, *run]:
+    [run] = Path(f'/proc/{job}/task/{job}/children').read_text().split()
+    for process in (job, run):
         os.kill(int(process), signal.SIGTERM)
-    time.sleep(1)  # for a result to be written, were there one
+    # Once the run is gone, the job is busy until it waits for what Slurm tells it. A job
+    # that writes a result ends.
+    patience = time.monotonic() + 60
+    while state(run) or state(job) not in ('', 'S'):
+        assert time.monotonic() < patience
+        time.sleep(0.05)
     assert not list(work.glob('submitit/*result.pkl'))
     os.kill(int(job), signal.SIGUSR2)
     (work / 'go').touch()

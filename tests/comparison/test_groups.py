@@ -116,19 +116,6 @@ def test_a_work_folder_may_lie_elsewhere(tmp_path):
     assert run.file('predictions') == tmp_path / 'work/p.json'
 
 
-def test_a_last_line_that_was_cut_off_is_skipped(tmp_path):
-    path = write_results(tmp_path / 'r', [result('BN', 0, 0.1)])
-    path.write_text(path.read_text() + '{"norm": "BN", "se')
-    assert len(read_groups([path])[0].runs) == 1
-
-
-def test_other_lines_are_refused(tmp_path):
-    path = tmp_path / 'r.jsonl'
-    path.write_text('{"comparison": "a"}\n')
-    with pytest.raises(ResultsError, match="r.jsonl, line 1 has no 'norm'"):
-        read_groups([path])
-
-
 def test_a_norm_has_one_meaning(read):
     tried = {'options': {'model.backbone.norm_cfg.sync': False}}
     with pytest.raises(

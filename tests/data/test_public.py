@@ -49,6 +49,17 @@ def test_boxes_count_pixels_from_zero(blood, tmp_path):
     assert boxes == [(2, [259, 176, 232, 200], 46400), (3, [0, 0, 640, 480], 307200)]
 
 
+def test_so_they_do_by_the_command_line(blood, tmp_path):
+    tool = ROOT / 'tools/convert_data.py'
+    out = run(tool, 'bccd', blood, tmp_path / 'bccd', cwd=tmp_path)
+    assert out.endswith('train: 2 images, 2 objects\nval: 1 images, 1 objects\n')
+    convert_bccd(blood, tmp_path / 'again')
+    for split in ('train', 'val'):
+        name = f'instances_{split}.json'
+        written, again = (tmp_path / folder / name for folder in ('bccd', 'again'))
+        assert written.read_bytes() == again.read_bytes()
+
+
 def nucleus(size, x, y, w, h):
     mask = np.zeros(size[::-1], dtype=np.uint8)
     mask[y : y + h, x : x + w] = 255

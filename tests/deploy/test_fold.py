@@ -186,6 +186,10 @@ def the_weight_alone(self, x):
     return self.norm(self.conv(x)) + y
 
 
+def the_bias_alone(self, x):
+    return self.norm(self.conv(x)) + self.conv.bias.sum()
+
+
 def a_view(self, x):
     y = self.conv(x)
     return self.norm(y) + y[:, :, :1, :1]
@@ -201,6 +205,7 @@ def a_view(self, x):
         in_place_behind,
         another_input,
         the_weight_alone,
+        the_bias_alone,
         a_view,
     ],
     ids=lambda function: function.__name__,

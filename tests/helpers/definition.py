@@ -4,11 +4,16 @@ The reference of every test of numbers. It takes as many passes, pairs and loops
 definition's sentences have, and shares no code with the package.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 State = dict[str, Tensor]
+Result = tuple[list[Tensor], State]
+# What a layer's definition makes of the batches of all ranks and of its state.
+Define = Callable[[nn.Module, list[Tensor], State], Result]
 
 
 def ubn(x: Tensor, state: State, **settings) -> tuple[Tensor, State]:
@@ -27,7 +32,7 @@ def ubn_of_ranks(
     threshold: float | None = 0.15,
     feature: str = 'flat',
     opens: str = 'similar',
-) -> tuple[list[Tensor], State]:
+) -> Result:
     """The outputs for the batches of all ranks, and the state after them.
 
     A stage whose keys are absent from ``state`` is off.
@@ -74,16 +79,26 @@ def batchnorm_statistics(
 
     Without running statistics in ``state``, those of the batch in evaluation, too.
     """
-    elements = torch.cat([x.transpose(0, 1).flatten(1) for x in xs], dim=1)
+    elements = elements_of(xs)
     n = elements.shape[1]
     tracks = 'running_mean' in state
     if n == 0 or (tracks and not training):
         return state['running_mean'], state['running_var']
-    mean = elements.mean(1)
-    var = ((elements - mean[:, None]) ** 2).mean(1)
+    mean, var = moments(elements)
     if tracks:
         move(state, mean, var * n / (n - 1), momentum)
     return mean, var
+
+
+def elements_of(xs: list[Tensor]) -> Tensor:
+    """The elements of each channel, of all batches, ``(C, n)``."""
+    return torch.cat([x.transpose(0, 1).flatten(1) for x in xs], dim=1)
+
+
+def moments(elements: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, of ``(C, n)``."""
+    mean = elements.mean(1)
+    return mean, ((elements - mean[:, None]) ** 2).mean(1)
 
 
 def move(state: State, mean: Tensor, var: Tensor, momentum: float | None) -> None:

@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 
 from helpers import relatives, statistics
-from helpers.definition import State
-from helpers.layers import Result, define_ubn
+from helpers.definition import Result, State, ubn_of_ranks
 from ubn_mmdet import UBN
 from ubn_mmdet.layers import FAMILY
 
@@ -33,18 +32,23 @@ assert {UBN.__name__, *DEFINITIONS} == {member.__name__ for member in FAMILY}
 
 def define(layer: nn.Module, xs: list[Tensor], state: State) -> Result:
     """What the definition of any member makes of the batches of all ranks."""
-    if isinstance(layer, UBN):
-        return define_ubn(layer, xs, state)
+    common = {
+        'training': layer.training,
+        'eps': layer.eps,
+        'momentum': layer.momentum,
+    }
     name, stage = type(layer).__name__, layer.stages.statistics
+    if isinstance(layer, UBN):
+        return ubn_of_ranks(
+            xs,
+            state,
+            threshold=layer.condensation_threshold,
+            feature=layer.condensation_feature,
+            opens=stage.opens,
+            **common,
+        )
     own = {setting: getattr(stage, setting) for setting in OWN.get(name, ())}
     if name == 'BatchRenorm':
         own['limits'] = stage.r_max, stage.d_max
         own['steps'] = stage.plain_steps, stage.r_steps, stage.d_steps
-    return DEFINITIONS[name](
-        xs,
-        state,
-        training=layer.training,
-        eps=layer.eps,
-        momentum=layer.momentum,
-        **own,
-    )
+    return DEFINITIONS[name](xs, state, **common, **own)

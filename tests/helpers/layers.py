@@ -1,16 +1,11 @@
 """Layers, inputs and comparisons that the tests of several subjects share."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from helpers import definition
+from helpers import definitions
+from helpers.definition import Define, State
 from ubn_mmdet import UBN
-
-Result = tuple[list[Tensor], definition.State]
-# What a layer's definition makes of the batches of all ranks and of its state.
-Define = Callable[[nn.Module, list[Tensor], definition.State], Result]
 
 OFF = {
     'centering': False,
@@ -64,7 +59,7 @@ def images(*shape: int, alike: bool = True, seed: int = 0) -> Tensor:
     return 2 * x + 3 if alike else x
 
 
-def state_of(layer: nn.Module) -> definition.State:
+def state_of(layer: nn.Module) -> State:
     """A copy of the state whose parameters collect gradients of their own."""
     state = {name: value.clone() for name, value in layer.state_dict().items()}
     for name, _ in layer.named_parameters():
@@ -72,25 +67,11 @@ def state_of(layer: nn.Module) -> definition.State:
     return state
 
 
-def define_ubn(layer: UBN, xs: list[Tensor], state: definition.State) -> Result:
-    """What the definition makes of the batches of all ranks, by the layer's settings."""
-    return definition.ubn_of_ranks(
-        xs,
-        state,
-        training=layer.training,
-        eps=layer.eps,
-        momentum=layer.momentum,
-        threshold=layer.condensation_threshold,
-        feature=layer.condensation_feature,
-        opens=layer.stages.statistics.opens,
-    )
-
-
 def compare(
     layer: nn.Module,
     x: Tensor,
     steps: int = 1,
-    define: Define = define_ubn,
+    define: Define = definitions.define,
     **tolerance: float,
 ) -> None:
     """Run layer and definition side by side and compare everything."""

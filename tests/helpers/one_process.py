@@ -6,14 +6,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from helpers.layers import Define, define_ubn, images, state_of
+from helpers import definitions
+from helpers.definition import Define
+from helpers.layers import images, state_of
 from helpers.ranks import Ranks
 
 FLOAT64 = {'rtol': 1e-9, 'atol': 1e-9}
 
 
 class CountedCollectives:
-    """Notes every collective operation of torch.distributed that is called."""
+    """Notes every collective operation of torch.distributed that is called.
+
+    Of each all-reduce also how many numbers this rank sends.
+    """
 
     NAMES = (
         'all_reduce',
@@ -28,12 +33,14 @@ class CountedCollectives:
     )
 
     def __enter__(self):
-        self.names, self._originals = [], {}
+        self.names, self.sent, self._originals = [], [], {}
         for name in self.NAMES:
             original = self._originals[name] = getattr(dist, name)
 
             def counted(*args, _name=name, _original=original, **kwargs):
                 self.names.append(_name)
+                if _name == 'all_reduce':
+                    self.sent.append(args[0].numel())
                 return _original(*args, **kwargs)
 
             setattr(dist, name, counted)
@@ -59,6 +66,7 @@ def step(task: tuple) -> dict:
         'parameters': [parameter.grad for parameter in layer.parameters()],
         'buffers': dict(layer.named_buffers()),
         'collectives': counted.names,
+        'sent': counted.sent,
     }
 
 
@@ -67,7 +75,7 @@ def assert_equals_one_process(
     layer: nn.Module,
     xs: list[Tensor],
     steps: int = 1,
-    define: Define = define_ubn,
+    define: Define = definitions.define,
     **tolerance: float,
 ) -> list[dict]:
     """Every rank's result equals the definition on the batches of all ranks."""

@@ -4,6 +4,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# Operations that read a number, or whose result has a size that depends on numbers.
+READS = (
+    *('_local_scalar_dense', 'equal', 'allclose', 'nonzero', 'masked_select'),
+    *('_unique2', 'unique_dim', 'bincount'),
+)
+
 
 class ReadsBack(TorchDispatchMode):
     """Fails at what a GPU would make the host wait for, wherever the tensors are.
@@ -13,20 +19,36 @@ class ReadsBack(TorchDispatchMode):
     is filled with one number (``new_full``, ``where`` with a number) is made on the device.
     """
 
-    reads = (
-        *('_local_scalar_dense', 'item', 'equal', 'is_nonzero', 'allclose'),
-        *('nonzero', 'masked_select', '_unique2', 'unique_dim', 'bincount'),
-    )
-
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        assert name not in self.reads, f'{name} reads back to the host'
-        assert not indexes_by_mask(name, args), f'{name} by a mask reads back'
+        assert not reads_back(name, args), f'{name} reads back to the host'
         # torch.tensor(numbers) and the like end with it, on the device that is asked for.
         assert name != 'lift_fresh', 'a tensor of numbers is copied from the host'
         result = function(*args, **kwargs or {})
         assert not moves(name, args, result), f'{name} copies to another device'
         return result
+
+
+class CountedReads(TorchDispatchMode):
+    """Counts what reads back, and the copies that are asked for on the CPU.
+
+    A tensor that is made of numbers counts as one of the host's own.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, kwargs = function.overloadpacket.__name__, kwargs or {}
+        copies = name == '_to_copy' and kwargs.get('device') == torch.device('cpu')
+        self.count += copies or reads_back(name, args)
+        return function(*args, **kwargs)
+
+
+def reads_back(name: str, args: tuple) -> bool:
+    """Whether an operation has to know numbers on the host."""
+    return name in READS or indexes_by_mask(name, args)
 
 
 def indexes_by_mask(name: str, args: tuple) -> bool:

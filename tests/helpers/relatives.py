@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from helpers.definition import (
+    Result,
     State,
     batchnorm_statistics,
     depthwise,
+    elements_of,
     gap,
+    moments,
     move,
     over_maps,
 )
-
-Result = tuple[list[Tensor], State]
 
 
 def rbn(
@@ -114,7 +115,7 @@ def relative_gate(mean: Tensor, state: State, start: float) -> Tensor:
 
 
 def channel_affine(x: Tensor, state: State) -> Tensor:
-    """BatchNorm's weight and bias."""
+    """BatchNorm's weight and bias, if there are any."""
     if 'weight' not in state:
         return x
     return over_maps(state['weight']) * x + over_maps(state['bias'])
@@ -130,15 +131,13 @@ def js_norm(
 ) -> Result:
     """BatchNorm with James-Stein estimates."""
     state = dict(state)
-    elements = torch.cat([x.transpose(0, 1).flatten(1) for x in xs], dim=1)
+    elements = elements_of(xs)
     n = elements.shape[1]
     tracks = 'running_mean' in state
     if n == 0 or (tracks and not training):
         mean, var = state['running_mean'], state['running_var']
     else:
-        mean = elements.mean(1)
-        var = ((elements - mean[:, None]) ** 2).mean(1)
-        mean, var = james_stein(mean), james_stein(var)
+        mean, var = (james_stein(values) for values in moments(elements))
         if tracks:
             move(state, mean, var * n / (n - 1), momentum)
     return [channel_affine(normalize(x, mean, var, eps), state) for x in xs], state

@@ -7,9 +7,15 @@ state after, as in ``definition.py``.
 import torch
 from torch import Tensor
 
-from helpers.definition import State, move, over_maps
-
-Result = tuple[list[Tensor], State]
+from helpers.definition import (
+    Result,
+    State,
+    elements_of,
+    moments,
+    move,
+    over_maps,
+)
+from helpers.relatives import channel_affine, normalize
 
 
 def batch_renorm(
@@ -33,9 +39,10 @@ def batch_renorm(
     running = state['running_mean'], state['running_var']
     r, d = torch.ones_like(running[0]), torch.zeros_like(running[0])
     mean, var = running
-    n = sum(x[:, 0].numel() for x in xs)
+    elements = elements_of(xs)
+    n = elements.shape[1]
     if training and n:
-        mean, var, n = moments(xs)
+        mean, var = moments(elements)
         plain, *full = steps
         seen = int(state['num_batches_tracked'])
         grown = [
@@ -48,30 +55,12 @@ def batch_renorm(
         sigma = torch.sqrt(running[1] + eps)
         r = torch.clip(torch.sqrt(var + eps) / sigma, 1 / r_max, r_max).detach()
         d = torch.clip((mean - running[0]) / sigma, -d_max, d_max).detach()
-        state['num_batches_tracked'] = state['num_batches_tracked'] + 1
-        step = 1 / int(state['num_batches_tracked']) if momentum is None else momentum
-        new = {'running_mean': mean, 'running_var': var * n / (n - 1)}
-        for name, value in new.items():
-            state[name] = (1 - step) * state[name] + step * value.detach()
+        move(state, mean, var * n / (n - 1), momentum)
     ys = []
     for x in xs:
-        xhat = (x - over_maps(mean)) / torch.sqrt(over_maps(var) + eps)
-        ys.append(affine(over_maps(r) * xhat + over_maps(d), state))
+        xhat = normalize(x, mean, var, eps)
+        ys.append(channel_affine(over_maps(r) * xhat + over_maps(d), state))
     return ys, state
-
-
-def moments(xs: list[Tensor]) -> tuple[Tensor, Tensor, int]:
-    """Mean, biased variance and number of all elements of a channel."""
-    elements = torch.cat([x.transpose(0, 1).flatten(1) for x in xs], dim=1)
-    mean = elements.mean(1)
-    return mean, ((elements - mean[:, None]) ** 2).mean(1), elements.shape[1]
-
-
-def affine(x: Tensor, state: State) -> Tensor:
-    """BatchNorm's weight and bias, if there are any."""
-    if 'weight' not in state:
-        return x
-    return over_maps(state['weight']) * x + over_maps(state['bias'])
 
 
 def mabn(
@@ -91,10 +80,10 @@ def mabn(
     pivot = state['running_mean']
     xs = [x - over_maps(pivot) for x in xs]
     one = torch.ones_like(pivot)
-    elements = _elements(xs)
+    elements = elements_of(xs)
     if not training or not elements.numel():
         scale = 1 / torch.sqrt(state['running_var'] + eps)
-        return [affine(over_maps(scale) * x, state) for x in xs], state
+        return [channel_affine(over_maps(scale) * x, state) for x in xs], state
 
     step = int(state['batches_memorized'])
     squares = state['square_memory'].clone()
@@ -124,7 +113,7 @@ def mabn(
         return (g - z * psi[:, None]) / torch.sqrt(chi + eps)[:, None]
 
     xhat = _Written.apply(elements, (r / torch.sqrt(chi + eps))[:, None], backward)
-    return [affine(x, state) for x in _maps(xhat, xs)], state
+    return [channel_affine(x, state) for x in _maps(xhat, xs)], state
 
 
 def power_norm(
@@ -140,10 +129,10 @@ def power_norm(
     state = dict(state)
     pivot = state['running_mean']
     xs = [x - over_maps(pivot) for x in xs]
-    elements = _elements(xs)
+    elements = elements_of(xs)
     if not training or not elements.numel():
         scale = 1 / torch.sqrt(state['running_var'] + eps)
-        return [affine(over_maps(scale) * x, state) for x in xs], state
+        return [channel_affine(over_maps(scale) * x, state) for x in xs], state
 
     is_warm = int(state['batches_averaged']) >= warmup_steps
     square = (elements**2).mean(1)
@@ -165,7 +154,7 @@ def power_norm(
         return (g - here[:, None] * xhat) / psi.detach()[:, None]
 
     xhat = _Written.apply(elements, 1 / psi.detach()[:, None], backward)
-    return [affine(x, state) for x in _maps(xhat, xs)], state
+    return [channel_affine(x, state) for x in _maps(xhat, xs)], state
 
 
 class _Written(torch.autograd.Function):
@@ -183,13 +172,8 @@ class _Written(torch.autograd.Function):
         return ctx.written(x, grad), None, None
 
 
-def _elements(xs: list[Tensor]) -> Tensor:
-    """The elements of each channel, of all batches, ``(C, n)``."""
-    return torch.cat([x.transpose(0, 1).flatten(1) for x in xs], dim=1)
-
-
 def _maps(elements: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """The reverse of :func:`_elements`."""
+    """The reverse of :func:`elements_of`."""
     parts = elements.split([x[:, :1].numel() for x in like], dim=1)
     return [
         part.view(x.shape[1], len(x), *x.shape[2:]).transpose(0, 1)
@@ -209,10 +193,11 @@ def mbn(
 ) -> Result:
     """Memorized BatchNorm: of the last batches' elements, as of one batch."""
     state = dict(state)
-    n = _elements(xs).shape[1]
+    elements = elements_of(xs)
+    n = elements.shape[1]
     mean, var = state['running_mean'], state['running_var']
     if training and n:
-        mean, var, n = moments(xs)
+        mean, var = moments(elements)
         now = int(state['batches_memorized'])
         memories = [('mean_memory', mean), ('var_memory', var)]
         for name, value in memories:
@@ -232,5 +217,5 @@ def mbn(
         state['batches_memorized'] = state['batches_memorized'] + 1
         if momentum is not None:
             state |= {'running_mean': mean.detach(), 'running_var': var.detach()}
-    ys = [(x - over_maps(mean)) / torch.sqrt(over_maps(var) + eps) for x in xs]
-    return [affine(y, state) for y in ys], state
+    ys = [normalize(x, mean, var, eps) for x in xs]
+    return [channel_affine(y, state) for y in ys], state

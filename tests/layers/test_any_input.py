@@ -22,7 +22,6 @@ from helpers.any_input import (
     shapes,
     tensors,
 )
-from helpers.definitions import define
 from helpers.layers import compare
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -115,7 +114,7 @@ def test_output_gradients_and_state_are_the_definitions(data):
     assume(not is_refused(layer, x))
     with data.draw(passes)():
         # A mean of a thousand deviations costs six digits of sixteen.
-        compare(layer, x, data.draw(st.integers(1, 2)), define, rtol=1e-8, atol=1e-8)
+        compare(layer, x, data.draw(st.integers(1, 2)), rtol=1e-8, atol=1e-8)
 
 
 @given(st.data())

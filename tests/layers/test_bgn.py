@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.layers import images, shake
-from helpers.norm_tester import NormTester, assert_same_step
+from helpers.layers import images
+from helpers.norm_tester import NormTester
 from torch import nn
 
 from ubn_mmdet import BGN
@@ -64,18 +64,6 @@ def test_the_running_statistics_are_those_of_groups():
         'running_var': (3,),
         'num_batches_tracked': (),
     }
-
-
-def test_as_many_groups_as_channels_stay_batchnorm_through_training():
-    layer = shake(BGN(C, num_groups=C, dtype=torch.float64))
-    norm = nn.BatchNorm2d(C, dtype=torch.float64)
-    norm.load_state_dict(layer.state_dict())
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (layer, norm)]
-    for step in range(5):
-        assert_same_step(layer, norm, images(4, C, 6, 5, seed=step))
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
 
 
 def test_one_sample_and_whole_maps_are_group_norm():

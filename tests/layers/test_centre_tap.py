@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.layers import images
 
-from ubn_mmdet import BNET, UBN
+from ubn_mmdet import UBN
 from ubn_mmdet.layers.stages.affine import AUTHORS_GATE
 from ubn_mmdet.ops.passes import choose_passes
 
@@ -14,10 +14,9 @@ PAPER = {'initial_weight': 0, 'initial_spatial': 'kaiming'}
 
 
 @pytest.mark.parametrize('passes', ['fused', 'reference', 'traced'])
-@pytest.mark.parametrize('norm', [UBN, BNET])
-def test_the_centre_of_the_spatial_weight_takes_no_part(norm, passes):
+def test_the_centre_of_the_spatial_weight_takes_no_part(passes):
     torch.manual_seed(0)
-    layer = norm(4, kernel_size=5, dtype=torch.float64, **PAPER)
+    layer = UBN(4, kernel_size=5, dtype=torch.float64, **PAPER)
     other = copy.deepcopy(layer)
     with torch.no_grad():
         other.spatial_weight[:, 2, 2] = 7
@@ -34,14 +33,13 @@ def test_the_centre_of_the_spatial_weight_takes_no_part(norm, passes):
     assert not grad[:, 2, 2].any() and grad.count_nonzero() == 4 * 24
 
 
-@pytest.mark.parametrize('norm', [UBN, BNET])
 @pytest.mark.parametrize(
     ('start', 'deviation'),
     [('kaiming', AUTHORS_GATE * (2 / (9 * 1024)) ** 0.5), ('fan_in', 1 / 3)],
 )
-def test_a_random_start_draws_the_centre_into_weight(norm, start, deviation):
+def test_a_random_start_draws_the_centre_into_weight(start, deviation):
     torch.manual_seed(0)
-    layer = norm(1024, initial_weight=0, initial_spatial=start)
+    layer = UBN(1024, initial_weight=0, initial_spatial=start)
     assert layer.weight.std().item() == pytest.approx(deviation, rel=0.1)
     around = layer.spatial_weight.flatten(1)[:, [0, 1, 2, 3, 5, 6, 7, 8]]
     assert around.std().item() == pytest.approx(deviation, rel=0.1)

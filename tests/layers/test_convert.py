@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers.layers import images, shake
 from torch import nn
 
 from ubn_mmdet import UBN, convert_batchnorm
@@ -129,6 +130,58 @@ def test_what_a_subclass_applies_after_it_is_kept():
     fold(folded, lambda: folded(x))
     assert not any(isinstance(module, UBN) for module in folded.modules())
     torch.testing.assert_close(folded(x), before.eval()(x))
+
+
+class BatchNormConv(nn.BatchNorm2d):
+    """A subclass whose child is of a kind that folding makes."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x):
+        return self.mix(super().forward(x))
+
+
+class BatchNormPair(nn.BatchNorm2d):
+    """A subclass whose child is a BatchNorm."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.second = shake(nn.BatchNorm2d(channels))
+
+    def forward(self, x):
+        return self.second(super().forward(x))
+
+
+@pytest.mark.parametrize('kind', [BatchNormConv, BatchNormPair])
+@pytest.mark.parametrize('norm', ['UBN', 'BNET'])
+def test_folding_leaves_what_is_applied_after_alone(kind, norm):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), kind(4)).double().eval()
+    convert_batchnorm(model, norm)
+    model[1].spatial_weight.data.normal_()
+    x = images(2, 3, 6, 5)
+    want = model(x)
+    fold(model, lambda: model(x))
+    torch.testing.assert_close(model(x), want)
+
+
+def test_a_layer_may_be_called_with_the_name_of_its_input():
+    x = images(2, 4, 6, 5)
+    norm = nn.BatchNorm2d(4).double()
+    want = norm(input=x)
+    torch.testing.assert_close(convert_batchnorm(norm)(input=x), want)
+
+
+def test_a_lazy_layer_is_named_and_lazy_others_are_left_alone():
+    model = nn.Sequential(nn.LazyBatchNorm2d())
+    with pytest.raises(
+        ValueError, match='0 is a LazyBatchNorm2d .* run the model once'
+    ):
+        convert_batchnorm(model)
+    others = nn.Sequential(nn.LazyBatchNorm1d(), nn.BatchNorm3d(2))
+    convert_batchnorm(others)
+    assert [type(layer) for layer in others] == [nn.LazyBatchNorm1d, nn.BatchNorm3d]
 
 
 class BatchNormTwice(nn.BatchNorm2d):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from helpers import relatives
 from helpers.layers import images
 from helpers.norm_tester import NormTester, assert_same_step
 from torch import nn
@@ -13,15 +12,6 @@ from ubn_mmdet.layers.js_norm import james_stein
 
 class TestJSNorm(NormTester):
     norm = JSNorm
-
-    def define(self, layer, xs, state):
-        return relatives.js_norm(
-            xs,
-            state,
-            training=layer.training,
-            eps=layer.eps,
-            momentum=layer.momentum,
-        )
 
     def is_batchnorm(self, settings):
         return False

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from helpers.definitions import define
 from helpers.layers import images, shake
 from helpers.norm_tester import NormTester
 from torch import nn
@@ -16,9 +15,6 @@ from ubn_mmdet.layers.stages.statistics import GatedStatistics
 
 class TestL2BN(NormTester):
     norm = L2BN
-
-    def define(self, layer, xs, state):
-        return define(layer, xs, state)
 
     def is_batchnorm(self, settings):
         return False

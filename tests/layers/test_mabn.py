@@ -15,6 +15,7 @@ SOON = {'memory_size': 2, 'warmup_steps': 0, 'renorm_steps': 0}
 
 class TestMABN(NormTester):
     norm = MABN
+    all_reduces_backward = 2
     refuses = ('no statistics',)
     variants = {
         'default': {},

@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 import torch
-from helpers.definitions import define
 from helpers.layers import images, shake
 from helpers.norm_tester import NormTester
 from torch import nn
@@ -31,9 +30,6 @@ class TestMBN(NormTester):
         ({'decay': 1.1}, r'decay.*within \(0, 1\], got 1.1'),
         ({'track_running_stats': False}, 'track_running_stats must be True, got False'),
     ]
-
-    def define(self, layer, xs, state):
-        return define(layer, xs, state)
 
     def is_batchnorm(self, settings):
         return False

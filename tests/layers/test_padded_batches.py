@@ -374,6 +374,24 @@ def test_a_batch_may_be_seen_in_inference_mode_first():
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize('by_name', [False, True])
+def test_a_convolution_keeps_its_other_arguments(by_name):
+    class Masked(nn.Conv2d):
+        def forward(self, x, mask):
+            return super().forward(x) * mask
+
+    convolution = Masked(C, 2, 3).double()
+    hide_padding(convolution)
+    x, mask = stack(maps(), fill=7.0), torch.rand(1)
+    arguments = (), {'x': x, 'mask': mask}
+    if not by_name:
+        arguments = (x,), {'mask': mask}
+    with padded_images(SIZES, PADDED):
+        found = convolution(*arguments[0], **arguments[1])
+        want = convolution(x, mask=torch.ones(1)) * mask
+    torch.testing.assert_close(found, want)
+
+
 def test_a_convolution_may_get_its_input_by_name():
     convolution = nn.Conv2d(C, 2, 3).double()
     hide_padding(convolution)

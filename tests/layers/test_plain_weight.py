@@ -13,21 +13,19 @@ from torch.nn.utils import prune
 from ubn_mmdet import BNET, MABN, RBN, UBN, InitBN, reference_passes
 
 
-def test_weight_is_an_ordinary_parameter():
-    layer = InitBN(4)
-    assert type(layer.weight) is nn.Parameter
-    new = nn.Parameter(torch.ones(4))
-    layer.weight = new
-    assert layer.weight is new
-    copy.deepcopy(layer).weight.data.fill_(2)
-    nn.init.ones_(copy.deepcopy(layer).weight)
-
-
 def test_prune():
-    layer = UBN(4, initial_weight=0.5)
+    layer = trained(4)
+    expected = copy.deepcopy(layer)
+    smallest = layer.weight.abs().argsort()[:2]
+    with torch.no_grad():
+        expected.weight[smallest] = 0
     prune.l1_unstructured(layer, 'weight', amount=2)
-    layer(torch.randn(2, 4, 3, 3)).sum().backward()
-    assert (layer.weight == 0).sum() == 2
+    x = images(2, 4, 3, 3)
+    y = layer(x)
+    torch.testing.assert_close(y, expected(x))
+    y.square().sum().backward()
+    is_learnt = layer.weight_orig.grad != 0
+    assert is_learnt.sum() == 2 and not is_learnt[smallest].any()
 
 
 def test_parametrize():

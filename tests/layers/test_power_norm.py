@@ -10,6 +10,7 @@ from ubn_mmdet import PowerNorm
 
 class TestPowerNorm(NormTester):
     norm = PowerNorm
+    all_reduces_backward = 2
     refuses = ('no statistics', 'no momentum')
     variants = {
         'default': {},

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from helpers.layers import images
 from torch import nn
 
-from ubn_mmdet import BGN, BNET, IEBN, RBN, UBN, precise_statistics
+from ubn_mmdet import BGN, BNET, IEBN, MABN, MBN, RBN, UBN, precise_statistics
 from ubn_mmdet.layers import FAMILY
 
-BATCHES = [torch.randn(n, 4, 5, 6, dtype=torch.float64) * n + n for n in (2, 3, 4)]
+BATCHES = [images(n, 4, 5, 6, alike=False, seed=n) * n + n for n in (2, 3, 4)]
 
 
 def trained(norm, **settings):
@@ -40,6 +41,24 @@ def test_they_are_plain_averages(norm):
     mean, var = averages(BATCHES)
     torch.testing.assert_close(layer.running_mean, mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(layer.running_var, var, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings('ignore:MBN has met two batches')
+@pytest.mark.parametrize(
+    ('norm', 'settings'), [(MABN, {'warmup_steps': 0}), (MBN, {})], ids=str
+)
+def test_what_a_layer_remembers_of_other_batches_does_not_count(norm, settings):
+    fresh, used = (
+        nn.Sequential(*(norm(4, dtype=torch.float64, **settings) for _ in range(2)))
+        for _ in range(2)
+    )
+    for seed in range(20):  # more than the memories hold
+        used(100 * images(2, 4, 5, 6, seed=seed))
+    for net in (fresh, used):
+        precise_statistics(net, BATCHES)
+    for ours, theirs in zip(used, fresh, strict=True):
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+        torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
 def test_of_a_gated_norm_the_batches_count_whose_gate_is_open():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.authors import GATE, AuthorsUBN
 from helpers.layers import images
 from helpers.optim import groups_of
 from mmengine.optim import build_optim_wrapper
@@ -10,36 +11,7 @@ from torch import nn
 
 from ubn_mmdet import BNET, UBN
 
-GATE = 1 / (1 + torch.tensor(-1.0, dtype=torch.float64).exp().item())
 SGD = {'type': 'SGD', 'lr': 0.05, 'momentum': 0.9, 'weight_decay': 0.01}
-
-
-class AuthorsUBN(nn.Module):
-    """Their form: the gate is a plain sigmoid, the affine a depthwise convolution."""
-
-    def __init__(self, ours: UBN):
-        super().__init__()
-        c = ours.num_features
-        self.center_weight = nn.Parameter(ours.centering_weight.detach().clone())
-        self.scale_weight = nn.Parameter(ours.scaling_weight.detach().clone())
-        self.scale_bias = nn.Parameter(ours.scaling_bias.detach().clone())
-        self.conv = nn.Conv2d(c, c, 3, padding=1, groups=c, dtype=torch.float64)
-        kernel = ours.spatial_weight.detach().clone()
-        kernel[:, 1, 1] = ours.weight.detach()
-        with torch.no_grad():
-            self.conv.weight.copy_(kernel.unsqueeze(1) / GATE)
-            self.conv.bias.copy_(ours.bias / GATE)
-
-    def forward(self, x):
-        def over_maps(v):
-            return v.view(1, -1, 1, 1)
-
-        x = x + over_maps(self.center_weight) * x.mean((2, 3), keepdim=True)
-        mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
-        xhat = (x - over_maps(mean)) / (over_maps(var) + 1e-5).sqrt()
-        pooled = xhat.mean((2, 3), keepdim=True)
-        gate = over_maps(self.scale_weight) * pooled + over_maps(self.scale_bias)
-        return torch.sigmoid(gate) * self.conv(xhat)
 
 
 def net(norm):
@@ -83,7 +55,7 @@ def test_twenty_steps_are_the_authors():
     torch.manual_seed(0)
     ours = paper()
     x = images(2, 3, 9, 9)
-    theirs = net(AuthorsUBN(ours))
+    theirs = net(AuthorsUBN.of(ours))
     settings = {k: v for k, v in SGD.items() if k != 'type'} | {'lr': 1e-3}
     expected = trained(theirs, torch.optim.SGD(theirs.parameters(), **settings))
     model = net(ours)
@@ -96,13 +68,13 @@ def test_twenty_steps_are_the_authors():
 def test_plain_sgd_moves_the_kernel_further_than_the_authors():
     torch.manual_seed(0)
     ours = paper()
-    theirs = AuthorsUBN(ours)
+    theirs = AuthorsUBN.of(ours)
     x = images(2, 4, 9, 9)
     before = ours.spatial_weight.detach().clone(), ours.weight.detach().clone()
     for layer in (ours, theirs):
         layer(x).square().sum().backward()
         torch.optim.SGD(layer.parameters(), lr=1e-4).step()
-    kernel = theirs.conv.weight.detach().squeeze(1) * GATE
+    kernel = theirs.bnconv.weight.detach().squeeze(1) * GATE
     centre = ours.weight - before[1], kernel[:, 1, 1] - before[1]
     torch.testing.assert_close(centre[0] / centre[1], torch.ones(4).double() / GATE**2)
     off = (ours.spatial_weight - before[0])[:, 0], kernel[:, 0] - before[0][:, 0]

@@ -8,11 +8,10 @@ import pytest
 import torch
 from helpers import definition
 from helpers.layers import images
-from helpers.ranks import Ranks
+from helpers.reads_back import CountedReads
 from mmengine.registry import DATASETS, HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from ubn_mmdet import UBN
@@ -319,13 +318,10 @@ def train_rank(task):
     return run.train(*xs).save()['condensation']['layers'][0]
 
 
-@pytest.mark.slow
-def test_ranks_share_one_record(tmp_path):
+def test_ranks_share_one_record(two_ranks, tmp_path):
     each = batches(3, alike=False), batches(3, n=2)
-    ranks = Ranks(2, tmp_path)
     tasks = [(tmp_path / f'rank{i}', xs) for i, xs in enumerate(each)]
-    first, second = ranks.run(train_rank, tasks)
-    ranks.close()
+    first, second = two_ranks.run(train_rank, tasks)
     record = json.loads((tmp_path / 'rank0/condensation.json').read_text())
     assert not (tmp_path / 'rank1').exists()
     expected = torch.stack([cosines(xs) for xs in each]).mean(0)
@@ -401,40 +397,16 @@ def test_hooks_stay_for_a_recorded_step_alone(tmp_path):
 # --- what it costs --------------------------------------------------------------------
 
 
-class Reads(TorchDispatchMode):
-    """Counts what makes the host wait: values of tensors, and copies to it."""
-
-    NAMES = '_local_scalar_dense', 'is_nonzero', 'nonzero', 'equal', 'masked_select'
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        copies = name == '_to_copy' and kwargs.get('device') == torch.device('cpu')
-        self.count += copies or name in self.NAMES
-        return func(*args, **kwargs)
-
-
 @pytest.mark.parametrize('kind', [UBN, nn.BatchNorm2d])
 def test_the_host_reads_once_a_row(tmp_path, kind):
     model = nn.Sequential(*(kind(CHANNELS) for _ in range(5))).double()
     run = Run(model, tmp_path, interval=3)
-    with Reads() as reads:
+    with CountedReads() as reads:
         run.train(*batches(2))
         assert reads.count == 0
         run.train(*batches(7))
     assert len(run.record['steps']) == 3
     assert reads.count == 3
-
-
-def test_reads_are_counted():
-    with Reads() as reads:
-        torch.ones(()).item()
-        bool(torch.ones(()) > 0)
-    assert reads.count == 2
 
 
 # --- the file -------------------------------------------------------------------------

@@ -3,15 +3,13 @@
 import copy
 import functools
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import mmdet
 import pytest
 import torch
+from helpers.commands import ROOT, run
 from helpers.optim import groups_of
 from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
@@ -27,7 +25,7 @@ from ubn_mmdet import UBN
 from ubn_mmdet.data import shapes
 from ubn_mmdet.layers import FAMILY
 
-ROOT = Path(__file__).parents[2] / 'configs'
+CONFIGS = ROOT / 'configs'
 SHIPPED = Path(mmdet.__file__).parent / '.mim' / 'configs'
 
 R18, R50, R101 = 20, 53, 104  # norm layers of the backbones
@@ -83,7 +81,7 @@ ARMS = {
     },
     **{pattern: {'bnet': BNET} for pattern in LAYERS if pattern.startswith('demo')},
 }
-PRESETS = sorted((ROOT / '_base_/norms').glob('*.py'))
+PRESETS = sorted((CONFIGS / '_base_/norms').glob('*.py'))
 
 
 def norms_of(pattern: str) -> dict[str, dict]:
@@ -110,11 +108,17 @@ ADDED = {
 }
 # Detectors; test_pretraining.py has the others.
 FILES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for path in ROOT.rglob('*.py')
+    path.relative_to(CONFIGS).as_posix()
+    for path in CONFIGS.rglob('*.py')
     if not {'_base_', 'pretrain'} & set(path.parts)
 )
 TWINS = [name for name in FILES if NAMES[name][1] != 'bn']
+# Those with layers of ours; a deeper backbone has the same blocks.
+TRAINED = [
+    name
+    for name in FILES
+    if norms_of(NAMES[name][0])[NAMES[name][1]] != BN and '_r101_' not in name
+]
 
 
 def in_folder(*folders: str) -> list[str]:
@@ -125,7 +129,7 @@ def in_folder(*folders: str) -> list[str]:
 @functools.cache
 def load(name: str) -> Config:
     """A config, resolved; not to be changed."""
-    return Config.fromfile(ROOT / name)
+    return Config.fromfile(CONFIGS / name)
 
 
 def build_model(name: str) -> nn.Module:
@@ -216,7 +220,7 @@ def test_a_preset_is_one_norm_that_builds(path: Path) -> None:
 
 def test_every_member_has_a_preset() -> None:
     for member in FAMILY:  # by whose name a comparison finds it
-        path = ROOT / f'_base_/norms/{member.__name__.lower()}.py'
+        path = CONFIGS / f'_base_/norms/{member.__name__.lower()}.py'
         assert Config.fromfile(path).norm.type == member.__name__
 
 
@@ -225,15 +229,13 @@ def test_no_two_presets_are_the_same() -> None:
     assert all(norms.count(norm) == 1 for norm in norms)
 
 
-@pytest.mark.parametrize('path', PRESETS, ids=lambda path: path.stem)
 @pytest.mark.parametrize('folder', ['demo', 'protocol'])
-def test_two_lines_put_a_preset_into_a_detector(
-    folder: str, path: Path, tmp_path: Path
-) -> None:
+def test_two_lines_put_a_preset_into_a_detector(folder: str, tmp_path: Path) -> None:
+    path = CONFIGS / '_base_/norms/bgn.py'
     detector = next(name for name in in_folder(folder) if '_bn_' in name)
     mine = tmp_path / 'mine.py'
     mine.write_text(
-        f"_base_ = ['{ROOT / detector}', '{path}']\n"
+        f"_base_ = ['{CONFIGS / detector}', '{path}']\n"
         'model = dict(backbone=dict(norm_cfg=dict(_delete_=True, **_base_.norm)))'
     )
     config = Config.fromfile(mine)
@@ -310,9 +312,8 @@ def test_at_full_size_a_run_is_seeded_and_looked_after(name: str) -> None:
     assert config.train_dataloader.batch_size == 2
 
 
-@pytest.mark.parametrize('name', in_folder('protocol'))
-def test_protocol_trains_with_norms_in_evaluation_mode(name: str) -> None:
-    layers = norm_layers(name)
+def test_protocol_trains_with_norms_in_evaluation_mode() -> None:
+    layers = norm_layers('protocol/mask-rcnn_r50_fpn_ubn_1x_coco.py')
     assert not any(layer.training for layer in layers.values())
     frozen = {
         key
@@ -379,20 +380,12 @@ def test_scratch_follows_the_shipped_schedule(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_optimizer_holds_every_learning_parameter_once(name: str) -> None:
-    model = build(name)
-    optimizer = build_optim_wrapper(model, load(name).optim_wrapper).optimizer
-    held = [p for group in optimizer.param_groups for p in group['params']]
-    assert len(held) == len({id(parameter) for parameter in held})
-    learning = {id(p) for p in model.parameters() if p.requires_grad}
-    assert {id(p) for p in held if p.requires_grad} == learning
-
-
-@pytest.mark.parametrize('name', FILES)
 def test_what_of_a_norm_layer_decays(name: str) -> None:
     """All of it where the paper is repeated, and else the kernels alone."""
     model = build(name)
     groups = groups_of(model, build_optim_wrapper(model, load(name).optim_wrapper))
+    learning = {key for key, p in model.named_parameters() if p.requires_grad}
+    assert learning <= groups.keys()  # the optimizer leaves none out
     repeats_paper = name.startswith('protocol')
     for layer_name, layer in model.named_modules():
         if not isinstance(layer, _BatchNorm):
@@ -422,7 +415,7 @@ def test_initial_values_survive_the_initialisers(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('name', TRAINED)
 def test_one_step_reaches_every_parameter(name: str) -> None:
     # Distributed training waits in vain for a parameter without a gradient.
     torch.manual_seed(0)
@@ -482,18 +475,9 @@ def test_dump_resolves_to_the_same_config(folder: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('folder', ['protocol', 'finetune', 'scratch', 'demo'])
-def test_shipped_tool_reads_the_config(folder: str, tmp_path: Path) -> None:
-    path = ROOT / in_folder(folder)[-1]
+def test_shipped_tool_reads_the_config(tmp_path: Path) -> None:
+    path = CONFIGS / in_folder('protocol')[-1]
     resolved = tmp_path / 'resolved.py'
     tool = SHIPPED.parent / 'tools' / 'misc' / 'print_config.py'
-    search = [str(ROOT.parent), os.environ.get('PYTHONPATH')]
-    result = subprocess.run(
-        [sys.executable, tool, path, '--save-path', resolved],
-        cwd=tmp_path,  # not the repository's root
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, search))},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    run(tool, path, '--save-path', resolved, cwd=tmp_path)  # not the repository's root
     assert not difference(Config.fromfile(resolved), Config.fromfile(path))

@@ -48,6 +48,14 @@ def test_a_dataset_within_another_is_refused(boxes_alone):
         use_coco_folder(cfg, boxes_alone)
 
 
+def test_evaluators_may_be_several(boxes_alone):
+    cfg = Config.fromfile(RETINANET)
+    cfg.val_evaluator = [cfg.val_evaluator, cfg.val_evaluator]
+    use_coco_folder(cfg, boxes_alone)
+    expected = str(boxes_alone.root / 'instances_val.json')
+    assert [each.ann_file for each in cfg.val_evaluator] == [expected] * 2
+
+
 def test_a_detector_of_masks_refuses_them(boxes_alone):
     with pytest.raises(
         ValueError, match='it learns masks, and .* without segmentation'

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from helpers.layers import images
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ubn_mmdet import MBN
 
 pytestmark = pytest.mark.filterwarnings('error:MBN has met two batches:UserWarning')
-BATCHES = [torch.randn(2, 3, 6, 5) + i for i in range(3)]
+BATCHES = [images(2, 3, 6, 5, alike=False, seed=i).float() + i for i in range(3)]
 
 
 class Model(BaseModel):

@@ -153,15 +153,15 @@ def test_a_run_reports_its_layers_once_and_warns_of_shared_norms(train, capfd):
 
 
 @pytest.mark.parametrize(
-    'model',
+    'make',
     [
-        InParts({'type': 'UBN'}),
-        Checkpointed(ConvModule(3, 4, 3, norm_cfg={'type': 'UBN'})),
+        lambda norm_cfg: InParts(norm_cfg),
+        lambda norm_cfg: Checkpointed(ConvModule(3, 4, 3, norm_cfg=norm_cfg)),
     ],
     ids=['in parts', 'checkpointed'],
 )
-def test_a_forward_of_the_whole_model_is_no_second_call(train, capfd, model):
-    train(model)
+def test_a_forward_of_the_whole_model_is_no_second_call(train, capfd, make):
+    train(make({'type': 'UBN'}))
     assert 'called several times' not in ''.join(capfd.readouterr())
 
 

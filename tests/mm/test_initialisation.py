@@ -10,8 +10,8 @@ from torch import nn
 from ubn_mmdet import UBN
 from ubn_mmdet.mm import guard
 
+# test_family.py has the default one.
 STARTS = {
-    'batchnorm': {},
     'small': {'initial_weight': 0.1},
     "authors'": {'initial_weight': 0, 'initial_spatial': 'kaiming'},
 }
@@ -44,7 +44,7 @@ def test_a_resnet_starts_as_it_was_told(start, zero_init_residual):
     assert len(layers) == 20
     for name, layer in layers.items():
         zeroed = zero_init_residual and is_last_of_block(name)
-        weight = 0 if zeroed else start.get('initial_weight', 1)
+        weight = 0 if zeroed else start['initial_weight']
         if start.get('initial_spatial') == 'kaiming' and not zeroed:
             assert 0 < layer.weight.std() < 0.2 and layer.weight.unique().numel() > 1
         else:
@@ -63,7 +63,7 @@ def test_a_conv_module_does_not_overwrite_the_start(start):
     if start.get('initial_spatial') == 'kaiming':
         assert 0 < module.bn.weight.abs().max() < 1
     else:
-        assert (module.bn.weight == start.get('initial_weight', 1)).all()
+        assert (module.bn.weight == start['initial_weight']).all()
 
 
 def test_a_constant_for_batchnorm_reaches_every_layer():

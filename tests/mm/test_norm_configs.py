@@ -52,6 +52,9 @@ def test_settings_of_the_one_that_is_replaced_hold_on():
 def test_norms_that_a_class_has_by_default_are_written_out():
     model = ConfigDict(backbone={'type': 'ResNet', 'depth': 18})
     assert with_norm(model, UBN).backbone.norm_cfg == UBN
+    # With the settings of the default.
+    model = ConfigDict(neck={'type': 'YOLOXPAFPN'})
+    assert with_norm(model, UBN).neck.norm_cfg == UBN | {'momentum': 0.03, 'eps': 1e-3}
     silent = ConfigDict(backbone={'type': 'ResNet', 'depth': 18, 'norm_cfg': None})
     assert with_norm(silent, UBN) == silent
     assert not list(batchnorms(silent)) and list(batchnorms(model))

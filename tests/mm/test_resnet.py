@@ -8,19 +8,12 @@ from mmengine.analysis import FlopAnalyzer
 
 from ubn_mmdet import UBN
 
-FORMATS = pytest.mark.parametrize(
-    'memory_format', [torch.contiguous_format, torch.channels_last], ids=str
-)
 
-
-@pytest.mark.parametrize('block', [18, 50], ids=['basic block', 'bottleneck'])
-@pytest.mark.parametrize('norm_eval', [False, True])
 @pytest.mark.parametrize('stages', STAGES.values(), ids=STAGES)
-@FORMATS
-def test_it_trains(block, norm_eval, stages, memory_format):
+def test_it_trains(stages):
     torch.manual_seed(0)
     net = ResNet(
-        block,
+        50,
         num_stages=1,
         strides=(1,),
         dilations=(1,),
@@ -28,15 +21,15 @@ def test_it_trains(block, norm_eval, stages, memory_format):
         base_channels=8,
         stem_channels=8,
         norm_cfg={'type': 'UBN', **stages},
-        norm_eval=norm_eval,
+        norm_eval=False,
         frozen_stages=-1,
         zero_init_residual=False,
     )
     net.init_weights()
-    net.to(memory_format=memory_format)
+    net.to(memory_format=torch.channels_last)
     net.train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    x = torch.randn(2, 3, 32, 32).to(memory_format=memory_format)
+    x = torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     for _ in range(3):
         [y] = net(x)

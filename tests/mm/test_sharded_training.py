@@ -1,6 +1,8 @@
 """A detector whose parameters are sharded over ranks trains as under DDP."""
 
+import copy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,10 @@ from mmengine.model.wrappers import MMFullyShardedDataParallel
 from mmengine.optim import build_optim_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
+
+from ubn_mmdet import MBN, UBN
+from ubn_mmdet.mm.hooks import DoubleForwardHook
+from ubn_mmdet.mm.start_hooks import FeatureScaleHook
 
 SGD = {
     'type': 'OptimWrapper',
@@ -87,3 +93,55 @@ def test_sharded_ranks_train_as_under_ddp(two_ranks, wrap):
     for name in ('weight', 'spatial_weight', 'running_mean', 'condensation'):
         key = f'backbone.layer2.0.bn1.{name}'
         assert not torch.allclose(first[key], start[key], rtol=1e-4, atol=1e-5), key
+
+
+def loaded(_):
+    """One rank's part: BatchNorm's weights in a sharded UBN; what both compute."""
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        set_model_state_dict,
+    )
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 8, 8)
+    before = torch.nn.Sequential(torch.nn.BatchNorm2d(4))
+    torch.nn.init.normal_(before[0].weight)
+    after = torch.nn.Sequential(UBN(4))
+    fully_shard(after, mesh=init_device_mesh('cpu', (2,)))
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(after, copy.deepcopy(before.state_dict()), options=options)
+    return after.eval()(x).detach(), before.eval()(x).detach()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(torch.distributed.fsdp, 'fully_shard'),
+    reason='this PyTorch has no FSDP2, and its gloo may not shard',
+)
+def test_batchnorm_weights_load_into_a_sharded_model(two_ranks):
+    for found, expected in two_ranks.run(loaded, [None, None]):
+        torch.testing.assert_close(found, expected)
+
+
+def refused(_):
+    """One rank's part: what hooks that call a part of the model say to FSDP."""
+    said = []
+    runner = SimpleNamespace(model=fsdp1(torch.nn.Sequential(MBN(4)))[0], iter=0)
+    for call in (
+        lambda: DoubleForwardHook().before_train(runner),
+        lambda: FeatureScaleHook().before_train_iter(runner, 0, {}),
+    ):
+        with pytest.raises(
+            ValueError, match='FSDP has sharded its parameters'
+        ) as error:
+            call()
+        said.append(str(error.value).partition(' ')[0])
+    return said
+
+
+@pytest.mark.slow
+def test_hooks_that_call_a_part_of_the_model_refuse_fsdp(two_ranks):
+    names = ['DoubleForwardHook', 'FeatureScaleHook']
+    assert two_ranks.run(refused, [None, None]) == [names, names]

@@ -2,10 +2,8 @@
 
 import copy
 
-import pytest
 import torch
 from helpers.layers import images, trained
-from helpers.ranks import Ranks
 from mmengine.hooks import SyncBuffersHook
 
 
@@ -18,13 +16,10 @@ def average_buffers(task):
     return before, layer.state_dict()
 
 
-@pytest.mark.slow
-def test_averaging_buffers_over_ranks_changes_nothing(tmp_path):
-    ranks = Ranks(2, tmp_path)
+def test_averaging_buffers_over_ranks_changes_nothing(two_ranks):
     xs = [images(2, 3, 5, 5, seed=seed) for seed in range(2)]
-    synchronised = ranks.run(average_buffers, [(trained(), x) for x in xs])
-    alone = ranks.run(average_buffers, [(trained(sync=False), x) for x in xs])
-    ranks.close()
+    synchronised = two_ranks.run(average_buffers, [(trained(), x) for x in xs])
+    alone = two_ranks.run(average_buffers, [(trained(sync=False), x) for x in xs])
     for before, after in synchronised:
         torch.testing.assert_close(after, before, rtol=0, atol=0)
     # Left to themselves, ranks drift apart, and the hook has something to do.

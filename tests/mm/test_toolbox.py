@@ -3,11 +3,10 @@
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from helpers.commands import ROOT
 
-ROOT = Path(__file__).parents[2]
 GOOD = {
     'onedl-mmengine': '0.10.12',
     'onedl-mmcv': '2.3.6',

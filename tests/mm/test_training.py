@@ -36,16 +36,12 @@ def scalars(work_dir):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def mmdets_own(name):
-    return find_tool('mmdet', name)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('config', 'tool'),
     [
         (MASK_RCNN, lambda name: ROOT / f'tools/{name}.py'),
-        (RETINANET, mmdets_own),
+        (RETINANET, lambda name: find_tool('mmdet', name)),
     ],
     ids=['ours', "MMDetection's"],
 )
@@ -64,7 +60,6 @@ def test_training_and_testing_by_command_line(place, config, tool):
     [
         # Without a kernel and with one, starting small and as BatchNorm. Both detectors
         # are trained with UBN with the paper's initialisation above.
-        ('retinanet', 'bn'),
         ('mask-rcnn', 'bn-small'),
         ('retinanet', 'ubn-from-bn'),
         ('mask-rcnn', 'rbn'),
@@ -87,42 +82,3 @@ def test_every_kind_of_norm_trains_in_the_demo(place, detector, preset):
     options = ['--work-dir', work_dir, '--cfg-options', *SHORT]
     run(ROOT / 'tools/train.py', config, *options, cwd=place)
     assert any('loss' in record for record in scalars(work_dir))
-
-
-@pytest.mark.slow
-def test_a_config_of_ones_own_with_mmdets_own_tool(place):
-    """The README's recipe: no file of this project but the installed package."""
-    config = place / 'my_config.py'
-    config.write_text(f"""
-_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
-custom_imports = dict(imports=['ubn_mmdet'], allow_failed_imports=False)
-model = dict(
-    backbone=dict(
-        norm_cfg=dict(type='UBN', requires_grad=True),
-        norm_eval=False,
-        frozen_stages=-1,
-        init_cfg=None))
-data = dict(
-    batch_size=2,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root='{place}/data/shapes/',
-        metainfo=dict(classes=('ellipse', 'rectangle', 'triangle', 'star'))))
-train_dataloader = dict(
-    **data | dict(dataset=dict(data['dataset'],
-        ann_file='instances_train.json', data_prefix=dict(img='train/'))))
-val_dataloader = dict(
-    **data | dict(dataset=dict(data['dataset'],
-        ann_file='instances_val.json', data_prefix=dict(img='val/'))))
-val_evaluator = dict(ann_file='{place}/data/shapes/instances_val.json')
-train_cfg = dict(max_epochs=1)
-""")
-    work_dir = place / 'work_dirs/mine'
-    output = run(
-        find_tool('mmdet', 'train'), config, '--work-dir', work_dir,
-        '--cfg-options', 'train_pipeline.2.scale=(64,64)',
-        'train_dataloader.dataset.pipeline.2.scale=(64,64)',
-        'val_dataloader.dataset.pipeline.1.scale=(64,64)', cwd=place,
-    )  # fmt: skip
-    assert 'Epoch(val) [1]' in output and (work_dir / 'epoch_1.pth').exists()

@@ -13,6 +13,7 @@ from helpers.layers import OFF, images, state_of, trained
 from helpers.one_process import FLOAT64, assert_equals_one_process, step
 from helpers.ranks import Ranks, process_group
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.parallel import DistributedDataParallel
 
 from ubn_mmdet import UBN
@@ -99,13 +100,23 @@ def test_large_means_on_ranks_keep_their_variance(three, mean):
         torch.testing.assert_close(var, want, rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize('settings', [{}, OFF], ids=['all', 'all off'])
-def test_one_collective_forward_and_one_backward(two_ranks, settings):
+@pytest.mark.parametrize(
+    ('settings', 'numbers'),
+    [
+        # Of C channels, forward and backward: the table of docs/distributed.md.
+        ({}, lambda c: [2 * c + 3, 2 * c]),
+        ({'condensation_feature': 'pooled'}, lambda c: [3 * c + 3, 2 * c]),
+        (OFF, lambda c: [2 * c + 1, 2 * c]),
+    ],
+    ids=['all', 'pooled', 'all off'],
+)
+def test_one_collective_forward_and_one_backward(two_ranks, settings, numbers):
     layer = trained(**settings)
     xs = batches(UNLIKE)[:2]
     results = two_ranks.run(step, [(layer, x, torch.ones_like(x), 1) for x in xs])
     for result in results:
         assert result['collectives'] == ['all_reduce', 'all_reduce']
+        assert result['sent'] == numbers(layer.num_features)
 
 
 @pytest.mark.parametrize('settings', [{'sync': False}, {'sync_group_size': 1}])
@@ -120,6 +131,20 @@ def test_unsynchronised_ranks_are_on_their_own(two_ranks, settings):
             result['buffers']['running_mean'], state['running_mean']
         )
         assert result['collectives'] == []
+
+
+def forward_mode_error(x):
+    with forward_ad.dual_level():
+        try:
+            trained()(forward_ad.make_dual(x, torch.ones_like(x)))
+        except RuntimeError as error:
+            return str(error)
+
+
+def test_forward_mode_is_refused_where_ranks_merge(two_ranks):
+    for message in two_ranks.run(forward_mode_error, batches(UNLIKE)[:2]):
+        assert 'no forward-mode derivative' in message
+        assert 'statistics are merged over ranks (sync=True)' in message
 
 
 def test_evaluation_takes_part_in_nothing(two_ranks):

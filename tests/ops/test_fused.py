@@ -113,6 +113,13 @@ def test_a_reduction_of_which_no_result_is_made(reduction):
     torch.testing.assert_close(*results)
 
 
+def test_a_second_reduction_is_refused():
+    passes = FusedPasses(images(2, 2, 3, 4))
+    passes.moments()
+    with pytest.raises(RuntimeError, match='one reduction'):
+        passes.mean()
+
+
 def test_parameters_without_gradient():
     layer = trained(2, **OFF).eval().requires_grad_(False)
     x = images(2, 2, 3, 4).requires_grad_()

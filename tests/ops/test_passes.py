@@ -105,6 +105,11 @@ def test_chosen_by_a_context():
     assert_fused(X)
 
 
+def test_chosen_by_a_decorator():
+    choose_passes('reference')(assert_reference)(X)
+    assert_fused(X)
+
+
 def test_chosen_by_the_environment(monkeypatch):
     monkeypatch.setenv('UBN_MMDET_PASSES', 'reference')
     assert_reference(X)

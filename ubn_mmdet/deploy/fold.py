@@ -133,6 +133,9 @@ def fold(
         ValueError: If a norm layer is in training mode, or is the model itself.
     """
     norms = {module: name for name, module in model.named_modules() if is_norm(module)}
+    # Children that a norm layer applies to its result stay as they are.
+    inside = {child for norm in norms for child in norm.modules() if child is not norm}
+    norms = {norm: name for norm, name in norms.items() if norm not in inside}
     if model in norms:
         raise ValueError('the model is a norm layer: there is nothing to fold it into')
     for norm, name in norms.items():
@@ -150,7 +153,9 @@ def fold(
     names = {
         module: name
         for name, module in model.named_modules()
-        if type(module) in convolutions and not _has_hooks(module)
+        if type(module) in convolutions and module not in inside
+        # A hook, such as that of weight_norm, would not know of the factor.
+        if not (module._forward_pre_hooks or module._forward_hooks)
     }
     before = convolutions_before(run, norms, names)
     folds, folded = [], []
@@ -159,18 +164,13 @@ def fold(
         if into or type(norm) not in BATCHNORMS:
             folds.append(Fold(norms[norm], tuple(sorted(into)), evaluation.kernel_size))
             folded.append(evaluation)
-    replacements = restructure(model, folds)
+    made = restructure(model, folds)
     modules = modules_by_name(model)
-    for one, evaluation, new in zip(folds, folded, replacements, strict=True):
+    for one, evaluation, new in zip(folds, folded, made, strict=True):
         for name in one.convolutions:
             _scale(modules[name], evaluation)
         _fill(new, evaluation)
     return FoldReport(tuple(folds), left)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether something changes what goes in or comes out, as weight_norm does."""
-    return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
 def _scale(convolution: nn.Module, evaluation: Evaluation) -> None:
@@ -182,15 +182,15 @@ def _scale(convolution: nn.Module, evaluation: Evaluation) -> None:
     convolution.bias = _parameter(scale * bias.double() + shift, bias)
 
 
-def _fill(new: nn.Module, evaluation: Evaluation) -> None:
-    """Write the values of what stands in the place of a norm layer."""
-    for module in new if isinstance(new, nn.Sequential) else [new]:
+def _fill(new: list[nn.Module], evaluation: Evaluation) -> None:
+    """Write the values of the modules that stand in the place of a norm layer."""
+    for module in new:
         if isinstance(module, nn.BatchNorm2d):
             # Of statistics as they start, 0 and 1.
             weight = evaluation.scale * math.sqrt(1 + module.eps)
             module.weight = _parameter(weight, module.weight)
             module.bias = _parameter(evaluation.shift, module.bias)
-        elif isinstance(module, nn.Conv2d):
+        else:
             kernel, bias = module.get_parameter('weight'), module.get_parameter('bias')
             assert evaluation.kernel is not None and evaluation.bias is not None
             module.weight = _parameter(evaluation.kernel[:, None], kernel)

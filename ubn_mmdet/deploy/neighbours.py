@@ -19,9 +19,9 @@ def convolutions_before(
     """The convolutions whose whole output goes into a norm layer, and nowhere else.
 
     Tensors are followed by identity: modules that take one are seen by hooks, operations
-    of PyTorch by a dispatch mode, which also sees a weight that something else uses. (An
-    operator outside of PyTorch's dispatcher that takes the output of a convolution beside
-    the norm would not be seen.)
+    of PyTorch by a dispatch mode, which also sees a weight or a bias that something else
+    uses. (It does not see an operator outside of PyTorch's dispatcher that takes the output
+    of a convolution beside the norm, nor what runs in another thread.)
 
     Returns:
         For each of the ``norms`` that was run: those of the ``convolutions`` that its
@@ -57,7 +57,7 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.before: dict = defaultdict(set)
         self.takers: dict = defaultdict(set)
-        self._owner = {id(one.weight): one for one in convolutions}
+        self._owner = {id(t): one for one in convolutions for t in one.parameters()}
         self._maker = WeakTensorKeyDictionary()
         self._making: nn.Module | None = None
         self._norms = 0  # that are running

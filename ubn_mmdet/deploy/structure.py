@@ -34,17 +34,18 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
     return dict(model.named_modules(remove_duplicate=False))
 
 
-def restructure(model: nn.Module, folds: Iterable[Fold]) -> list[nn.Module]:
+def restructure(model: nn.Module, folds: Iterable[Fold]) -> list[list[nn.Module]]:
     """Give a model the modules that ``folds`` say, in place; their values are arbitrary.
 
     Returns:
-        What stands in the place of each norm layer now.
+        For each norm layer: the new modules that stand in its place, before the children
+        that it applied to its result.
 
     Raises:
         ValueError: If the model has no module of a name.
     """
     modules = modules_by_name(model)
-    replacements = []
+    made = []
     for fold in folds:
         for name in (fold.norm, *fold.convolutions):
             if name not in modules:
@@ -55,12 +56,18 @@ def restructure(model: nn.Module, folds: Iterable[Fold]) -> list[nn.Module]:
         # In mixed precision the convolution says what its output is.
         before = [modules[name].get_parameter('weight') for name in fold.convolutions]
         like = before[0] if before else norm.get_buffer('running_var')
-        replacement = _replacement(norm, like, bool(before), fold.kernel_size)
+        channels = len(norm.get_buffer('running_var'))
+        new = _new_modules(like, channels, bool(before), fold.kernel_size)
+        after = [
+            norm.get_submodule(name) for name in getattr(norm, 'applied_after', ())
+        ]
+        parts = [*new, *after] or [nn.Identity()]
+        replacement = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
         for name, module in modules.items():
             if module is norm:
                 replace_submodule(model, name, replacement)
-        replacements.append(replacement)
-    return replacements
+        made.append(new)
+    return made
 
 
 def _add_bias(convolution: nn.Module) -> None:
@@ -69,10 +76,9 @@ def _add_bias(convolution: nn.Module) -> None:
         convolution.bias = nn.Parameter(weight.new_zeros(len(weight)))
 
 
-def _replacement(
-    norm: nn.Module, like: Tensor, is_folded: bool, kernel_size: int
-) -> nn.Module:
-    channels = len(norm.get_buffer('running_var'))
+def _new_modules(
+    like: Tensor, channels: int, is_folded: bool, kernel_size: int
+) -> list[nn.Module]:
     parts: list[nn.Module] = []
     if not is_folded:
         parts.append(nn.BatchNorm2d(channels))
@@ -81,9 +87,4 @@ def _replacement(
         parts.append(
             nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels)
         )
-    applied_after = getattr(norm, 'applied_after', ())
-    parts += [norm.get_submodule(name) for name in applied_after]
-    if not parts:
-        return nn.Identity()
-    new = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
-    return new.to(like.device, like.dtype).eval()
+    return [part.to(like.device, like.dtype).eval() for part in parts]

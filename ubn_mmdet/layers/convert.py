@@ -9,12 +9,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from .checks import check_choice
 from .pipeline import PipelineNorm
 
 CONVERTED = nn.BatchNorm2d, nn.SyncBatchNorm
-NOT_4D = nn.BatchNorm1d, nn.BatchNorm3d
+NOT_4D = nn.BatchNorm1d, nn.LazyBatchNorm1d, nn.BatchNorm3d, nn.LazyBatchNorm3d
 
 
 def convert_batchnorm(
@@ -42,8 +43,8 @@ def convert_batchnorm(
     Hooks stay with the old layers.
 
     Args:
-        module: The model; nothing happens to layers of this family, BatchNorm1d and
-            BatchNorm3d.
+        module: The model; nothing happens to layers of this family, and to BatchNorm of
+            1D or 3D.
         norm: A member of the family, by its name or its class.
         skip: ``skip(name, layer)`` says which layers to leave alone, by the name in the
             model (the empty string for ``module`` itself).
@@ -53,9 +54,9 @@ def convert_batchnorm(
         The model; a new layer if ``module`` itself is a BatchNorm.
 
     Raises:
-        ValueError: For an unknown ``norm``, or for a layer that does something else than a
-            BatchNorm followed by its children, which would be lost. Nothing is replaced
-            then.
+        ValueError: For an unknown ``norm``, a lazy layer before its first input, or a layer
+            that does something else than a BatchNorm followed by its children, which would
+            be lost. Nothing is replaced then.
     """
     kind = _member(norm)
     places = [  # all of them: a layer may have several
@@ -63,11 +64,16 @@ def convert_batchnorm(
         for name, layer in module.named_modules(remove_duplicate=False)
         if isinstance(layer, _BatchNorm)
         and not isinstance(layer, PipelineNorm)
-        and type(layer) not in NOT_4D
+        and not isinstance(layer, NOT_4D)
     ]
     left = {id(layer) for name, layer in places if skip and skip(name, layer)}
     found = [(name, layer) for name, layer in places if id(layer) not in left]
     for name, layer in found:
+        if isinstance(layer, LazyModuleMixin):
+            raise ValueError(
+                f'{name or "the module"} is a {type(layer).__name__} that has not seen any '
+                'input: run the model once before'
+            )
         if type(layer) not in CONVERTED and not _is_batchnorm_and_children(layer):
             raise ValueError(
                 f'{name or "the module"} is a {type(layer).__name__}, which is not a '

@@ -68,11 +68,11 @@ class MBN(PipelineNorm, _BatchNorm):
         stages = Stages(statistics=MemorizedStatistics(memory_size, decay))
         super().__init__(num_features, stages, **common)
 
-    def forward(self, x: Any) -> Any:
-        """Normalise ``x`` of shape ``(N, C, H, W)``, as :class:`PipelineNorm` does."""
+    def forward(self, input: Any) -> Any:
+        """Normalise ``input`` of shape ``(N, C, H, W)``, as :class:`PipelineNorm` does."""
         if self.training and not torch.compiler.is_compiling():
             self._note_forward()
-        return super().forward(x)
+        return super().forward(input)
 
     def _note_forward(self) -> None:
         if self.is_second_forward:

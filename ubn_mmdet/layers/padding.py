@@ -28,8 +28,13 @@ def hides_padding(model: nn.Module) -> bool:
 
 
 def _zero_padding(module: nn.Module, args: tuple, named: dict) -> tuple | None:
-    x, *rest = args or named.values()
+    first = next(iter(named), None)  # the name of the input, if it has one
+    x = args[0] if args else named[first]
     if x.dim() != 4:  # a single image is not padded
         return None
     valid = valid_part(module, x)
-    return None if valid is None else ((valid.fill(x), *rest), {})
+    if valid is None:
+        return None
+    if args:
+        return (valid.fill(x), *args[1:]), named
+    return (), named | {first: valid.fill(x)}

@@ -222,12 +222,13 @@ class PipelineNorm(Base):
             if tensor is not None and entry.is_parameter == is_parameter:
                 entry.reset(tensor)
 
-    def forward(self, x: Any) -> Any:
-        """Normalise ``x`` of shape ``(N, C, H, W)``.
+    def forward(self, input: Any) -> Any:
+        """Normalise ``input`` of shape ``(N, C, H, W)``.
 
-        An empty ``x`` gives an empty tensor that still depends on every parameter, and
+        An empty one gives an empty tensor that still depends on every parameter, and
         leaves the statistics alone.
         """
+        x = input  # the name that BatchNorm's callers may use
         if isinstance(x, fx.Proxy):  # a leaf of the graph, as BatchNorm is
             tracer: Any = x.tracer
             path = tracer.path_of_module(self)
@@ -348,8 +349,10 @@ class PipelineNorm(Base):
         wanted = [prefix + name for name in names]
         is_batchnorm = wanted and all(key in state_dict for key in wanted)
         if is_batchnorm and not any(prefix + e.name in state_dict for e in own):
-            like = state_dict[wanted[0]]  # for its device: this layer's may be meta
             for entry in own:
+                # Its device counts, as this layer's may be meta, and its kind of tensor: of
+                # a sharded model, parameters are DTensors and buffers are not.
+                like = state_dict[wanted[0 if entry.is_parameter else -1]]
                 tensor = entry.neutral_like(like, self.num_features)
                 state_dict[prefix + entry.name] = tensor
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

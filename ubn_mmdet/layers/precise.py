@@ -50,7 +50,9 @@ def precise_statistics(
                 if hasattr(norm, 'condensation_min_updates'):
                     left = norm.condensation_min_updates - int(norm.num_batches_tracked)
                     norm.condensation_min_updates = max(0, left)
-                norm.num_batches_tracked.zero_()  # the first batch replaces what there is
+                for buffer in norm.buffers(recurse=False):
+                    if not buffer.is_floating_point():  # a counter of batches
+                        buffer.zero_()  # the first batch replaces what there is
             count = 0
             for batch in batches:
                 (forward or model)(batch)

@@ -29,10 +29,12 @@ class StepMeasurement:
         # Sum of c, and number of calls; by layer.
         self._calls = torch.zeros(2, len(layers), device=device)
         self._before = [_statistics(layer) for layer in layers]
-        self._handles = [
-            layer.register_forward_hook(partial(_listen, calls, _average(layer)))
-            for calls, layer in zip(self._calls.unbind(1), layers, strict=True)
-        ]
+        self._handles = []
+        for calls, layer in zip(self._calls.unbind(1), layers, strict=True):
+            before = layer.condensation.clone() if has_gate(layer) else None
+            listen = partial(_listen, calls, before)
+            handle = layer.register_forward_hook(listen, with_kwargs=True)
+            self._handles.append(handle)
 
     def read(self) -> Tensor:
         """What the layers did, ``(5, layers)`` on the CPU, in one read of the device.
@@ -108,18 +110,18 @@ def _statistics(layer: Any) -> tuple[Tensor, Tensor] | None:
     return layer.running_mean.clone(), layer.running_var.clone()
 
 
-def _average(layer: Any) -> Tensor | None:
-    """A copy of ``m``, if the layer follows it."""
-    return layer.condensation.clone() if has_gate(layer) else None
-
-
 def _listen(
-    calls: Tensor, before: Tensor | None, layer: Any, args: tuple, _: object
+    calls: Tensor,
+    before: Tensor | None,
+    layer: Any,
+    args: tuple,
+    named: dict,
+    _: object,
 ) -> None:
     """Add a call and its ``c``: as ``m <- 0.9 m + 0.1 c`` tells, or of the input."""
     if is_in_backward():
         return
-    x = args[0]
+    x, *_ = args or named.values()
     if before is not None and layer.training:
         c = torch.lerp(before, layer.condensation, 1 / CONDENSATION_MOMENTUM)
         before.copy_(layer.condensation)  # an empty batch moves it, too, if ranks merge

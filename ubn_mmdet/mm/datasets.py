@@ -41,8 +41,11 @@ def use_coco_folder(cfg: Config, folder: CocoFolder) -> None:
             }
         )
         if loader != 'train':
-            annotations = folder.root / annotation_file(split)
-            cfg[f'{loader}_evaluator'].ann_file = str(annotations)
+            evaluators = cfg[f'{loader}_evaluator']
+            for evaluator in (
+                evaluators if isinstance(evaluators, list) else [evaluators]
+            ):
+                evaluator.ann_file = str(folder.root / annotation_file(split))
     _set_num_classes(cfg.model, len(folder.classes))
 
 

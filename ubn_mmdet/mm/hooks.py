@@ -14,7 +14,7 @@ from torch import nn
 from ..layers import MBN, second_forward
 from ..ops.recompute import is_in_backward
 from .condensation import has_gate
-from .members import asks_for_ours, is_ours, kinds, unwrapped
+from .members import asks_for_ours, is_ours, kinds, unwrapped, whole_model
 from .replacers import UBNReplacedError
 
 
@@ -188,7 +188,8 @@ class DoubleForwardHook(Hook):
     batch before an update is repeated, and the others are not.
 
     Raises:
-        ValueError: At the start of training, if the model has no ``MBN``.
+        ValueError: At the start of training, if the model has no ``MBN``, or is sharded
+            (FSDP).
     """
 
     # After the hooks that follow the step itself, and before a checkpoint is saved.
@@ -196,7 +197,8 @@ class DoubleForwardHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Look for the layers."""
-        if not any(isinstance(module, MBN) for module in runner.model.modules()):
+        model = whole_model(runner, self)
+        if not any(isinstance(module, MBN) for module in model.modules()):
             raise ValueError(
                 'DoubleForwardHook repeats forwards for MBN layers, and the model has '
                 "none: remove the hook, or give the model norm_cfg=dict(type='MBN')"

@@ -6,6 +6,7 @@ from typing import Any
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..layers.padding import hides_padding
 from ..layers.pipeline import PipelineNorm as OURS
@@ -32,6 +33,20 @@ def unwrapped(runner: Any) -> Any:
     """The model of a runner, without what distributes it over ranks."""
     model = runner.model
     return model.module if is_model_wrapper(model) else model
+
+
+def whole_model(runner: Any, caller: object) -> Any:
+    """The model of a runner, for a hook, ``caller``, that calls it or a part of it.
+
+    Raises:
+        ValueError: If a rank has only shards of the parameters.
+    """
+    if isinstance(runner.model, FullyShardedDataParallel):
+        raise ValueError(
+            f'{type(caller).__name__} calls a part of the model, and FSDP has sharded its '
+            'parameters: remove the hook, or train with MMDistributedDataParallel'
+        )
+    return unwrapped(runner)
 
 
 def kinds(layers: Iterable[nn.Module]) -> str:

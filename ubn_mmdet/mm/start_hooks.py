@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..layers.checks import check_count, check_number
 from ..layers.precise import kept_modes
 from .config_nodes import pretrained_in
-from .members import unwrapped
+from .members import unwrapped, whole_model
 
 LIMIT = 3.0  # how many times larger features may be before they are suspect
 _UNCOUNTED = {'num_batches_tracked'}  # old files lack it
@@ -104,7 +104,7 @@ def pretrained_modules(
 def pretrained_state(init_cfg: Mapping[str, Any]) -> dict[str, Tensor]:
     """What an ``init_cfg`` of type ``Pretrained`` loads, by the module's own names."""
     path = init_cfg['checkpoint']
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
     state = checkpoint.get('state_dict', checkpoint)
     prefix = init_cfg.get('prefix')
     if not prefix:
@@ -134,6 +134,7 @@ class FeatureScaleHook(Hook):
     Raises:
         FeatureScaleError: If a level grows beyond the limit.
         TypeError, ValueError: For an argument that is not one of those described.
+        ValueError: At the first step, if the model is sharded (FSDP).
     """
 
     def __init__(self, limit: float = LIMIT, size: int = 224) -> None:
@@ -148,7 +149,7 @@ class FeatureScaleHook(Hook):
         """Look at the first batch."""
         if runner.iter:
             return
-        model = unwrapped(runner)
+        model = whole_model(runner, self)
         images = model.data_preprocessor({'inputs': data_batch['inputs']})['inputs']
         shorter = min(images.shape[2:])
         # No larger than they are: on every rank, for all are to meet below.

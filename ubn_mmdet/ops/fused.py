@@ -116,6 +116,10 @@ class FusedPasses(WholeMaps):
         return _Apply.apply(self.x, *of_maps, kernel, bias, self._call)
 
     def _reduce(self, with_var: bool) -> tuple[Tensor, Tensor]:
+        if self._call.is_reduced:  # its gradients would be wrong
+            raise RuntimeError(
+                'the passes of a call have one reduction, and it has been'
+            )
         self._call.is_reduced = True
         self.x, mean, var = _Reduce.apply(self.x, with_var, self._call)
         return mean, var

@@ -115,7 +115,7 @@ def passes_for(x: Tensor, layer: nn.Module | None = None) -> Passes:
     choice = _choice.get()
     if layer is not None:
         choice = remembered(layer, 'passes', choice, x)
-    choice = choice or _from_environment()
+    choice = choice or _checked(os.environ.get(VARIABLE) or 'fused', VARIABLE)
     if choice == 'reference':
         return ReferencePasses(x)
     if choice == 'triton':
@@ -149,11 +149,6 @@ def choose_passes(name: str) -> Iterator[None]:
 def reference_passes() -> contextlib.AbstractContextManager[None]:
     """Layers within it run in the reference's operations: twice differentiable."""
     return choose_passes('reference')
-
-
-def _from_environment() -> str | None:
-    name = os.environ.get(VARIABLE)
-    return _checked(name, VARIABLE) if name else None
 
 
 def _checked(name: str, what: str) -> str:
