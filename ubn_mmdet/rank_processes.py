@@ -1,4 +1,4 @@
-"""Processes of this machine that are the ranks of one gloo process group."""
+"""Processes of this machine that are the ranks of one process group."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def rank_processes(
 def process_group(
     rank: int, size: int, store: str, seconds: int = 300, backend: str = 'gloo'
 ) -> Iterator[None]:
-    """The process group that meets at the file ``store``.
+    """The process group of ``backend`` that meets at the file ``store``.
 
     A rank that keeps the others waiting in a collective for so many ``seconds`` fails.
     """

@@ -141,6 +141,10 @@ def test_the_detectors_name_has_no_norm(detector, name):
         ({'groups': [{'norms': ['B/N'], 'seeds': [0]}]}, "got 'B/N'"),
         ({'groups': [{'norms': ['..'], 'seeds': [0]}]}, r"got '\.\.'"),
         ({'lr': 0}, 'lr must be a number above 0, got 0'),
+        *(
+            ({'lr': 0.1, 'options': {option: {}}}, f'lr and the option {option} both')
+            for option in ('optim_wrapper.optimizer', 'optim_wrapper.optimizer.lr')
+        ),
         (
             {'groups': [{'norms': [{'name': 'BN', 'lr': 'high'}], 'seeds': [0]}]},
             'lr must',

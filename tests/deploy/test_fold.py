@@ -38,6 +38,7 @@ def check(model):
     """Fold a model; compare, at other sizes too; the report."""
     before = copy.deepcopy(model.eval())
     report = fold(model, lambda: model(images(2, 3, 9, 7)))
+    assert not any(module.training for module in model.modules())
     for size in ((9, 7), (6, 10), (1, 1)):
         x = images(2, 3, *size)
         torch.testing.assert_close(model(x), before(x), rtol=1e-12, atol=1e-12)

@@ -173,15 +173,19 @@ def test_a_layer_may_be_called_with_the_name_of_its_input():
     torch.testing.assert_close(convert_batchnorm(norm)(input=x), want)
 
 
-def test_a_lazy_layer_is_named_and_lazy_others_are_left_alone():
+class OtherBatchNorm(nn.BatchNorm1d):
+    """A subclass of what is left alone."""
+
+
+def test_a_lazy_layer_is_named_and_layers_of_other_inputs_are_left_alone():
     model = nn.Sequential(nn.LazyBatchNorm2d())
     with pytest.raises(
-        ValueError, match='0 is a LazyBatchNorm2d .* run the model once'
+        ValueError, match='0 is a LazyBatchNorm2d .* run the model once, then'
     ):
         convert_batchnorm(model)
-    others = nn.Sequential(nn.LazyBatchNorm1d(), nn.BatchNorm3d(2))
-    convert_batchnorm(others)
-    assert [type(layer) for layer in others] == [nn.LazyBatchNorm1d, nn.BatchNorm3d]
+    kinds = nn.LazyBatchNorm1d, nn.BatchNorm3d, OtherBatchNorm
+    others = nn.Sequential(nn.LazyBatchNorm1d(), nn.BatchNorm3d(2), OtherBatchNorm(2))
+    assert tuple(map(type, convert_batchnorm(others))) == kinds
 
 
 class BatchNormTwice(nn.BatchNorm2d):

@@ -113,11 +113,15 @@ def test_a_reduction_of_which_no_result_is_made(reduction):
     torch.testing.assert_close(*results)
 
 
-def test_a_second_reduction_is_refused():
+def test_a_second_reduction_or_apply_is_refused():
     passes = FusedPasses(images(2, 2, 3, 4))
-    passes.moments()
-    with pytest.raises(RuntimeError, match='one reduction'):
+    mean, var = passes.moments()
+    with pytest.raises(RuntimeError, match='reduce once'):
         passes.mean()
+    coefficients = Coefficients(mean, var, mean)
+    passes.apply(coefficients)
+    with pytest.raises(RuntimeError, match='apply once'):
+        passes.apply(coefficients)
 
 
 def test_parameters_without_gradient():

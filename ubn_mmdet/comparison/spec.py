@@ -243,7 +243,10 @@ def _with_lr(entries: Mapping) -> dict:
         lr = rest.pop('lr')
         if isinstance(lr, bool) or not isinstance(lr, int | float) or not lr > 0:
             raise SpecError(f'lr must be a number above 0, got {lr!r}')
-        rest['options'] = {'optim_wrapper.optimizer.lr': lr} | rest.get('options', {})
+        options, key = rest.get('options', {}), 'optim_wrapper.optimizer.lr'
+        if both := [name for name in options if f'{key}.'.startswith(f'{name}.')]:
+            raise SpecError(f'lr and the option {both[0]} both set the learning rate')
+        rest['options'] = {key: lr} | options
     return rest
 
 

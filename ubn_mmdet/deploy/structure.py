@@ -62,7 +62,8 @@ def restructure(model: nn.Module, folds: Iterable[Fold]) -> list[list[nn.Module]
             norm.get_submodule(name) for name in getattr(norm, 'applied_after', ())
         ]
         parts = [*new, *after] or [nn.Identity()]
-        replacement = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+        whole = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+        replacement = whole.eval()
         for name, module in modules.items():
             if module is norm:
                 replace_submodule(model, name, replacement)
@@ -87,4 +88,4 @@ def _new_modules(
         parts.append(
             nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels)
         )
-    return [part.to(like.device, like.dtype).eval() for part in parts]
+    return [part.to(like.device, like.dtype) for part in parts]

@@ -72,7 +72,7 @@ def convert_batchnorm(
         if isinstance(layer, LazyModuleMixin):
             raise ValueError(
                 f'{name or "the module"} is a {type(layer).__name__} that has not seen any '
-                'input: run the model once before'
+                'input: run the model once, then convert it'
             )
         if type(layer) not in CONVERTED and not _is_batchnorm_and_children(layer):
             raise ValueError(

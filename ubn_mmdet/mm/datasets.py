@@ -17,7 +17,8 @@ def use_coco_folder(cfg: Config, folder: CocoFolder) -> None:
 
     Raises:
         ValueError: If the model has no ``num_classes`` to set, if it learns masks where
-            the folder has annotations without any, or if a data set is within another.
+            the folder has annotations without any, if a data set is within another, or if
+            there are several evaluators.
     """
     pipeline = all_nodes(cfg.train_dataloader)
     if not folder.has_masks and any(node.get('with_mask') for node in pipeline):
@@ -41,11 +42,13 @@ def use_coco_folder(cfg: Config, folder: CocoFolder) -> None:
             }
         )
         if loader != 'train':
-            evaluators = cfg[f'{loader}_evaluator']
-            for evaluator in (
-                evaluators if isinstance(evaluators, list) else [evaluators]
-            ):
-                evaluator.ann_file = str(folder.root / annotation_file(split))
+            evaluator = cfg[f'{loader}_evaluator']
+            if isinstance(evaluator, list):
+                raise ValueError(
+                    f'it has several evaluators of its {loader} data: name a detector '
+                    'whose config has one'
+                )
+            evaluator.ann_file = str(folder.root / annotation_file(split))
     _set_num_classes(cfg.model, len(folder.classes))
 
 

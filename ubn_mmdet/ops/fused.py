@@ -107,6 +107,8 @@ class FusedPasses(WholeMaps):
 
     def apply(self, coefficients: Coefficients) -> Tensor:
         """The result, in the dtype of ``x``."""
+        if self._call.scale is not None:  # its gradients would be wrong
+            raise RuntimeError('the passes of a call apply once after a reduction')
         # Those of a layer in float64 may be wider than what is computed in.
         dtype, maps = compute_dtype(self.x), self.x.shape[:2]
         *of_maps, kernel, bias = coefficients
@@ -117,9 +119,7 @@ class FusedPasses(WholeMaps):
 
     def _reduce(self, with_var: bool) -> tuple[Tensor, Tensor]:
         if self._call.is_reduced:  # its gradients would be wrong
-            raise RuntimeError(
-                'the passes of a call have one reduction, and it has been'
-            )
+            raise RuntimeError('the passes of a call reduce once')
         self._call.is_reduced = True
         self.x, mean, var = _Reduce.apply(self.x, with_var, self._call)
         return mean, var
