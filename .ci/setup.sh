@@ -157,10 +157,12 @@ install_toolbox() {
     local beside=(--no-deps --no-build-isolation --target "$VENV/pretraining")
     step pretraining "MMPreTrain, for pre-training, in $VENV/pretraining" \
         "${pip[@]}" "${beside[@]}" -r "$VENV/.pretraining.txt"
-    # The build of torchvision that fits is where PyTorch's was.
-    step torchvision "torchvision, for MMPreTrain" \
-        "${pip[@]}" "${beside[@]}" "$(grep '^torchvision==' "$pretraining")" \
-        "${torch_options[@]}"
+    # The build of torchvision that fits is where PyTorch's was, if it is of this version.
+    (
+        step torchvision "torchvision, for MMPreTrain" \
+            "${pip[@]}" "${beside[@]}" "$(grep '^torchvision==' "$pretraining")" \
+            "${torch_options[@]}"
+    ) || echo "set-up: goes on without torchvision, which only pre-training needs"
 
     local cache
     mapfile -t cache < <(mmcv_cache)

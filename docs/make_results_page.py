@@ -22,7 +22,7 @@ from ubn_mmdet.comparison.results import (
     ResultGroup,
     ResultsError,
     read_groups,
-    slug,
+    slugs,
     titles,
 )
 from ubn_mmdet.files import write_whole
@@ -62,7 +62,8 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
     most = max(
         named, key=lambda t: len(named[t].runs) + len(named[t].broken), default=''
     )
-    own = {f'{slug(most)}-{name}': caption for name, caption in CAPTIONS.items()}
+    part = slugs(named).get(most, '')
+    own = {f'{part}-{name}': caption for name, caption in CAPTIONS.items()}
     shown = {'contrasts': FORESTS['contrasts'], **own}
     captions = {name: caption for name, caption in shown.items() if name in drawn}
     pictures = write_figures(

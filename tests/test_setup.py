@@ -143,15 +143,30 @@ progress log 3<said.txt
     ]
 
 
-def test_an_index_of_pytorch_alone_is_asked_for_nothing_else(tmp_path):
+@pytest.fixture
+def set_up(tmp_path):
+    """Run the set-up with programs that only write down what they are asked."""
     programs = tmp_path / 'bin'
     programs.mkdir()
     calls = tmp_path / 'calls.txt'
+    missing = tmp_path / 'missing.txt'  # what pip does not find
     for name in ('python', 'pip'):
-        (programs / name).write_text(f'#!/bin/sh\necho "$*" >>{calls}\n')
+        code = f'#!/bin/sh\necho "$*" >>{calls}\n'
+        code += f'! echo "$*" | grep -qsf {missing}\n'
+        (programs / name).write_text(code)
         (programs / name).chmod(0o755)
-    index = 'https://example.org/cu999'
-    done = subprocess.run(
+
+    def run(index, without='nothing'):
+        missing.write_text(without)
+        calls.write_text('')
+        done = _set_up(tmp_path, index)
+        return done, calls.read_text().splitlines()
+
+    return run
+
+
+def _set_up(tmp_path, index):
+    return subprocess.run(
         [ROOT / '.ci/setup.sh'],
         env=os.environ
         | {
@@ -163,12 +178,22 @@ def test_an_index_of_pytorch_alone_is_asked_for_nothing_else(tmp_path):
         capture_output=True,
         text=True,
     )
+
+
+def test_a_pytorch_without_torchvision_will_do(set_up):
+    done, calls = set_up('https://example.org/cu999', without='torchvision==')
     assert done.returncode == 0, done.stderr
-    installs = [
-        line.split(' install ')[1]
-        for line in calls.read_text().splitlines()
-        if ' install ' in line
-    ]
+    assert 'goes on without torchvision, which only pre-training needs' in done.stdout
+    assert any('mmcv' in call for call in calls)
+    done, _ = set_up('https://example.org/cu998', without='mmcv==')
+    assert done.returncode == 1 and 'set-up: failed' in done.stderr
+
+
+def test_an_index_of_pytorch_alone_is_asked_for_nothing_else(set_up):
+    index = 'https://example.org/cu999'
+    done, calls = set_up(index)
+    assert done.returncode == 0, done.stderr
+    installs = [line.split(' install ')[1] for line in calls if ' install ' in line]
     requirements = [
         [word for word in install.split() if '==' in word]
         for install in installs

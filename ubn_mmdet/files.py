@@ -31,14 +31,19 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
 def append_line(path: str | os.PathLike, line: Mapping) -> None:
     """Add a line of json, making the file if need be; it is on the disk afterwards.
 
-    What an interruption has left of a line before gives way to it.
+    What an interruption has left of a line before gives way to it. A whole line that only
+    lacks its end, as some editors leave it, stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'a+b') as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: two may add at once
         file.seek(0)
-        file.truncate(file.read().rfind(b'\n') + 1)
+        lines, end, last = file.read().rpartition(b'\n')
+        if _is_json(last):
+            file.write(b'\n')
+        else:
+            file.truncate(len(lines + end))
         file.write(json.dumps(line).encode() + b'\n')
         file.flush()
         os.fsync(file.fileno())
@@ -50,11 +55,24 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
     Raises:
         ValueError: For a line that is not json.
     """
-    *lines, _ = Path(path).read_text().split('\n')
+    *lines, last = Path(path).read_text().split('\n')
+    if _is_json(last):
+        lines.append(last)
     found = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             found.append(json.loads(line))
         except ValueError:
             raise ValueError(f'{path}, line {number} is not json: {line:.60}') from None
     return found
+
+
+def _is_json(text: str | bytes) -> bool:
+    """Whether that is a whole line, as no part of an object is json."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -369,6 +369,10 @@ def test_condensation_is_drawn_of_the_first_run_of_each_norm(tmp_path):
     assert {each.images[0].get_clim() for each in axes} == {(0, 1)}
     values = axes[0].images[0].get_array()
     assert values.shape == (3, 5) and values[1, 4] == pytest.approx(0.44)
+    nothing = {name: [[None] * 3] * 5 for name in ('condensation', 'gate')}
+    for path in tmp_path.glob('*.json'):
+        path.write_text(json.dumps(condensation() | nothing))
+    assert figures.condensation(group) is None
     for path in tmp_path.glob('*.json'):
         path.unlink()
     assert figures.condensation(group) is None

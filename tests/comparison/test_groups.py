@@ -6,7 +6,7 @@ from helpers.results import result, write_results
 from ubn_mmdet.comparison.results import (
     ResultsError,
     read_groups,
-    slug,
+    slugs,
     titles,
 )
 
@@ -29,7 +29,6 @@ def test_norms_and_seeds_of_one_comparison_are_one_group(read):
     'changes',
     [
         {'comparison': 'other'},
-        {'data': 'other'},
         {'detector': 'other'},
         {'epochs': 5},
         {'image_size': [160, 320]},
@@ -52,6 +51,16 @@ def test_other_settings_or_code_are_another_group(read, changes):
     assert all(part in second for part in shown)
 
 
+def test_a_folder_may_be_renamed(read):
+    assert len(read(result('BN', 0, 0.1), result('UBN', 0, 0.2, data='renamed'))) == 1
+
+
+def test_titles_tell_installed_packages_apart(read):
+    versions = 'v0.2.0.dev0-2d35e756', 'v0.2.0.dev0-9f0a11c2'
+    groups = read(*(result('BN', 0, 0.1, commit=each) for each in versions))
+    assert titles(groups) == ['made-up, commit 2d35e756', 'made-up, commit 9f0a11c2']
+
+
 def test_a_title_says_no_more_than_it_has_to(read):
     assert titles(read(result('BN', 0, 0.1))) == ['made-up']
     assert titles(read(result('BN', 0, 0.1), result('BN', 0, 0.1, batch_size=2))) == [
@@ -65,7 +74,6 @@ def test_several_files_are_read_as_one(tmp_path):
     b = write_results(tmp_path / 'b/b.jsonl', [result('BN', 1, 0.1)])
     (group,) = read_groups([a, b])
     assert [run.folder for run in group.runs] == [tmp_path, tmp_path / 'b']
-    assert group.source == a
 
 
 def test_the_last_finished_run_counts(read):
@@ -124,15 +132,32 @@ def test_a_norm_has_one_meaning(read):
         read(result('UBN', 0, 0.1), result('UBN', 1, 0.1, **tried))
 
 
+def test_what_changes_no_number_does_not_matter(read):
+    quiet = {'options': {'default_hooks.logger.interval': 10}, 'norm_hash': 'n'}
+    (group,) = read(
+        result('UBN', 0, 0.1, norm_hash='n'), result('UBN', 1, 0.1, **quiet)
+    )
+    assert len(group.runs) == 2
+
+
+def test_settings_of_runs_that_failed_may_have_been_wrong(read):
+    wrong = {'options': {'model.backbone.norm_cfg.snyc': False}, 'norm_hash': 'wrong'}
+    (group,) = read(
+        result('UBN', 0, 0.1, status='failed', **wrong),
+        result('UBN', 0, 0.1, norm_hash='right', config_hash='right'),
+    )
+    assert len(group.runs) == 1 and not group.broken
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ResultsError, match='there is no results file .*none.jsonl'):
         read_groups([tmp_path / 'none.jsonl'])
 
 
-def test_slugs_are_fit_for_file_names():
-    assert slug('nuclei, batch size 2') == 'nuclei-batch-size-2'
-    assert slug('a/b (c)') == 'a-b-c'
-    assert slug('../../x') == 'x'
+def test_slugs_are_fit_for_file_names_and_differ():
+    texts = ['nuclei, batch size 2', 'a/b (c)', '../../x', 'a-b-c', '细胞', '血液']
+    found = ['nuclei-batch-size-2', 'a-b-c', 'x', 'a-b-c-4', '5', '6']
+    assert slugs(texts) == dict(zip(texts, found, strict=True))
 
 
 def test_a_run_that_failed_belongs_to_those_that_were_made_like_it(read):

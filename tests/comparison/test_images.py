@@ -210,6 +210,19 @@ def test_runs_are_scored_and_kept_for_when_predictions_are_gone(two_norms):
     assert more.pop(('BNET', 0)) and more == found
 
 
+def test_runs_of_several_files_are_kept_beside_their_own(tmp_path):
+    folders = tmp_path / 'a', tmp_path / 'b'
+    for folder, norm in zip(folders, ('BN', 'UBN'), strict=True):
+        folder.mkdir()
+        (folder / 'instances_val.json').write_text(json.dumps(FEW))
+        add_run(folder, norm, 0, 0.1)
+        images_in(folder)
+        shutil.rmtree(folder / f'{norm}-0')
+    (group,) = read_groups([folder / 'results.jsonl' for folder in folders])
+    found, note = images_of(group, None, print)
+    assert found.keys() == {('BN', 0), ('UBN', 0)} and not note
+
+
 def test_what_is_kept_of_a_run_that_was_repeated_does_not_count(two_norms):
     images_in(two_norms)
     add_run(two_norms, 'UBN', 1, 0.05, config_hash='another')

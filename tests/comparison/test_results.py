@@ -48,6 +48,20 @@ def test_other_code_and_settings_are_refused(path, change, what):
     assert results.read(path) == [LINE, elsewhere]
 
 
+def test_norms_and_comparisons_may_have_equal_configs(path):
+    lines = [LINE, LINE | {'norm': 'BN-again'}, LINE | {'comparison': 'another'}]
+    for line in lines:
+        results.append(path, line)
+    assert results.read(path) == lines
+
+
+def test_a_norm_that_failed_may_be_corrected(path):
+    wrong = LINE | {'status': 'failed', 'norm_hash': 'wrong', 'config_hash': 'wrong'}
+    for line in (wrong, LINE):
+        results.append(path, line)
+    assert results.read(path) == [wrong, LINE]
+
+
 def test_norms_have_settings_of_their_own(path):
     lines = [LINE, LINE | {'norm': 'UBN', 'norm_hash': 'n2', 'config_hash': 'h1'}]
     for line in lines:
@@ -79,6 +93,15 @@ def test_half_a_line_at_the_end_is_none(path):
     results.append(path, LINE)
     with open(path, 'a') as file:
         file.write('{"comparison": "so')
+    assert results.read(path) == [LINE]
+    other = LINE | {'config_hash': 'h1'}
+    results.append(path, other)
+    assert results.read(path) == [LINE, other]
+
+
+def test_a_last_line_may_lack_its_end_and_lines_may_be_blank(path):
+    results.append(path, LINE)
+    path.write_text('\n' + path.read_text().rstrip('\n'))
     assert results.read(path) == [LINE]
     other = LINE | {'config_hash': 'h1'}
     results.append(path, other)

@@ -213,6 +213,17 @@ def test_a_warm_up_in_epochs_has_one_at_least(shapes, tmp_path):
         assert [(s.begin, s.end) for s in cfg.param_scheduler] == [(0, 1)]
 
 
+@pytest.mark.parametrize(
+    'schedule', ['None', "dict(_delete_=True, type='LinearLR', end=6)"]
+)
+def test_a_schedule_may_be_none_or_one(shapes, tmp_path, schedule):
+    base = 'demo/mask-rcnn_r18-scratch_fpn_bn_6e_shapes.py'
+    detector = written(tmp_path, base, f'param_scheduler = {schedule}')
+    comparison = Comparison.read(FIELDS | {'detector': detector, 'epochs': 12})
+    for cfg in configs(comparison, shapes).values():
+        assert cfg.param_scheduler is None or cfg.param_scheduler.end == 12
+
+
 def test_epochs_without_a_place_for_every_decay_are_refused(shapes):
     fields = {'detector': 'protocol/mask-rcnn_r50_fpn_bn_1x_coco.py', 'epochs': 2}
     with pytest.raises(SpecError, match=r'\[8, 11\] of 12: .* at least 3, got 2'):

@@ -48,6 +48,13 @@ def test_a_dataset_within_another_is_refused(boxes_alone):
         use_coco_folder(cfg, boxes_alone)
 
 
+def test_an_evaluator_need_not_name_its_metric(boxes_alone):
+    cfg = Config.fromfile(RETINANET)
+    del cfg.val_evaluator['metric']
+    use_coco_folder(cfg, boxes_alone)
+    assert cfg.val_evaluator.metric == 'bbox'
+
+
 def test_several_evaluators_are_refused(boxes_alone):
     cfg = Config.fromfile(RETINANET)
     cfg.val_evaluator = [cfg.val_evaluator, cfg.val_evaluator]

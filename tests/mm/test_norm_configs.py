@@ -49,6 +49,13 @@ def test_settings_of_the_one_that_is_replaced_hold_on():
     assert with_norm(model, UBN).backbone.norm_cfg == UBN
 
 
+def test_what_only_batchnorm_knows_is_no_setting_of_another_norm():
+    old = {'type': 'BN', 'eps': 1e-3, 'momentum': 0.03, 'track_running_stats': True}
+    model = ConfigDict(backbone={'norm_cfg': old})
+    group_norm = with_norm(model, {'type': 'GN', 'num_groups': 2}).backbone.norm_cfg
+    assert group_norm == {'type': 'GN', 'num_groups': 2, 'eps': 1e-3}
+
+
 def test_norms_that_a_class_has_by_default_are_written_out():
     model = ConfigDict(backbone={'type': 'ResNet', 'depth': 18})
     assert with_norm(model, UBN).backbone.norm_cfg == UBN

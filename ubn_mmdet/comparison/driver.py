@@ -112,8 +112,8 @@ class Driver:
         for each, before in zip(self._planned, known, strict=True):
             if before and before['config_hash'] != each.config_hash:
                 raise ComparisonError(
-                    f'{self._folder} holds runs with other settings: delete it, or '
-                    'name another with --work-dir'
+                    f'{each.folder} is of a run with other settings: delete it, or name '
+                    'another work folder with --work-dir'
                 )
         new = [each.settings | self._marks() for each in self._planned]
         results.check_same([*self.lines(), *new], self.results_file)
@@ -148,8 +148,12 @@ class Driver:
 
     def _own_lines(self) -> list[dict | None]:
         """Of each planned run its line, if there is one."""
-        known = {results.identity(line): line for line in self.lines()}
-        return [known.get((self._commit, each.config_hash)) for each in self._planned]
+        known = {results.run_of(line): line for line in self.lines()}
+        name, commit = self.comparison.name, self._commit  # as results.run_of has them
+        return [
+            known.get((name, each.run.norm.name, commit, each.config_hash))
+            for each in self._planned
+        ]
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()

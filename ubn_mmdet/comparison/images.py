@@ -137,13 +137,13 @@ def images_of(
     Returns:
         What :func:`score` gives by norm and seed, and a sentence, empty if nothing lacks.
     """
-    path = group.source.with_suffix('.images.json')
-    kept = read_json(path) or {}
+    files = {run.source: run.source.with_suffix('.images.json') for run in group.runs}
+    kept_in = {source: read_json(path) or {} for source, path in files.items()}
     found: dict[tuple[str, int], dict] = {}
     problem = ''
     runs = [run for run in group.runs if 'bbox_mAP' in run.record]  # no classifiers
     for run in runs:
-        name = '/'.join(identity(run.record))
+        name, kept = '/'.join(identity(run.record)), kept_in[run.source]
         # The same run may have been repeated on another device.
         if name not in kept or _other_ap(run, kept[name]):
             if run.file('predictions') is None:
@@ -154,7 +154,7 @@ def images_of(
             except ImagesError as error:
                 problem = problem or f'{run.norm}, seed {run.seed}: {error}'
                 continue
-            write_whole(path, json.dumps(kept).encode())
+            write_whole(files[run.source], json.dumps(kept).encode())
         found[run.norm, run.seed] = kept[name]
     if not problem and len(found) < len(runs):
         problem = f'The predictions of {len(found)} of {len(runs)} runs are available.'

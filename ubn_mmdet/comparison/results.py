@@ -57,8 +57,8 @@ def read(path: str | os.PathLike) -> list[dict]:
     for number, line in enumerate(lines, 1):
         if missing := [key for key in NEEDED if key not in line]:
             raise ResultsError(f'{path}, line {number} has no {missing[0]!r}')
-        latest.pop(identity(line), None)
-        latest[identity(line)] = line
+        latest.pop(run_of(line), None)
+        latest[run_of(line)] = line
     return list(latest.values())
 
 
@@ -69,12 +69,19 @@ def append(path: str | os.PathLike, line: dict) -> None:
 
 
 def identity(line: dict) -> tuple:
-    """What makes two lines results of the same run: code and resolved config."""
+    """What makes two results the same numbers: code and resolved config."""
     return line['commit'], line['config_hash']
+
+
+def run_of(line: dict) -> tuple:
+    """Which run a line is of: two norms of a comparison may have equal configs."""
+    return line['comparison'], line['norm'], *identity(line)
 
 
 def check_same(lines: Iterable[dict], where: object) -> None:
     """Refuse lines of one comparison that are of different code or settings.
+
+    The settings of a norm may change after runs that failed, which are tried again.
 
     Raises:
         ResultsError: Naming the comparison and the difference.
@@ -87,6 +94,8 @@ def check_same(lines: Iterable[dict], where: object) -> None:
             ((name,), 'setting_hash', 'settings'),
             ((name, norm), 'norm_hash', f'settings, weights or code of {norm}'),
         ):
+            if key == 'norm_hash' and line.get('status') == FAILED:
+                continue
             known = first.setdefault((*of, key), line)
             if line.get(key) != known.get(key):
                 raise ResultsError(
@@ -198,7 +207,6 @@ class ResultGroup:
 
     Attributes:
         settings: What they share, by the names in ``SETTINGS``.
-        source: The results file (of the first run).
         runs: The finished ones, one for each norm and seed.
         broken: Those that diverged or failed, and were not repeated with success.
         planned: The seeds that the comparison has for each norm.
@@ -206,7 +214,6 @@ class ResultGroup:
     """
 
     settings: dict
-    source: Path
     runs: tuple[Result, ...]
     broken: tuple[Result, ...]
     planned: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -274,7 +281,9 @@ def read_groups(
     for run in runs:
         for settings, members in groups:
             unknown = {key: settings[key] for key in MADE_WITH}
-            if settings == _settings(unknown | run.record):
+            # A folder may be renamed: what it holds is in the setting_hash.
+            renamed = {'data': settings['data']}
+            if settings == _settings(unknown | run.record | renamed):
                 members.append(run)
                 break
         else:
@@ -287,7 +296,6 @@ def _settings(record: dict) -> dict:
 
 
 def _group(settings: dict, runs: list[Result]) -> ResultGroup:
-    source = runs[0].source
     finished: dict[tuple, Result] = {}
     broken: dict[tuple, Result] = {}
     meanings: dict[str, list] = {}
@@ -297,16 +305,19 @@ def _group(settings: dict, runs: list[Result]) -> ResultGroup:
         (finished if is_finished else broken)[run.norm, run.seed] = run
         for norm, seeds in run.record['planned'].items():
             plans.setdefault(norm, []).append(set(seeds))
-        meaning = [run.record.get(key) for key in ('norm_cfg', 'options', 'norm_hash')]
+        if run.record['status'] == FAILED:
+            continue
+        # The hash leaves out what changes no number; older lines have none.
+        written = [run.record.get(key) for key in ('norm_cfg', 'options')]
+        meaning = run.record.get('norm_hash') or written
         known = meanings.setdefault(run.norm, meaning)
         if known != meaning:
             raise ResultsError(
-                f'{source}: {run.norm} has different settings in runs of '
+                f'{run.source}: {run.norm} has different settings in runs of '
                 f'{run.record["comparison"]}: {known} and {meaning}'
             )
     return ResultGroup(
         settings=settings,
-        source=source,
         runs=tuple(finished.values()),
         broken=tuple(run for key, run in broken.items() if key not in finished),
         planned={norm: sorted(set.union(*each)) for norm, each in plans.items()},
@@ -328,7 +339,8 @@ def titles(groups: list[ResultGroup]) -> list[str]:
             if any(each[key] != settings[key] for each in namesakes):
                 shown = as_text(settings[key])
                 if key in ('commit', 'setting_hash'):
-                    shown = shown[:10]
+                    # An installed package's is v0.2.0-<hash>.
+                    shown = shown.rpartition('-')[2][:10]
                 name += f', {key.replace("_", " ")} {shown}'
         names.append(name)
     return names
@@ -341,6 +353,12 @@ def as_text(value: object) -> str:
     return str(value)
 
 
-def slug(text: str) -> str:
-    """A text as part of a file name: letters, digits and single dashes."""
-    return re.sub('[^A-Za-z0-9]+', '-', text).strip('-')
+def slugs(texts: Iterable[str]) -> dict[str, str]:
+    """Texts as parts of file names, each another: letters, digits and single dashes."""
+    found: dict[str, str] = {}
+    for number, text in enumerate(texts, 1):
+        name = re.sub('[^A-Za-z0-9]+', '-', text).strip('-')
+        if not name or name in found.values():
+            name = f'{name}-{number}'.lstrip('-')
+        found[text] = name
+    return found

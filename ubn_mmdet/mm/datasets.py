@@ -49,6 +49,7 @@ def use_coco_folder(cfg: Config, folder: CocoFolder) -> None:
                     'whose config has one'
                 )
             evaluator.ann_file = str(folder.root / annotation_file(split))
+            evaluator.setdefault('metric', 'bbox')  # as MMDetection's evaluator does
     _set_num_classes(cfg.model, len(folder.classes))
 
 

@@ -16,8 +16,9 @@ REPLACED = (
     'BN', 'BN2d', 'BatchNorm2d', 'SyncBN', 'MMSyncBN', 'SyncBatchNorm',
     *(member.__name__ for member in FAMILY),
 )  # fmt: skip
-# What holds for a norm whatever its kind.
-_KEPT = 'eps', 'momentum', 'affine', 'track_running_stats'
+# What holds for a norm whatever its kind, and for one that is like BatchNorm.
+_KEPT = 'eps', 'affine'
+_KEPT_BY_BATCHNORMS = *_KEPT, 'momentum', 'track_running_stats'
 
 
 def with_norm(
@@ -26,9 +27,10 @@ def with_norm(
     """``model`` with ``norm`` for every BatchNorm that a config can name.
 
     ``eps`` and ``momentum`` of the norm that is replaced hold for the new one where that
-    states none. Whether it is trained (``requires_grad``) is said by the one that is
-    replaced, if it says so. Where the config is silent and the class's own default is a
-    BatchNorm, the new norm is written out. A model without a BatchNorm stays as it is.
+    states none and has such a setting. Whether it is trained (``requires_grad``) is said by
+    the one that is replaced, if it says so. Where the config is silent and the class's own
+    default is a BatchNorm, the new norm is written out. A model without a BatchNorm stays
+    as it is.
 
     Args:
         model: Of a config.
@@ -36,8 +38,9 @@ def with_norm(
         scope: Of the toolbox in whose registry the model's classes are.
     """
     model = deepcopy(model)
+    names = _KEPT_BY_BATCHNORMS if _is_batchnorm(norm) else _KEPT
     for node, key, old in list(batchnorms(model, scope)):
-        kept = {name: old[name] for name in _KEPT if name in old}
+        kept = {name: old[name] for name in names if name in old}
         trained = {k: v for k, v in old.items() if k == 'requires_grad'}
         node[key] = ConfigDict({**kept, **deepcopy(dict(norm)), **trained})
     return model

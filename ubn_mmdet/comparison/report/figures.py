@@ -233,6 +233,7 @@ def condensation(group: ResultGroup) -> Figure | None:
     figure = Figure(figsize=(WIDTH, height), layout='constrained')
     grid = figure.subplots(len(found), 2, squeeze=False)
     titles = {'condensation': 'mean cosine', 'gate': 'gate open'}
+    image = None
     for row, (title, record) in zip(grid, found.items(), strict=True):
         for axes, (quantity, what) in zip(row, titles.items(), strict=True):
             values = np.array(record[quantity], dtype=float).T  # None becomes nan
@@ -249,6 +250,8 @@ def condensation(group: ResultGroup) -> Figure | None:
             ticks = range(0, len(values), every)
             axes.set_yticks(ticks, record['layers'][::every], fontsize=4)
             axes.set(xlabel='step', title=f'{title}: {what}')
+    if image is None:  # no number in any record
+        return None
     figure.colorbar(image, ax=grid, location='bottom', shrink=0.4, pad=0.01)
     return figure
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ...files import write_whole
 from ..images import images_of
-from ..results import ResultGroup, read_groups, slug, titles
+from ..results import ResultGroup, read_groups, slugs, titles
 from . import figures
 from .numbers import numbers_of_all
 from .tables import CAPTIONS, HOW_TO_READ, group_markdown
@@ -67,8 +67,9 @@ def write_report(
         if name in pictures
     ]
     parts.append(HOW_TO_READ)
+    part = slugs(numbers)
     for title, of_group in numbers.items():
-        own = {name: f'{slug(title)}-{name}' for name in CAPTIONS}
+        own = {name: f'{part[title]}-{name}' for name in CAPTIONS}
         shown = {name: pictures[key] for name, key in own.items() if key in pictures}
         parts.append(group_markdown(title, of_group, shown))
     markdown = '\n'.join(parts)
@@ -85,7 +86,7 @@ def draw_all(
     groups: Mapping[str, ResultGroup], numbers: Mapping[str, Mapping], baseline: str
 ) -> dict[str, Figure]:
     """All figures, by names that can be part of a file's."""
-    colour = figures.colours(numbers, baseline)
+    colour, part = figures.colours(numbers, baseline), slugs(numbers)
     with rc_context(figures.STYLE):
         found = {
             'contrasts': figures.forest(figures.contrasts(numbers), colour),
@@ -93,9 +94,9 @@ def draw_all(
         }
         for title, of_group in numbers.items():
             found |= {
-                f'{slug(title)}-curves': figures.curves(of_group, colour),
-                f'{slug(title)}-errors': figures.errors(of_group, colour),
-                f'{slug(title)}-condensation': figures.condensation(groups[title]),
+                f'{part[title]}-curves': figures.curves(of_group, colour),
+                f'{part[title]}-errors': figures.errors(of_group, colour),
+                f'{part[title]}-condensation': figures.condensation(groups[title]),
             }
     return {name: figure for name, figure in found.items() if figure is not None}
 

@@ -214,7 +214,8 @@ def _set_epochs(cfg: Config, epochs: int) -> None:
     old = cfg.train_cfg.max_epochs
     cfg.train_cfg.max_epochs = epochs
     cfg.train_cfg.val_interval = 1
-    for scheduler in cfg.param_scheduler:
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
         if not scheduler.get('by_epoch', True):
             continue
         for key in ('begin', 'end', 'T_max'):
