@@ -124,7 +124,7 @@ def test_the_demo_leaves_table_curves_and_pictures(shapes, tmp_path):
 
     other = [*command, 'optim_wrapper.optimizer.lr=0.1']
     refused = run(*other, cwd=tmp_path, ok=False, **WITHOUT_GIT)
-    assert 'demo-shapes holds runs with other settings' in refused
+    assert 'BN/seed0 is of a run with other settings' in refused
     assert 'Traceback' not in refused
 
 
