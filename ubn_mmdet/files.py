@@ -55,9 +55,7 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
     Raises:
         ValueError: For a line that is not json.
     """
-    *lines, last = Path(path).read_text().split('\n')
-    if _is_json(last):
-        lines.append(last)
+    lines = Path(path).read_text().split('\n')
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -65,6 +63,8 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
         try:
             found.append(json.loads(line))
         except ValueError:
+            if number == len(lines):  # it lacks its end
+                break
             raise ValueError(f'{path}, line {number} is not json: {line:.60}') from None
     return found
 

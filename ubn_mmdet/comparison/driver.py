@@ -115,7 +115,7 @@ class Driver:
                     f'{each.folder} is of a run with other settings: delete it, or name '
                     'another work folder with --work-dir'
                 )
-        new = [each.settings | self._marks() for each in self._planned]
+        new = map(self._known_before, self._planned)
         results.check_same([*self.lines(), *new], self.results_file)
 
     def lines(self) -> list[dict]:
@@ -149,11 +149,8 @@ class Driver:
     def _own_lines(self) -> list[dict | None]:
         """Of each planned run its line, if there is one."""
         known = {results.run_of(line): line for line in self.lines()}
-        name, commit = self.comparison.name, self._commit  # as results.run_of has them
-        return [
-            known.get((name, each.run.norm.name, commit, each.config_hash))
-            for each in self._planned
-        ]
+        planned = map(self._known_before, self._planned)
+        return [known.get(results.run_of(line)) for line in planned]
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
@@ -258,9 +255,7 @@ class Driver:
                 outcome[key] = str(path.relative_to(self._folder))
         specification = read_json(planned.folder / SPECIFICATION) or {}
         line = {
-            **planned.settings,
-            **self._marks(),
-            'config_hash': planned.config_hash,
+            **self._known_before(planned),
             **outcome,
             'started': specification.get('started'),
             'finished': _now(),
@@ -272,13 +267,16 @@ class Driver:
         said = line['error'] or _metrics(line)
         self._tell(f'{planned.run}: {line["status"]}, {said}')
 
-    def _marks(self) -> dict:
+    def _known_before(self, planned: Planned) -> dict:
+        """What a run's line says that is known before it is trained."""
         return {
+            **planned.settings,
             'comparison': self.comparison.name,
             'commit': self._commit,
             'setting_hash': self._setting_hash,
             'primary': [asdict(contrast) for contrast in self.comparison.primary],
             'planned': self.comparison.planned(),
+            'config_hash': planned.config_hash,
         }
 
 

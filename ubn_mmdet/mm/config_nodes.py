@@ -40,6 +40,12 @@ def pretrained_in(init_cfg: object) -> list[Mapping[str, Any]]:
     return [p for p in parts if isinstance(p, Mapping) and type_name(p) == 'Pretrained']
 
 
+def param_schedulers(cfg: Config) -> list[ConfigDict]:
+    """The schedulers of a config, which may have none, one or a list of them."""
+    schedulers = cfg.get('param_scheduler') or []
+    return schedulers if isinstance(schedulers, list) else [schedulers]
+
+
 def nodes_of(tree: object, *types: str) -> list[ConfigDict]:
     """Those that build one of ``types``, whatever the scope."""
     return [node for node in all_nodes(tree) if type_name(node) in types]

@@ -16,7 +16,7 @@ from mmengine.utils import import_modules_from_strings
 
 from ...data.coco_folder import SPLITS, CocoFolder, annotation_file
 from ...data.image_folder import CLASSES, ImageFolder, list_file
-from ...mm.config_nodes import all_nodes, nodes_of
+from ...mm.config_nodes import all_nodes, nodes_of, param_schedulers
 from ...mm.datasets import SPLIT_OF_LOADER, use_coco_folder, use_image_folder
 from ...mm.norm_configs import batchnorms, with_norm
 from ...paths import PACKAGE, configs_dir
@@ -214,8 +214,7 @@ def _set_epochs(cfg: Config, epochs: int) -> None:
     old = cfg.train_cfg.max_epochs
     cfg.train_cfg.max_epochs = epochs
     cfg.train_cfg.val_interval = 1
-    schedulers = cfg.get('param_scheduler') or []
-    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+    for scheduler in param_schedulers(cfg):
         if not scheduler.get('by_epoch', True):
             continue
         for key in ('begin', 'end', 'T_max'):

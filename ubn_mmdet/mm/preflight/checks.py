@@ -24,7 +24,7 @@ from ...layers.stages.statistics import CONDENSATION_MOMENTUM
 from ...records import differences
 from ...version import __version__
 from ..condensation import StepMeasurement, has_gate
-from ..config_nodes import type_name
+from ..config_nodes import param_schedulers, type_name
 from ..start_hooks import LIMIT, norm_differences, pretrained_modules, pretrained_state
 from .side import Side
 
@@ -170,10 +170,9 @@ def schedule(a: Side, b: Side, world: int) -> Findings:
                 'these'
             )
             yield Finding(REFUSAL, 'auto_scale_lr', what)
-        schedulers = side.cfg.get('param_scheduler') or []
-        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
         warms_up = any(
-            type_name(s) in _WARM_UPS and not s.get('begin') for s in schedulers
+            type_name(s) in _WARM_UPS and not s.get('begin')
+            for s in param_schedulers(side.cfg)
         )
         if not warms_up and any(name.endswith('spatial_weight') for name in side.rates):
             what = f'{side.name} has no warm-up, and the first steps move kernels far'
