@@ -17,7 +17,7 @@ from scipy.stats import quantile_test
 from ubn_mmdet.files import append_line, read_lines
 from ubn_mmdet.machine import describe_machine
 from ubn_mmdet.markdown import markdown_table
-from ubn_mmdet.mm.tools import ended_by
+from ubn_mmdet.mm.tools import ended_by, tool_parser
 from ubn_mmdet.records import RecordError, check_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,11 +115,7 @@ def parse_args(
     name: str, description: str | None, turns: int = 31
 ) -> argparse.Namespace:
     """The command line of a benchmark; ``turns`` is the default."""
-    parser = argparse.ArgumentParser(
-        prog=f'python -m benchmarks.{name}',
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tool_parser(description, f'python -m benchmarks.{name}')
     parser.add_argument(
         '--out',
         type=Path,

@@ -8,7 +8,6 @@ that is done adds a line to --out. To repeat one, delete its line.
     python -m benchmarks.sweep
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import mmengine
 import torch
 
 from ubn_mmdet.markdown import markdown_table
-from ubn_mmdet.mm.tools import ended_by
+from ubn_mmdet.mm.tools import ended_by, tool_parser
 from ubn_mmdet.records import RecordError
 
 from .reporting import ROOT, Results
@@ -156,11 +155,7 @@ def compare_alone(
 
 def main() -> None:
     """Sweep; ends with 1 if a detector differs."""
-    parser = argparse.ArgumentParser(
-        prog='python -m benchmarks.sweep',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = tool_parser(__doc__, 'python -m benchmarks.sweep')
     parser.add_argument(
         '--out',
         type=Path,

@@ -24,7 +24,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ubn_mmdet.mm.members import is_ours
+from ubn_mmdet.layers.pipeline import PipelineNorm
 from ubn_mmdet.mm.norm_configs import with_norm
 from ubn_mmdet.mm.verify_distributed import relative_difference
 
@@ -89,7 +89,7 @@ def compare(path: Path, norm: Mapping[str, Any]) -> dict[str, Any]:
             del theirs  # of the largest, one fits into memory
             ours = _build(with_norm(model, norm), dtype)
             ours.load_state_dict(weights)
-            swapped = sum(map(is_ours, norms(ours)))
+            swapped = sum(isinstance(norm, PipelineNorm) for norm in norms(ours))
             row: dict[str, Any] = {
                 'dtype': str(dtype).removeprefix('torch.'),
                 'size': size,

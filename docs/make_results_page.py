@@ -10,16 +10,16 @@ folder on. A contrast has a verdict when all planned runs have ended.
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from ubn_mmdet.comparison.images import images_of
+from ubn_mmdet.comparison.image_scores import scores_of_runs
 from ubn_mmdet.comparison.report import tables
-from ubn_mmdet.comparison.report.numbers import numbers_of, numbers_of_all
+from ubn_mmdet.comparison.report.numbers import numbers_of_all
 from ubn_mmdet.comparison.report.tables import CAPTIONS, HOW_TO_READ
 from ubn_mmdet.comparison.report.write import FORESTS, draw_all, write_figures
 from ubn_mmdet.comparison.results import (
-    ResultGroup,
     ResultsError,
     read_groups,
     slugs,
@@ -29,7 +29,6 @@ from ubn_mmdet.files import write_whole
 from ubn_mmdet.mm.tools import ended_by
 
 BASELINE = 'BN'  # that the other norms are compared with
-BASELINES = BASELINE, 'GN'
 HEAD = """\
 # Results
 
@@ -53,10 +52,7 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
     groups = read_groups(sorted(folder.glob('*.jsonl')))
     named = dict(zip(titles(groups), groups, strict=True))
 
-    def images(group: ResultGroup) -> tuple:
-        return images_of(group, say=say)
-
-    numbers = numbers_of_all(named, BASELINE, images)
+    numbers = numbers_of_all(named, BASELINE, partial(scores_of_runs, say=say))
     drawn = draw_all(named, numbers, BASELINE)
     # The first of those with the most runs: diverged ones count.
     most = max(
@@ -86,32 +82,12 @@ def write_results_page(docs: Path, say: Callable[[str], None] = print) -> None:
         parts += [f'## {title}', *tables.notes(of), *tables.metrics(of)]
         if table := tables.against(of):
             parts += [f'Against {BASELINE}, exploratory:', table]
-        if (strongest := _strongest(of)) != BASELINE:
-            found = numbers_of(named[title], strongest, *images(named[title]))
-            parts += [
-                f'Against {strongest}, which has the highest mean of the baselines. It was '
-                'chosen afterwards, which favours it:',
-                tables.against(found),
-            ]
     page = '\n\n'.join([HEAD, *parts, *figures.values(), *last]) + '\n'
     write_whole(docs / 'results.md', page.encode())
 
 
 def _text(path: Path) -> list[str]:
     return [path.read_text().rstrip()] if path.is_file() else []
-
-
-def _strongest(numbers: Mapping) -> str:
-    """The baseline with the highest mean of the first metric."""
-    if not numbers['metrics']:
-        return BASELINE
-    means = {
-        norm: found['mean']
-        for norm in BASELINES
-        if norm in numbers['norms']
-        if (found := numbers['norms'][norm]['metrics'][numbers['metrics'][0]])
-    }
-    return max(means, key=lambda norm: means[norm], default=BASELINE)
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ def decided(numbers, *lines, primary=PRIMARY, images=None, **more):
 
 
 def scores(halves, errors=None):
-    """What ``images_of`` gives of a run."""
+    """What ``scores_of_runs`` gives of a run."""
     return {'bbox': {'AP': 0.1, 'halves': halves, 'errors': errors}}
 
 

@@ -16,7 +16,7 @@ from helpers.results import (
 )
 from PIL import Image
 
-from ubn_mmdet.comparison.images import score
+from ubn_mmdet.comparison.image_scores import score
 from ubn_mmdet.comparison.predictions import write_predictions
 from ubn_mmdet.comparison.report.figures import BASELINE, OTHERS, colours
 from ubn_mmdet.comparison.report.write import write_report

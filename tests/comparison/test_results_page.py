@@ -1,6 +1,5 @@
 """docs/results.md from the files in docs/results/."""
 
-import json
 import re
 import runpy
 
@@ -62,16 +61,6 @@ def test_nothing_is_decided_before_all_planned_runs_have_ended(docs):
     lines[0]['planned'] = {norm: list(range(10, 20)) for norm in ('BN', 'UBN')}
     write_results(docs / 'results/bccd.jsonl', lines)
     assert '| bccd: UBN against BN | box AP | runs missing: 6 |' in page_of(docs)
-
-
-def test_the_strongest_baseline_is_compared_with_too(docs):
-    assert 'Against GN' not in page_of(docs)
-    with (docs / 'results/one.jsonl').open('a') as file:
-        file.write(json.dumps(result('GN', 2, 0.9, planned={'GN': [2]})) + '\n')
-    text = page_of(docs)
-    assert text.index('Against BN') < text.index(
-        'Against GN, which has the highest mean'
-    )
 
 
 def test_the_same_files_make_the_same_page(docs):

@@ -107,8 +107,8 @@ def test_layers_of_the_family_stay():
     assert convert_batchnorm(layer) is layer
 
 
-class BatchNormAct(nn.BatchNorm2d):
-    """A subclass with an activation, in the manner of timm's."""
+class BatchNormAct2d(nn.BatchNorm2d):
+    """A subclass with an activation, as timm's of this name."""
 
     def __init__(self, channels):
         super().__init__(channels)
@@ -120,7 +120,7 @@ class BatchNormAct(nn.BatchNorm2d):
 
 
 def test_what_a_subclass_applies_after_it_is_kept():
-    before = nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct(4)).double()
+    before = nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4)).double()
     after = convert_batchnorm(copy.deepcopy(before), kernel_size=1)
     assert isinstance(after[1], UBN) and isinstance(after[1].act, nn.PReLU)
     assert after.state_dict().keys() >= before.state_dict().keys()
@@ -132,32 +132,18 @@ def test_what_a_subclass_applies_after_it_is_kept():
     torch.testing.assert_close(folded(x), before.eval()(x))
 
 
-class BatchNormConv(nn.BatchNorm2d):
-    """A subclass whose child is of a kind that folding makes."""
-
-    def __init__(self, channels):
-        super().__init__(channels)
-        self.mix = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-
-    def forward(self, x):
-        return self.mix(super().forward(x))
-
-
-class BatchNormPair(nn.BatchNorm2d):
-    """A subclass whose child is a BatchNorm."""
-
-    def __init__(self, channels):
-        super().__init__(channels)
-        self.second = shake(nn.BatchNorm2d(channels))
-
-    def forward(self, x):
-        return self.second(super().forward(x))
-
-
-@pytest.mark.parametrize('kind', [BatchNormConv, BatchNormPair])
+@pytest.mark.parametrize(
+    'child',
+    [  # of a kind that folding makes, and of one that it replaces
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        shake(nn.BatchNorm2d(4)),
+    ],
+)
 @pytest.mark.parametrize('norm', ['UBN', 'BNET'])
-def test_folding_leaves_what_is_applied_after_alone(kind, norm):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), kind(4)).double().eval()
+def test_folding_leaves_what_is_applied_after_alone(child, norm):
+    layer = BatchNormAct2d(4)
+    layer.act = copy.deepcopy(child)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), layer).double().eval()
     convert_batchnorm(model, norm)
     model[1].spatial_weight.data.normal_()
     x = images(2, 3, 6, 5)
@@ -188,29 +174,32 @@ def test_a_lazy_layer_is_named_and_layers_of_other_inputs_are_left_alone():
     assert tuple(map(type, convert_batchnorm(others))) == kinds
 
 
-class BatchNormTwice(nn.BatchNorm2d):
-    """A subclass that does something else."""
-
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
 class GhostBatchNorm(nn.BatchNorm2d):
-    """A subclass that does something else in training alone."""
+    """A subclass that does something else, and only in training."""
 
     def forward(self, x):
         parts = x.split(16) if self.training else [x]
         return torch.cat([super(GhostBatchNorm, self).forward(part) for part in parts])
 
 
-@pytest.mark.parametrize('kind', [BatchNormTwice, GhostBatchNorm])
-def test_a_subclass_is_refused_and_nothing_replaced(kind):
-    model = nn.Sequential(nn.BatchNorm2d(4), kind(4))
-    with pytest.raises(ValueError, match=f'1 is a {kind.__name__}'):
+def test_a_subclass_with_its_own_forward_is_refused_and_nothing_replaced():
+    model = nn.Sequential(nn.BatchNorm2d(4), GhostBatchNorm(4))
+    with pytest.raises(ValueError, match='1 is a GhostBatchNorm'):
         convert_batchnorm(model)
     assert type(model[0]) is nn.BatchNorm2d
-    convert_batchnorm(model, skip=lambda name, layer: isinstance(layer, kind))
+    convert_batchnorm(model, skip=lambda name, layer: isinstance(layer, GhostBatchNorm))
     assert isinstance(model[0], UBN)
+
+
+class SyncBatchNormOfAnyShape(nn.SyncBatchNorm):
+    """A subclass in the manner of MMEngine's: its forward is PyTorch's."""
+
+    def _check_input_dim(self, input):
+        return
+
+
+def test_a_subclass_without_one_is_what_it_is_derived_from():
+    assert convert_batchnorm(SyncBatchNormOfAnyShape(4)).sync
 
 
 def test_a_layer_without_tensors_goes_where_the_others_are():

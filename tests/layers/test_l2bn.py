@@ -7,7 +7,7 @@ from helpers.norm_tester import NormTester
 from torch import nn
 
 from ubn_mmdet import L2BN, padded_images
-from ubn_mmdet.checkpoints.layouts import ConversionError, to_batchnorm
+from ubn_mmdet.checkpoints.layouts import to_batchnorm
 from ubn_mmdet.layers.pipeline import PipelineNorm, Stages
 from ubn_mmdet.layers.stages.affine import Centering, L2Equalizing
 from ubn_mmdet.layers.stages.statistics import GatedStatistics
@@ -67,7 +67,7 @@ def test_padded_pixels_have_no_part_in_the_norm(training):
 def test_it_is_not_folded():
     layer = nn.Sequential(L2BN(4))
     assert not layer[0].evaluates_as_batchnorm
-    with pytest.raises(ConversionError, match='0: L2Equalizing does not evaluate as'):
+    with pytest.raises(ValueError, match='0: L2Equalizing does not evaluate as'):
         to_batchnorm(layer.state_dict(), layer[0].stages)
 
 

@@ -77,12 +77,7 @@ def test_forward_mode_differentiation(kind, training):
 def test_forward_mode_is_refused_where_backward_is_no_derivative():
     layer = MABN(2).double()
     x = images(2, 2, 3, 3)
-    with (
-        fwad.dual_level(),
-        pytest.raises(
-            RuntimeError, match='no forward-mode derivative of a norm layer whose'
-        ),
-    ):
+    with fwad.dual_level(), pytest.raises(RuntimeError, match='jvp'):
         layer(fwad.make_dual(x, torch.ones_like(x)))
 
 

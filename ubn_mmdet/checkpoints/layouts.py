@@ -23,10 +23,6 @@ AUTHORS_KEYS = {
 }
 
 
-class ConversionError(ValueError):
-    """The state dict cannot be converted exactly."""
-
-
 def authors_to_ubn(state: StateDict) -> StateDict:
     """From the layout of the UBN authors' fork, exactly.
 
@@ -35,16 +31,16 @@ def authors_to_ubn(state: StateDict) -> StateDict:
     is not in their checkpoints: it starts at 1 again.
 
     Raises:
-        ConversionError: If no layer has the layout, or one has only a part of it.
+        ValueError: If no layer has the layout, or one has only a part of it.
     """
     suffix = '.bnconv.weight'
     prefixes = [key.removesuffix(suffix) for key in state if key.endswith(suffix)]
     if not prefixes:
-        raise ConversionError("no layer has the authors' keys (bnconv.weight, ...)")
+        raise ValueError("no layer has the authors' keys (bnconv.weight, ...)")
 
     def convert(norm: StateDict) -> StateDict:
         if lacking := [key for key in AUTHORS_KEYS if key not in norm]:
-            raise ConversionError(f'lacks {", ".join(lacking)}')
+            raise ValueError(f'lacks {", ".join(lacking)}')
         kernel = AUTHORS_GATE * norm.pop('bnconv.weight').squeeze(1)
         centre = kernel.shape[-1] // 2
         weight = kernel[:, centre, centre].clone()
@@ -74,18 +70,15 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
             there count as switched off, and the size of a kernel is the file's.
 
     Raises:
-        ConversionError: If a layer depends on its input in one of these ways.
+        ValueError: If a layer depends on its input in one of these ways.
     """
     own = [entry.name for entry in stages.entries()]
 
     def convert(norm: StateDict) -> StateDict:
         stages.affine.upgrade(norm, '')  # the file may be an old one
-        try:
-            folded = stages.fold(norm)
-        except ValueError as error:
-            raise ConversionError(str(error)) from None
+        folded = stages.fold(norm)
         if 'spatial_weight' in folded:
-            raise ConversionError('spatial_weight is not zero off the centre')
+            raise ValueError('spatial_weight is not zero off the centre')
         return folded
 
     prefixes = norm_prefixes(state)
@@ -93,7 +86,7 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
         prefixes = [p for p in prefixes if any(f'{p}.{key}' in state for key in own)]
     converted = _convert(state, prefixes, (*BATCHNORM, *own), convert)
     if left := [key for key in converted if key.rpartition('.')[2] in own]:
-        raise ConversionError(
+        raise ValueError(
             f'{left[0]}: its layer lacks {" or ".join(BATCHNORM[:-1])}, so it is no '
             'BatchNorm'
         )
@@ -131,7 +124,7 @@ def _convert(
         norm = {key: result.pop(f'{prefix}.{key}') for key in there}
         try:
             converted = convert(norm)
-        except ConversionError as error:
-            raise ConversionError(f'{prefix}: {error}') from None
+        except ValueError as error:
+            raise ValueError(f'{prefix}: {error}') from None
         result |= {f'{prefix}.{key}': value for key, value in converted.items()}
     return result

@@ -36,7 +36,7 @@ class Planned:
     """A run, its config, what it is recognised by, where it is, and how far.
 
     Attributes:
-        epoch: The last one that has been told of.
+        epoch: The last one whose metrics have been printed.
         done: The part of the training that is over, from 0 to 1.
         logged: Bytes of the toolbox's log that this was read from.
     """

@@ -1,12 +1,9 @@
 """Swaps the batch norms of any PyTorch model for members of the family."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -14,7 +11,9 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from .checks import check_choice
 from .pipeline import PipelineNorm
 
-CONVERTED = nn.BatchNorm2d, nn.SyncBatchNorm
+FORWARDS = nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward
+# timm's, whose forward applies their children to the result.
+WITH_CHILDREN = 'BatchNormAct2d', 'SyncBatchNormAct'
 NOT_4D = nn.BatchNorm1d, nn.LazyBatchNorm1d, nn.BatchNorm3d, nn.LazyBatchNorm3d
 
 
@@ -27,10 +26,8 @@ def convert_batchnorm(
 ) -> nn.Module:
     """Replace every BatchNorm2d and SyncBatchNorm of a model, in place.
 
-    So it does with subclasses that apply their own children to the result, as timm's
-    ``BatchNormAct2d`` does with its activation: the new layer has the same children. A
-    subclass of BatchNorm2d that synchronises by itself looks like BatchNorm2d, and is
-    replaced by a layer that does not: leave it out, or set ``sync=True``.
+    Subclasses that leave ``forward`` alone count as what they are derived from. timm's
+    ``BatchNormAct2d`` is replaced, too: the new layer has the same activation.
 
     A converted model computes what it computed before: each new layer takes over the very
     parameters and buffers, ``eps``, ``momentum`` and the training flag, and its stages do
@@ -54,9 +51,9 @@ def convert_batchnorm(
         The model; a new layer if ``module`` itself is a BatchNorm.
 
     Raises:
-        ValueError: For an unknown ``norm``, a lazy layer before its first input, or a layer
-            that does something else than a BatchNorm followed by its children, which would
-            be lost. Nothing is replaced then.
+        ValueError: For an unknown ``norm``, a lazy layer before its first input, or another
+            subclass with a ``forward`` of its own, which would be lost. Nothing is replaced
+            then.
     """
     kind = _member(norm)
     places = [  # all of them: a layer may have several
@@ -74,10 +71,10 @@ def convert_batchnorm(
                 f'{name or "the module"} is a {type(layer).__name__} that has not seen any '
                 'input: run the model once, then convert it'
             )
-        if type(layer) not in CONVERTED and not _is_batchnorm_and_children(layer):
+        if type(layer).forward not in FORWARDS and not _applies_children(layer):
             raise ValueError(
-                f'{name or "the module"} is a {type(layer).__name__}, which is not a '
-                'BatchNorm followed by its own children; leave it out with skip='
+                f'{name or "the module"} is a {type(layer).__name__}, whose forward may do '
+                'more than a BatchNorm; leave it out with skip='
             )
     like = next(module.parameters(), None)  # for layers without any tensor
     converted = {id(layer): _convert(layer, kind, settings, like) for _, layer in found}
@@ -103,38 +100,8 @@ def _member(norm: str | type[nn.Module]) -> type[PipelineNorm]:
     return members[str(norm)]
 
 
-@torch.no_grad()
-def _is_batchnorm_and_children(layer: Any) -> bool:
-    """Whether that is what a subclass computes, seen by running a copy of it."""
-    like = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
-    if like is None or like.is_meta:
-        return False
-    layer = copy.deepcopy(layer).cpu().double().eval()
-    generator = torch.Generator().manual_seed(0)
-    shape = 256, layer.num_features, 2, 2  # more samples than any part of a batch has
-    x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if not _agrees(layer, x):
-        return False
-    # In training, those that synchronise want their GPUs, or other ranks.
-    has_ranks = dist.is_available() and dist.is_initialized()
-    if has_ranks or isinstance(layer, nn.SyncBatchNorm):
-        return True
-    layer.training = True  # its children still evaluate
-    return _agrees(layer, x)
-
-
-def _agrees(layer: Any, x: torch.Tensor) -> bool:
-    """Whether it is BatchNorm followed by its children, in its mode and on ``x``."""
-    mean, var = (copy.deepcopy(t) for t in (layer.running_mean, layer.running_var))
-    affine = layer.weight, layer.bias
-    training = layer.training or mean is None
-    y = F.batch_norm(x, mean, var, *affine, training=training, eps=layer.eps)
-    try:
-        for child in layer.children():
-            y = child(y)
-        return torch.allclose(layer(x), y)
-    except Exception:  # whatever a child makes of the wrong input
-        return False
+def _applies_children(layer: nn.Module) -> bool:
+    return type(layer).__name__ in WITH_CHILDREN
 
 
 def _convert(
@@ -164,7 +131,8 @@ def _convert(
     for name, tensor in own.items():
         setattr(new, name, tensor)
     new.train(layer.training)
-    for name, child in layer.named_children():
-        new.add_module(name, child)
-    new.applied_after = tuple(name for name, _ in layer.named_children())
+    if _applies_children(layer):
+        for name, child in layer.named_children():
+            new.add_module(name, child)
+        new.applied_after = tuple(name for name, _ in layer.named_children())
     return new

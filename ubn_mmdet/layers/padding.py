@@ -11,7 +11,7 @@ def hide_padding(model: nn.Module) -> None:
     That is what they find beyond the border of an image that is not padded. Norm layers
     of this package write zeros there anyway; pooling, and convolutions with a bias and no
     norm after them, do not. Nothing changes except within
-    :func:`~ubn_mmdet.padded_images`. Twice is once.
+    :func:`~ubn_mmdet.padded_images`. A second call has no effect.
 
     Args:
         model: All ``nn.Conv2d`` in it with a kernel larger than 1 x 1 get a hook.

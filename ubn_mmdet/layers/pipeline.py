@@ -323,7 +323,7 @@ class PipelineNorm(Base):
             raise TypeError(f'expected a dense tensor, got layout {x.layout}')
         if x.dim() != 4:
             raise ValueError(f'expected 4D input (got {x.dim()}D input)')
-        # A traced size is a tensor: to compare it is to warn of it.
+        # In a trace sizes are tensors, and PyTorch warns where they are compared.
         if not torch.jit.is_tracing() and x.shape[1] != self.num_features:
             raise RuntimeError(
                 f'expected input with {self.num_features} channels, '

@@ -48,8 +48,8 @@ class CondensationHook(Hook):
     without one, ``c`` of whole maps of the input is measured. A layer that is not called
     has no number but its ``m``; one in evaluation mode has neither average nor gate.
 
-    A gate that has been closed for ``patience`` steps in a row is warned of, once: its
-    layer trains on statistics that stand still.
+    The log warns once of each gate that has been closed for ``patience`` steps in a row:
+    its layer trains on statistics that stand still.
 
     Rows go to ``condensation.json`` in the work folder, which a resumed run continues. The
     visualizer gets ``condensation/<layer>``, ``shift/<layer>`` and ``gate/open``, the mean

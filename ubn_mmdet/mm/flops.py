@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .members import is_ours
+from ..layers.pipeline import PipelineNorm
 
 COUNTED_AS = 'norm'  # among the operators
 
@@ -22,7 +22,7 @@ def _counting_norms(original: Callable) -> Callable:
     def __init__(self: Any, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         original(self, model, *args, **kwargs)
         modules = model.named_modules(remove_duplicate=False)
-        names = {name for name, module in modules if is_ours(module)}
+        names = {name for name, module in modules if isinstance(module, PipelineNorm)}
         if names:
             self.set_op_handle(**_handles(names))
 

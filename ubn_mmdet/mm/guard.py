@@ -109,7 +109,7 @@ _installed: list[_Swap] = []
 
 
 def install() -> None:
-    """Make replacers refuse our layers, and runners report them. Twice is once."""
+    """Make replacers refuse our layers, and runners report them; again, to no effect."""
     if not _installed:
         found = map(_prepare, PATCHES)
         _installed.extend(swap for swap in found if swap is not None)

@@ -12,9 +12,10 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from ..layers import MBN, second_forward
+from ..layers.pipeline import PipelineNorm
 from ..ops.recompute import is_in_backward
 from .condensation import has_gate
-from .members import asks_for_ours, is_ours, kinds, unwrapped, whole_model
+from .members import asks_for_ours, kinds, unwrapped, whole_model
 from .replacers import UBNReplacedError
 
 
@@ -41,7 +42,7 @@ class UBNGuardHook(Hook):
             return
         self._has_reported = True
         model = unwrapped(runner)
-        layers = {n: m for n, m in model.named_modules() if is_ours(m)}
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, PipelineNorm)}
         if not layers and asks_for_ours(runner.cfg.get('model', {})):
             raise UBNReplacedError(
                 'the config has norm layers of ubn_mmdet, but the model has none: '
@@ -123,7 +124,9 @@ def unheeded_norm_eval(model: nn.Module) -> list[str]:
     found = []
     for name, module in model.named_modules():
         if getattr(module, 'norm_eval', None) is True:
-            count = sum(m.training for m in module.modules() if is_ours(m))
+            count = sum(
+                m.training for m in module.modules() if isinstance(m, PipelineNorm)
+            )
             if count:
                 found.append(f'{name or "model"} ({type(module).__name__}): {count}')
     return found

@@ -9,13 +9,8 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..layers.padding import hides_padding
-from ..layers.pipeline import PipelineNorm as OURS
+from ..layers.pipeline import PipelineNorm
 from .config_nodes import all_nodes
-
-
-def is_ours(module: nn.Module) -> bool:
-    """Whether ``module`` is a norm layer of this package."""
-    return isinstance(module, OURS)
 
 
 def announces_padding(detector: nn.Module) -> bool:
@@ -62,6 +57,6 @@ def asks_for_ours(config: object) -> bool:
             # A scope may stand before the name ('mmdet.UBN'), or the path of the class, as
             # configs with lazy imports are written out.
             kind = MODELS.module_dict.get(kind.rpartition('.')[2])
-        if isinstance(kind, type) and issubclass(kind, OURS):
+        if isinstance(kind, type) and issubclass(kind, PipelineNorm):
             return True
     return False

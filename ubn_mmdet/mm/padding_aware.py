@@ -12,8 +12,9 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..layers.padding import hide_padding
+from ..layers.pipeline import PipelineNorm
 from ..ops.padding import padded_images
-from .members import announces_padding, is_ours
+from .members import announces_padding
 
 
 class PaddingAware(DetDataPreprocessor):
@@ -64,7 +65,8 @@ def _announced(
     apart = roi_layers(detector)
     if not detector.data_preprocessor.has_looked:
         detector.data_preprocessor.has_looked = True
-        if not any(is_ours(m) and m not in apart for m in detector.modules()):
+        layers = (m for m in detector.modules() if m not in apart)
+        if not any(isinstance(layer, PipelineNorm) for layer in layers):
             print_log(
                 'PaddingAware: the detector has no norm layer of ubn_mmdet that would '
                 'leave padding out. BatchNorm is UBN with all stages off '

@@ -34,9 +34,8 @@ class InputBN(DetDataPreprocessor):
         eps: Added to the variance, in squared units of the images (0 to 255).
         momentum: Step of the running statistics; None for the average over all batches.
         sync: Whether, in training, statistics are those of the images of all ranks.
-        bgr_to_rgb: Whether to reverse the channels, as in ``DetDataPreprocessor``.
-        rgb_to_bgr: The same.
-        **common: What else ``DetDataPreprocessor`` takes, but ``mean`` and ``std``.
+        **common: What else ``DetDataPreprocessor`` takes, but ``mean`` and ``std``. It
+            reverses the channels, if asked to, after the layer.
 
     The layer is ``norm``, an ``InitBN`` of 3 channels: its state is in the model's
     checkpoints as ``data_preprocessor.norm.*``. Statistics move where both the model is in
@@ -54,8 +53,6 @@ class InputBN(DetDataPreprocessor):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         sync: bool = True,
-        bgr_to_rgb: bool = False,
-        rgb_to_bgr: bool = False,
         **common: Any,
     ) -> None:
         for name in ('mean', 'std'):
@@ -64,11 +61,7 @@ class InputBN(DetDataPreprocessor):
                     f'InputBN has no {name}: it normalises with statistics of its own. '
                     f'Over a base config, set {name}=None'
                 )
-        # The base class normalises, pads and flips channels in one go, and pads last.
         super().__init__(**common)
-        if bgr_to_rgb and rgb_to_bgr:
-            raise ValueError('bgr_to_rgb and rgb_to_bgr cannot both be True')
-        self.reverses_channels = bgr_to_rgb or rgb_to_bgr
         self.norm = InitBN(
             CHANNELS,
             initial_weight=initial_weight,
@@ -92,15 +85,11 @@ class InputBN(DetDataPreprocessor):
 
     def _normalize(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         if isinstance(images, Tensor):
-            return self.norm(self._reverse(images).float())
+            return self.norm(images.float())
         # All pixels of the batch in a row: images differ in size.
-        images = [self._reverse(image) for image in images]
         pixels = torch.cat([image.flatten(1) for image in images], dim=1).float()
         normalized = self.norm(pixels[None, :, None])[0, :, 0]
         parts = normalized.split([image[0].numel() for image in images], dim=1)
         return [
             part.reshape(image.shape) for part, image in zip(parts, images, strict=True)
         ]
-
-    def _reverse(self, images: Tensor) -> Tensor:
-        return images.flip(-3) if self.reverses_channels else images

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from .members import is_ours, kinds, leaves_padding_out
+from ..layers.pipeline import PipelineNorm
+from .members import kinds, leaves_padding_out
 
 
 class UBNReplacedError(RuntimeError):
@@ -30,7 +31,10 @@ def refusing(original: Callable) -> Callable:
         arguments = *args, *kwargs.values()
         models = [each for each in arguments if isinstance(each, nn.Module)]
         ours = [
-            layer for model in models for layer in model.modules() if is_ours(layer)
+            layer
+            for model in models
+            for layer in model.modules()
+            if isinstance(layer, PipelineNorm)
         ]
         met = [layer for layer in ours if not layer.evaluates_as_batchnorm]
         if met:
@@ -61,7 +65,7 @@ def leaving_ours(original: Callable) -> Callable:
     @functools.wraps(original)
     def guarded(*args, **kwargs):
         for argument in (*args, *kwargs.values()):
-            if isinstance(argument, nn.Module) and is_ours(argument):
+            if isinstance(argument, PipelineNorm):
                 return argument
         return original(*args, **kwargs)
 
@@ -69,8 +73,7 @@ def leaving_ours(original: Callable) -> Callable:
 
 
 # Each function where it is defined. Those that see a whole model find out whether it leaves
-# padding out. Where all callers end, nothing gets past: torch.ao.quantization looks up
-# fuse_conv_bn_eval.
+# padding out. torch.ao.quantization looks up fuse_conv_bn_eval in this module, too.
 REPLACERS = (
     (
         'torch.nn.modules.batchnorm',

@@ -80,10 +80,13 @@ def ended_by(*errors: type[Exception]) -> Iterator[None]:
         sys.exit(f'{Path(sys.argv[0]).stem}: {error}')
 
 
-def tool_parser(description: str | None) -> argparse.ArgumentParser:
+def tool_parser(
+    description: str | None, prog: str | None = None
+) -> argparse.ArgumentParser:
     """A parser whose help has the description as it is written."""
+    keep_lines = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog, description=description, formatter_class=keep_lines
     )
 
 

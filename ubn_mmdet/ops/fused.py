@@ -11,7 +11,7 @@ Per map of ``M`` positions, with ``u`` the gradient of ``z = scale * (x - pivot)
 
 The backward of the apply does not write ``scale * u`` for that of the reduction to read
 again. It passes on what ``u`` is made of, as the gradient of the ``x`` that came out of the
-reduction, and leaves ``scale`` in the :class:`_Call`.
+reduction, and leaves ``scale`` in the :class:`_HandOver`.
 
 What works on tensors alone, without autograd, is a :class:`Backend`: that of PyTorch's
 operations is at the end of this file, that of Triton in ``triton_passes/``.
@@ -85,7 +85,7 @@ class Backend(NamedTuple):
 class FusedPasses(WholeMaps):
     """The passes of one call, as in :class:`~ubn_mmdet.ops.passes.ReferencePasses`.
 
-    One reduction at most, then one apply: the two share a hand-over (:class:`_Call`).
+    One reduction at most, then one apply: the two share a :class:`_HandOver`.
 
     Args:
         x: ``(N, C, H, W)``.
@@ -95,7 +95,7 @@ class FusedPasses(WholeMaps):
     def __init__(self, x: Tensor, backend: Backend | None = None) -> None:
         self.x = x
         self.backend = backend or EAGER
-        self._call = _Call(self.backend)
+        self._hand_over = _HandOver(self.backend)
 
     def mean(self) -> Tensor:
         """``K``, ``(N, C)``: the mean of each map."""
@@ -107,7 +107,7 @@ class FusedPasses(WholeMaps):
 
     def apply(self, coefficients: Coefficients) -> Tensor:
         """The result, in the dtype of ``x``."""
-        if self._call.scale is not None:  # its gradients would be wrong
+        if self._hand_over.scale is not None:  # its gradients would be wrong
             raise RuntimeError('the passes of a call apply once after a reduction')
         # Those of a layer in float64 may be wider than what is computed in.
         dtype, maps = compute_dtype(self.x), self.x.shape[:2]
@@ -115,17 +115,17 @@ class FusedPasses(WholeMaps):
         of_maps = [c.to(dtype).expand(maps) for c in of_maps]
         if kernel is not None and bias is not None:
             kernel, bias = kernel.to(dtype), bias.to(dtype).expand(maps)
-        return _Apply.apply(self.x, *of_maps, kernel, bias, self._call)
+        return _Apply.apply(self.x, *of_maps, kernel, bias, self._hand_over)
 
     def _reduce(self, with_var: bool) -> tuple[Tensor, Tensor]:
-        if self._call.is_reduced:  # its gradients would be wrong
+        if self._hand_over.is_reduced:  # its gradients would be wrong
             raise RuntimeError('the passes of a call reduce once')
-        self._call.is_reduced = True
-        self.x, mean, var = _Reduce.apply(self.x, with_var, self._call)
+        self._hand_over.is_reduced = True
+        self.x, mean, var = _Reduce.apply(self.x, with_var, self._hand_over)
         return mean, var
 
 
-class _Call:
+class _HandOver:
     """What the two passes of a call know of each other.
 
     It holds tensors without a graph: that of ``scale`` leads to the reduction, whose
@@ -162,13 +162,13 @@ class _Reduce(torch.autograd.Function):
     """``x`` to ``x, K, V``; ``V`` is None where it is not asked for."""
 
     @staticmethod
-    def forward(ctx, x, with_var, call):
-        ctx.call = call
+    def forward(ctx, x, with_var, hand_over):
+        ctx.hand_over = hand_over
         ctx.set_materialize_grads(False)
         if with_var:
-            mean, var = call.backend.moments(x)
+            mean, var = hand_over.backend.moments(x)
         else:
-            mean, var = call.backend.mean(x), None
+            mean, var = hand_over.backend.mean(x), None
         ctx.save_for_backward(x, mean)
         return x, mean, var
 
@@ -176,13 +176,15 @@ class _Reduce(torch.autograd.Function):
     @first_order
     def backward(ctx, u_source, grad_mean, grad_var):
         x, mean = ctx.saved_tensors
-        positions, call = x.shape[2] * x.shape[3], ctx.call
+        positions, hand_over = x.shape[2] * x.shape[3], ctx.hand_over
         offset = None if grad_mean is None else grad_mean / positions
         slope = None if grad_var is None else grad_var * (2 / positions)
-        scale, kernel = call.scale, call.kernel
+        scale, kernel = hand_over.scale, hand_over.kernel
         if u_source is None:  # nothing came of the apply
             u_source, scale, kernel = torch.zeros_like(x), torch.zeros_like(mean), None
-        grad = call.backend.gradient(u_source, kernel, scale, x, mean, slope, offset)
+        grad = hand_over.backend.gradient(
+            u_source, kernel, scale, x, mean, slope, offset
+        )
         return grad, None, None
 
 
@@ -190,14 +192,14 @@ class _Apply(torch.autograd.Function):
     """``x`` and coefficients to the result."""
 
     @staticmethod
-    def forward(ctx, x, pivot, scale, shift, kernel, bias, call):
+    def forward(ctx, x, pivot, scale, shift, kernel, bias, hand_over):
         coefficients = Coefficients(pivot, scale, shift, kernel, bias)
-        ctx.backend, ctx.has_reduction = call.backend, call.is_reduced
-        if call.is_reduced:
-            call.scale = scale.detach()
-            call.kernel = None if kernel is None else kernel.detach()
+        ctx.backend, ctx.has_reduction = hand_over.backend, hand_over.is_reduced
+        if hand_over.is_reduced:
+            hand_over.scale = scale.detach()
+            hand_over.kernel = None if kernel is None else kernel.detach()
         ctx.save_for_backward(x, pivot, scale, shift, kernel)
-        return call.backend.apply(x, coefficients)
+        return hand_over.backend.apply(x, coefficients)
 
     @staticmethod
     @first_order
@@ -205,7 +207,8 @@ class _Apply(torch.autograd.Function):
         x, pivot, scale, shift, kernel = ctx.saved_tensors
         sums = ctx.backend.sums(dy, x, Coefficients(pivot, scale, shift, kernel))
         grad = None
-        if ctx.has_reduction:  # for the backward of the reduction to complete
+        if ctx.has_reduction:
+            # Not yet a gradient of x: the backward of the reduction makes one of it.
             grad = sums.u_source
         elif ctx.needs_input_grad[0]:
             grad = ctx.backend.gradient(

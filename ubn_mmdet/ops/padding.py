@@ -122,8 +122,8 @@ def valid_part(layer: nn.Module, x: Tensor) -> ValidPart | None:
     """The part of the input ``x``, ``(N, C, H, W)``, that is announced to be image.
 
     To be asked in each forward of ``layer``: one that activation checkpointing repeats
-    runs in the backward, when the announcement has ended. A graph that is traced or
-    compiled is for any batch, and is told nothing.
+    runs in the backward, when the announcement has ended. Traced and compiled graphs are
+    for any batch, so padding is ignored there.
     """
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return None

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .tensors import CACHED, is_empty, refuse_forward_mode
+from .tensors import CACHED, is_empty
 
 CONDENSATION_SAMPLES = 16
 COPIED = 2**24  # elements of a wider copy on a GPU
@@ -233,7 +233,6 @@ def merge_statistics(
     2,000 deviations. At a million of them it is 2e-4, and float32 itself, which the
     elements are in, has resolved the deviations no better.
     """
-    refuse_forward_mode(mean, 'whose statistics are merged over ranks (sync=True)')
     return _MergeStatistics.apply(mean, var, count, summary, group)
 
 

@@ -4,7 +4,6 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 CACHED = 2**18  # elements that fit a processor's cache
 
@@ -39,20 +38,6 @@ class WholeMaps:
     def count(self) -> int:
         """Elements that share a channel."""
         return self.x.numel() // self.x.shape[1]
-
-
-def refuse_forward_mode(tensor: Tensor, why: str) -> None:
-    """Raise RuntimeError if a forward-mode derivative of a norm is asked for.
-
-    Args:
-        tensor: What would be differentiated.
-        why: Goes on from "a norm layer".
-    """
-    # Not in "jvp" of the functions concerned, which would keep a compiler from them.
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return
-    if forward_ad.unpack_dual(tensor).tangent is not None:
-        raise RuntimeError(f'there is no forward-mode derivative of a norm layer {why}')
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

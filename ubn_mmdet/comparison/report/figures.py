@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...files import write_whole
-from ..images import ERRORS
+from ..image_scores import ERRORS
 from ..results import ResultGroup
 from .numbers import CURVES, MAIN
 from .tables import contrast_title

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from ..images import ERRORS, HALVES, KINDS, over_images
+from ..image_scores import ERRORS, HALVES, KINDS, over_images
 from ..predictions import NAMES
 from ..results import Result, ResultGroup
 from ..statistics import compare, holm, spread, verdict
@@ -22,19 +22,19 @@ MAIN = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'accuracy_top1': 'top-1, %'
 SCORED = {f'{kind}_mAP': kind for kind in KINDS}  # over images
 COSTS = ('seconds_per_step', 'peak_memory_mb', 'parameters')
 CURVES = {**dict.fromkeys(MAIN, 'epoch'), 'loss': 'iteration'}
-Images = Mapping[tuple[str, int], Mapping[str, Mapping]]
+Scores = Mapping[tuple[str, int], Mapping[str, Mapping]]
 
 
 def numbers_of_all(
     groups: Mapping[str, ResultGroup],
     baseline: str,
-    read: Callable[[ResultGroup], tuple[Images, str]],
+    read: Callable[[ResultGroup], tuple[Scores, str]],
 ) -> dict[str, dict]:
     """The numbers of each group, by its title.
 
     The primary contrasts of all groups are corrected for their number together: several
-    comparisons may belong to one design. ``read`` gives the images of a group, and what of
-    them is missing (``images_of``).
+    comparisons may belong to one design. ``read`` gives the image scores of a group, and
+    what of them is missing (``scores_of_runs``).
     """
     tests = sum(len(group.primary()) for group in groups.values())
     numbers = {
@@ -54,15 +54,15 @@ def numbers_of_all(
 def numbers_of(
     group: ResultGroup,
     baseline: str,
-    images: Images | None = None,
+    scores: Scores | None = None,
     note: str = '',
     tests: int = 1,
 ) -> dict:
     """Everything that a report says of a group but for its verdicts.
 
     A run that diverged counts as one that found nothing: each of its metrics is 0.
-    ``images`` and ``note`` are what ``images_of`` gives; ``tests`` is the number of primary
-    contrasts that are corrected together. The baseline need not be there.
+    ``scores`` and ``note`` are what ``scores_of_runs`` gives; ``tests`` is the number of
+    primary contrasts that are corrected together. The baseline need not be there.
     """
     norms = sorted(group.norms, key=lambda norm: norm != baseline)
     of_norm = {norm: group.of(norm) for norm in norms}
@@ -74,14 +74,14 @@ def numbers_of(
         if any(run.number(next(iter(table))) is not None for run in group.runs)
     ]
     values = {metric: _values(group, norms, metric) for metric in metrics}
-    images = images or {}
+    scores = scores or {}
 
     def difference(norm: str, metric: str, base: str, tests: int = 1) -> dict | None:
         of_metric = values.get(metric, {})
         found = compare(of_metric.get(base, []), of_metric.get(norm, []), tests)
         if found is not None and metric in SCORED:
             kind = SCORED[metric]
-            sides = [_scored(images, group, side, kind) for side in (base, norm)]
+            sides = [_scored(scores, group, side, kind) for side in (base, norm)]
             found['over_images'] = over_images(found['difference'], *sides)
         return found
 
@@ -120,7 +120,7 @@ def numbers_of(
                 'diverged': group.diverged(norm),
                 'metrics': {m: spread(values[m][norm]) for m in metrics},
                 'costs': {c: spread(_known(runs.values(), c)) for c in COSTS},
-                'errors': _errors(images, norm),
+                'errors': _errors(scores, norm),
                 'curves': _curves(list(runs.values())),
             }
             for norm, runs in of_norm.items()
@@ -130,7 +130,7 @@ def numbers_of(
             {key: run.record.get(key) for key in ('norm', 'seed', 'status', 'error')}
             for run in group.broken
         ],
-        'images': note,
+        'missing_scores': note,
     }
 
 
@@ -149,9 +149,9 @@ def _values(
     return values
 
 
-def _scored(images: Images, group: ResultGroup, norm: str, kind: str) -> list[Mapping]:
+def _scored(scores: Scores, group: ResultGroup, norm: str, kind: str) -> list[Mapping]:
     """The scores of a norm's runs, 0 for one that diverged; none if one is unknown."""
-    found = [images.get((norm, seed), {}).get(kind) for seed in group.of(norm)]
+    found = [scores.get((norm, seed), {}).get(kind) for seed in group.of(norm)]
     known = [scores for scores in found if scores is not None]
     if len(known) < len(found):
         return []
@@ -188,9 +188,9 @@ def exploratory(
                 yield norm, metric, found
 
 
-def _errors(images: Images, norm: str) -> dict[str, dict]:
+def _errors(scores: Scores, norm: str) -> dict[str, dict]:
     """What each kind of error costs, over seeds: by box or mask, and kind of error."""
-    scores = [of_run for (of, _), of_run in images.items() if of == norm]
+    scores = [of_run for (of, _), of_run in scores.items() if of == norm]
     return {
         kind: {
             error: spread([of_run[kind]['errors'][error] for of_run in scores])

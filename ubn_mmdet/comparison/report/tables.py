@@ -75,7 +75,7 @@ def notes(numbers: Mapping) -> list[str]:
             f'The seeds of {", ".join(numbers["replanned"])} were changed after runs had '
             'ended. The probabilities do not account for that.'
         )
-    return [*filter(None, [_broken(numbers), replanned, numbers['images']])]
+    return [*filter(None, [_broken(numbers), replanned, numbers['missing_scores']])]
 
 
 def _broken(numbers: Mapping) -> str:

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ...files import write_whole
-from ..images import images_of
+from ..image_scores import scores_of_runs
 from ..results import ResultGroup, read_groups, slugs, titles
 from . import figures
 from .numbers import numbers_of_all
@@ -44,7 +44,7 @@ def write_report(
         results: Results files.
         out: The folder, made if need be.
         baseline: The norm that the others are compared with.
-        annotations: See ``images_of``.
+        annotations: See ``scores_of_runs``.
         work_dir: See ``read_groups``.
         say: Called with a line before each long step.
 
@@ -55,7 +55,7 @@ def write_report(
     groups = read_groups(results, work_dir)
     named = dict(zip(titles(groups), groups, strict=True))
     numbers = numbers_of_all(
-        named, baseline, lambda group: images_of(group, annotations, say)
+        named, baseline, lambda group: scores_of_runs(group, annotations, say)
     )
     write_whole(out / 'report.json', json.dumps(numbers, indent=1).encode() + b'\n')
     drawn = draw_all(named, numbers, baseline)

@@ -153,7 +153,7 @@ def check_norms(
 
     def side(name: str) -> Side:
         cfg = resolve(comparison, first[name], folder)
-        # A run of a comparison looks at its loss anyway (hooks.FiniteLossHook).
+        # Preflight knows this hook alone; a run of a comparison has FiniteLossHook.
         looks = {'type': 'CheckInvalidLossHook'}
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), looks]
         try:

@@ -7,7 +7,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...ops.tensors import refuse_forward_mode
 from .stage import Layer
 from .statistics import Batch, BatchStatistics, State, count_batch, move
 
@@ -36,7 +35,6 @@ class QuadraticStatistics(BatchStatistics):
         square, pivot = self.square(layer, batch), self.pivot(layer, batch)
         if state is None:
             return pivot, torch.rsqrt(square + layer.eps)
-        refuse_forward_mode(square, 'whose gradient is an average over batches')
         averages = self.averages(layer, square.detach(), state)
         of_batch = batch.count, batch.group
         return pivot, _ScaleWithGradient.apply(square, *averages, *of_batch)

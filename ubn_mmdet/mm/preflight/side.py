@@ -23,9 +23,9 @@ from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.utils._pytree import tree_leaves
 
+from ...layers.pipeline import PipelineNorm
 from ...layers.stages.affine import AUTHORS_GATE
 from ..config_nodes import all_nodes, pretrained_in, type_name
-from ..members import is_ours
 from ..start_hooks import pretrained_modules
 
 IMAGES, SIZE = 2, 128  # generated ones, and their pixels
@@ -84,9 +84,9 @@ class Side:
             settings.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
         for node in all_nodes(settings):
             for weights in pretrained_in(node.get('init_cfg')):
-                if self._is_absent(weights['checkpoint']):
+                if self._note_if_absent(weights['checkpoint']):
                     node.init_cfg = None
-        if self.load_from and self._is_absent(self.load_from):
+        if self.load_from and self._note_if_absent(self.load_from):
             self.load_from = None
         init_default_scope(self.scope)
         set_random_seed(0)
@@ -117,7 +117,7 @@ class Side:
         named = self.model.named_parameters()
         return {n: rates[id(p)] for n, p in named if p.requires_grad and id(p) in rates}
 
-    def _is_absent(self, path: str) -> bool:
+    def _note_if_absent(self, path: str) -> bool:
         if not Path(path).is_file():
             self.absent.append(path)
         return path in self.absent
@@ -150,7 +150,7 @@ class Side:
 
     def merges(self, layer: Any, world: int) -> int:
         """How many processes' batches are normalised together."""
-        if is_ours(layer):
+        if isinstance(layer, PipelineNorm):
             return layer.merged_ranks(world)
         is_merged = isinstance(layer, SyncBatchNorm) or self.cfg.get('sync_bn')
         return world if is_merged else 1

@@ -70,7 +70,7 @@ def dense(x: Tensor) -> Tensor:
 def rows(coefficient: Tensor | None, absent: Tensor) -> Tensor:
     """``(N, C)`` with the channels side by side; the rows may be one and the same.
 
-    What there is not is not read either: any tensor stands for it.
+    An absent coefficient is never loaded, so any tensor can stand in its place.
     """
     if coefficient is None:
         return absent

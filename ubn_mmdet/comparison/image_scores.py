@@ -37,7 +37,7 @@ HALVES = 300
 TOLERANCE = 0.001
 
 
-class ImagesError(ValueError):
+class ScoringError(ValueError):
     """Predictions cannot be scored; the message is a sentence for the report."""
 
 
@@ -65,12 +65,12 @@ def score(
         the ``halves``, and for each of the ``errors`` what it costs in AP50.
 
     Raises:
-        ImagesError: If hotcoco is not installed, or refuses the predictions.
+        ScoringError: If hotcoco is not installed, or refuses the predictions.
     """
     try:
         import hotcoco
     except ModuleNotFoundError:
-        raise ImagesError('hotcoco is not installed: `pip install hotcoco`.') from None
+        raise ScoringError('hotcoco is not installed: `pip install hotcoco`.') from None
     truth = hotcoco.COCO(annotations)
     slices = random_halves(truth.get_img_ids(), halves)
     found = {}
@@ -84,7 +84,7 @@ def score(
         try:
             loaded = truth.load_res([{k: p[k] for k in keys} for p in predictions])
         except (KeyError, ValueError, RuntimeError) as error:
-            raise ImagesError(
+            raise ScoringError(
                 f'hotcoco cannot read the predictions: {error}.'
             ) from None
         evaluation = hotcoco.COCOeval(truth, loaded, kind)
@@ -121,7 +121,7 @@ def over_images(
     return difference - margin, difference + margin
 
 
-def images_of(
+def scores_of_runs(
     group: ResultGroup,
     annotations: Path | None = None,
     say: Callable[[str], None] = print,
@@ -151,7 +151,7 @@ def images_of(
             say(f'scoring the predictions of {run.norm}, seed {run.seed}')
             try:
                 kept[name] = _score(run, annotations)
-            except ImagesError as error:
+            except ScoringError as error:
                 problem = problem or f'{run.norm}, seed {run.seed}: {error}'
                 continue
             write_whole(files[run.source], json.dumps(kept).encode())
@@ -167,19 +167,19 @@ def _score(run: Result, annotations: Path | None) -> dict:
     try:
         predictions = read_predictions(path)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ImagesError(f'{path.name} is damaged: {error}.') from None
+        raise ScoringError(f'{path.name} is damaged: {error}.') from None
     truth = annotations
     if specification := read_json(path.with_name(SPECIFICATION)):
         own = Path(specification['folder']['root']) / annotation_file('val')
         truth = own if own.is_file() else annotations
     if truth is None or not truth.is_file():
-        raise ImagesError(
+        raise ScoringError(
             'the annotations of the validation images are not available '
             '(`--annotations` names them).'
         )
     found = score(json.loads(truth.read_bytes()), predictions)
     if other := _other_ap(run, found):
-        raise ImagesError(
+        raise ScoringError(
             f'{other}: these are not the annotations that it was evaluated on.'
         )
     return found

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from helpers.results import predictions, result, squares, write_results
 
-from ubn_mmdet.comparison.images import (
-    ImagesError,
-    images_of,
+from ubn_mmdet.comparison.image_scores import (
+    ScoringError,
     over_images,
     random_halves,
     score,
+    scores_of_runs,
 )
 from ubn_mmdet.comparison.predictions import coco_metrics, write_predictions
 from ubn_mmdet.comparison.results import read_groups
@@ -153,7 +153,7 @@ def test_intervals_by_hand():
 
 
 def test_what_is_no_prediction_is_refused():
-    with pytest.raises(ImagesError, match="cannot read the predictions: 'score'"):
+    with pytest.raises(ScoringError, match="cannot read the predictions: 'score'"):
         score(TRUTH, [{'image_id': 1, 'category_id': 1, 'bbox': [0, 0, 1, 1]}])
 
 
@@ -176,11 +176,11 @@ def add_run(folder, norm, seed, error, **changes):
     write_results(path, [*map(json.loads, known), line])
 
 
-def images_in(folder, annotations=True):
+def scores_in(folder, annotations=True):
     said = []
     path = folder / 'instances_val.json' if annotations else None
     (group,) = read_groups([folder / 'results.jsonl'])
-    found, note = images_of(group, path, said.append)
+    found, note = scores_of_runs(group, path, said.append)
     return found, note, said
 
 
@@ -194,18 +194,18 @@ def two_norms(tmp_path):
 
 
 def test_runs_are_scored_and_kept_for_when_predictions_are_gone(two_norms):
-    found, note, said = images_in(two_norms)
+    found, note, said = scores_in(two_norms)
     assert said[0] == 'scoring the predictions of BN, seed 0' and len(said) == 4
     assert found.keys() == {('BN', 0), ('BN', 1), ('UBN', 0), ('UBN', 1)} and not note
     # One by one: none counts for what is missing of another.
     shutil.rmtree(two_norms / 'BN-0')
-    assert images_in(two_norms) == (found, '', [])
+    assert scores_in(two_norms) == (found, '', [])
     for name in ('BN-1', 'UBN-0', 'UBN-1'):
         shutil.rmtree(two_norms / name)
-    assert images_in(two_norms, annotations=False) == (found, '', [])
+    assert scores_in(two_norms, annotations=False) == (found, '', [])
     # Runs that are added elsewhere come to it.
     add_run(two_norms, 'BNET', 0, 0.05)
-    more, _, said = images_in(two_norms)
+    more, _, said = scores_in(two_norms)
     assert said == ['scoring the predictions of BNET, seed 0']
     assert more.pop(('BNET', 0)) and more == found
 
@@ -216,30 +216,30 @@ def test_runs_of_several_files_are_kept_beside_their_own(tmp_path):
         folder.mkdir()
         (folder / 'instances_val.json').write_text(json.dumps(FEW))
         add_run(folder, norm, 0, 0.1)
-        images_in(folder)
+        scores_in(folder)
         shutil.rmtree(folder / f'{norm}-0')
     (group,) = read_groups([folder / 'results.jsonl' for folder in folders])
-    found, note = images_of(group, None, print)
+    found, note = scores_of_runs(group, None, print)
     assert found.keys() == {('BN', 0), ('UBN', 0)} and not note
 
 
 def test_what_is_kept_of_a_run_that_was_repeated_does_not_count(two_norms):
-    images_in(two_norms)
+    scores_in(two_norms)
     add_run(two_norms, 'UBN', 1, 0.05, config_hash='another')
     shutil.rmtree(two_norms / 'UBN-1')
-    found, note, _ = images_in(two_norms)
+    found, note, _ = scores_in(two_norms)
     assert ('UBN', 1) not in found
     assert note == 'The predictions of 3 of 4 runs are available.'
 
 
 def test_nor_does_what_is_kept_of_a_run_on_another_device(two_norms):
-    images_in(two_norms)
+    scores_in(two_norms)
     path = two_norms / 'results.jsonl'
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[-1]['bbox_mAP'] -= 0.1
     write_results(path, lines)
     shutil.rmtree(two_norms / 'UBN-1')
-    assert ('UBN', 1) not in images_in(two_norms)[0]
+    assert ('UBN', 1) not in scores_in(two_norms)[0]
 
 
 def test_one_image_says_nothing_of_others():
@@ -248,34 +248,34 @@ def test_one_image_says_nothing_of_others():
 
 
 def test_the_runs_folder_says_where_the_annotations_are(two_norms):
-    _, note, _ = images_in(two_norms, annotations=False)
+    _, note, _ = scores_in(two_norms, annotations=False)
     assert note.startswith('BN, seed 0: the annotations') and 'not available' in note
     specification = {'folder': {'root': str(two_norms)}}
     for name in ('BN-0', 'BN-1', 'UBN-0', 'UBN-1'):
         (two_norms / name / 'run.json').write_text(json.dumps(specification))
-    assert len(images_in(two_norms, annotations=False)[0]) == 4
+    assert len(scores_in(two_norms, annotations=False)[0]) == 4
 
 
 def test_other_annotations_are_noticed(two_norms):
     fewer = {**FEW, 'annotations': FEW['annotations'][::2]}
     (two_norms / 'instances_val.json').write_text(json.dumps(fewer))
-    found, note, _ = images_in(two_norms)
+    found, note, _ = scores_in(two_norms)
     assert not found and note.startswith('BN, seed 0: ')
     assert 'these are not the annotations' in note
 
 
 def test_broken_predictions_are_named(two_norms):
     (two_norms / 'UBN-1/predictions.json.gz').write_text('broken')
-    found, note, _ = images_in(two_norms)
+    found, note, _ = scores_in(two_norms)
     assert 'UBN, seed 1: predictions.json.gz is damaged' in note and len(found) == 3
 
 
 def test_without_hotcoco_the_report_says_so(two_norms, monkeypatch):
     monkeypatch.setitem(sys.modules, 'hotcoco', None)
-    assert 'pip install hotcoco' in images_in(two_norms)[1]
+    assert 'pip install hotcoco' in scores_in(two_norms)[1]
 
 
 def test_classifiers_have_none(tmp_path):
     line = {k: v for k, v in result('BN', 0, 0.1).items() if 'mAP' not in k}
     write_results(tmp_path / 'results.jsonl', [line | {'accuracy_top1': 20.0}])
-    assert images_in(tmp_path, annotations=False) == ({}, '', [])
+    assert scores_in(tmp_path, annotations=False) == ({}, '', [])
