@@ -1,7 +1,7 @@
 """Hooks that look at norm layers in training, and what some of the layers want there."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -101,7 +101,7 @@ class UBNGuardHook(Hook):
             self._calls[name] += 1
 
 
-def report(layers: dict[str, nn.Module]) -> str:
+def report(layers: Mapping[str, nn.Module]) -> str:
     """How many of our layers, by name, each component has, and how many are in training."""
     total: Counter[str] = Counter()
     training: Counter[str] = Counter()

@@ -190,14 +190,14 @@ def exploratory(
 
 def _errors(scores: Scores, norm: str) -> dict[str, dict]:
     """What each kind of error costs, over seeds: by box or mask, and kind of error."""
-    scores = [of_run for (of, _), of_run in scores.items() if of == norm]
+    runs = [of_run for (of, _), of_run in scores.items() if of == norm]
     return {
         kind: {
-            error: spread([of_run[kind]['errors'][error] for of_run in scores])
+            error: spread([of_run[kind]['errors'][error] for of_run in runs])
             for error in ERRORS
         }
         for kind in ('bbox', 'segm')
-        if scores and all(kind in of_run for of_run in scores)
+        if runs and all(kind in of_run for of_run in runs)
     }
 
 
