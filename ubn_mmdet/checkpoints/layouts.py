@@ -76,7 +76,7 @@ def to_batchnorm(state: StateDict, stages: Stages) -> StateDict:
 
     def convert(norm: StateDict) -> StateDict:
         stages.affine.upgrade(norm, '')  # the file may be an old one
-        folded = stages.fold(norm)
+        folded = stages.as_batchnorm(norm)
         if 'spatial_weight' in folded:
             raise ValueError('spatial_weight is not zero off the centre')
         return folded

@@ -66,7 +66,7 @@ def evaluation_of(norm: _BatchNorm) -> Evaluation:
     state.setdefault('weight', torch.ones_like(state['running_var']))
     state.setdefault('bias', torch.zeros_like(state['running_var']))
     if isinstance(norm, PipelineNorm):
-        state = norm.stages.fold(state)
+        state = norm.stages.as_batchnorm(state)
     scale = torch.rsqrt(state['running_var'] + norm.eps)
     shift = -scale * state['running_mean']
     weight, bias = state['weight'], state['bias']

@@ -67,7 +67,7 @@ class Stages:
         of_samples = self.equalizing, self.centering, self.scaling
         return any(stage is not None for stage in of_samples)
 
-    def fold(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def as_batchnorm(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A layer's state as that of the BatchNorm that it is in evaluation.
 
         A kernel that has neighbours stays, in ``spatial_weight``. Stages without tensors
@@ -83,7 +83,7 @@ class Stages:
         for stage in reversed(list(self)):
             names = [entry.name for entry in stage.entries()]
             if not names or any(name in state for name in names):
-                stage.fold(state, self.affine.bias_is_scaled)
+                stage.merge_into_batchnorm(state, self.affine.bias_is_scaled)
         return state
 
 
@@ -277,6 +277,7 @@ class PipelineNorm(Base):
             batch = whole_batch(passes, centred, var, summary, group)
             state = None
             if self._tracks:
+                # Moves the running statistics; not again where a forward is repeated.
                 advance = partial(stages.statistics.advance, self)
                 state = self._calls.once(advance, batch, self.eps)
             mu, inv_std = stages.statistics.normalizer(self, batch, state)

@@ -43,7 +43,9 @@ class Centering(Stage):
         """``centering_weight``, ``(C,)``: ``w_m``."""
         return (Entry('centering_weight', neutral=0.0),)
 
-    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+    def merge_into_batchnorm(
+        self, state: dict[str, Tensor], bias_is_scaled: bool
+    ) -> None:
         """Nothing is left of a weight of zero."""
         if state.pop('centering_weight').any():
             raise ValueError('centering_weight is not zero')
@@ -73,7 +75,9 @@ class NormalizedScaling(Stage):
         source = raw if self.is_raw else pooled
         return self._gate(layer.scaling_weight * source + layer.scaling_bias)
 
-    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+    def merge_into_batchnorm(
+        self, state: dict[str, Tensor], bias_is_scaled: bool
+    ) -> None:
         """A gate that does not depend on the input is a factor."""
         if state.pop('scaling_weight').any():
             raise ValueError('scaling_weight is not zero')
@@ -208,7 +212,9 @@ class DepthwiseAffine(ChannelAffine):
             _centre(kernel).zero_()
             state[spatial] = kernel
 
-    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+    def merge_into_batchnorm(
+        self, state: dict[str, Tensor], bias_is_scaled: bool
+    ) -> None:
         """A kernel that has its centre tap alone is a channel weight; others stay."""
         kernel = state['spatial_weight'].clone()
         _centre(kernel).zero_()

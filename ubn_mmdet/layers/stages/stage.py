@@ -70,7 +70,9 @@ class Stage:
         """The tensors that the stage wants, beside those of BatchNorm."""
         return ()
 
-    def fold(self, state: dict[str, Tensor], bias_is_scaled: bool) -> None:
+    def merge_into_batchnorm(
+        self, state: dict[str, Tensor], bias_is_scaled: bool
+    ) -> None:
         """Turn the stage's tensors into BatchNorm's, as they act in evaluation, in place.
 
         Args:
