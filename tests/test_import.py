@@ -25,6 +25,28 @@ def test_the_layer_needs_pytorch_alone(tmp_path):
     assert output == 'torch.Size([2, 4, 3, 3])\n'
 
 
+def test_pytorch_alone_does_not_replace_the_layer_either(tmp_path):
+    output = run(
+        '-W',
+        'ignore',
+        '-c',
+        'import sys\n'
+        'sys.modules["mmengine"] = None\n'
+        'import torch\n'
+        'from torch.nn.utils.fusion import fuse_conv_bn_eval\n'
+        'from ubn_mmdet import UBN\n'
+        'model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), UBN(4)).eval()\n'
+        'model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)\n'
+        'print(type(model[1]).__name__)\n'
+        'try:\n'
+        '    fuse_conv_bn_eval(*model)\n'
+        'except RuntimeError as error:\n'
+        '    print(error)\n',
+        cwd=tmp_path,
+    )
+    assert output.startswith('UBN\nfuse_conv_bn_eval met 1 UBN layer')
+
+
 def test_every_member_of_the_family_can_be_imported():
     for member in FAMILY:
         assert getattr(ubn_mmdet, member.__name__) is member

@@ -44,6 +44,8 @@ for training in (True, False):
         results.append([y, *(p.grad for n, p in model.named_parameters()
                              if n in dict(before.named_parameters()))])
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-10)
+synced = timm.layers.convert_sync_batchnorm(after)
+assert {type(m) for m in synced.modules() if isinstance(m, _BatchNorm)} == {UBN}
 names = [name for name, _ in before.named_buffers()]
 torch.testing.assert_close([after.get_buffer(n) for n in names],
                            [before.get_buffer(n) for n in names])

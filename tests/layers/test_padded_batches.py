@@ -400,3 +400,55 @@ def test_a_convolution_may_get_its_input_by_name():
         found, want = convolution(input=x), convolution(x)
     torch.testing.assert_close(found, want, rtol=0, atol=0)
     assert not torch.equal(found, convolution(x))
+
+
+POOLING = {
+    'max': nn.MaxPool2d(3, 2, padding=1),
+    'max of whole windows': nn.MaxPool2d(5, 1, padding=2),
+    'average': nn.AvgPool2d(3, 2, padding=1),
+    'average without the border': nn.AvgPool2d(
+        3, 2, padding=1, count_include_pad=False
+    ),
+    'average of the last half': nn.AvgPool2d(2, 2, ceil_mode=True),
+    'sum': nn.AvgPool2d(3, 1, padding=1, divisor_override=1),
+    'global': nn.AdaptiveAvgPool2d(1),
+}
+
+
+@pytest.mark.parametrize('pooling', POOLING.values(), ids=POOLING)
+def test_pooling_takes_the_images_alone(pooling):
+    pooling = copy.deepcopy(pooling)
+    for _ in range(2):
+        hide_padding(pooling)
+    assert len(pooling._forward_hooks) == 1
+    xs = [x.sub(3).requires_grad_() for x in maps()]  # zeros would be the largest
+    expected = [pooling(x) for x in xs]
+    batch = stack([x.detach() for x in xs]).requires_grad_()
+    with padded_images(SIZES, PADDED):
+        y = pooling(batch)
+    found = [
+        row[None, :, : want.shape[2], : want.shape[3]]
+        for row, want in zip(y, expected, strict=True)
+    ]
+    torch.testing.assert_close(found, expected, **CLOSE)
+    grads = torch.autograd.grad(sum(part.square().sum() for part in found), batch)[0]
+    wanted = torch.autograd.grad(sum(part.square().sum() for part in expected), xs)
+    torch.testing.assert_close(parts(grads, xs), list(wanted), **CLOSE)
+
+
+def test_max_pooling_writes_zeros_where_there_is_no_image():
+    pooling = nn.MaxPool2d(1, 2)
+    hide_padding(pooling)
+    with padded_images(SIZES, PADDED):
+        y = pooling(stack(maps(), fill=7.0))
+    parts(y, maps([(-(-h // 2), -(-w // 2)) for h, w in SIZES]))
+
+
+def test_pooling_that_gives_indices_or_parts_of_a_map_is_left_alone():
+    x = stack(maps(), fill=7.0)
+    for pooling in (nn.MaxPool2d(2, return_indices=True), nn.MaxPool2d(2)):
+        want = pooling(x)
+        hide_padding(pooling)
+        with padded_images(SIZES, PADDED):
+            found = pooling(input=x) if isinstance(want, torch.Tensor) else pooling(x)
+        torch.testing.assert_close(found, want, rtol=0, atol=0)

@@ -113,3 +113,14 @@ def test_rates_and_decays_go_by_module():
 def test_another_optimizer_is_refused():
     with pytest.raises(ValueError, match="authors' SGD, got 'RMSprop'"):
         wrapper(nn.Sequential(paper()), type='RMSprop')
+
+
+@pytest.mark.parametrize('kind', ['SGD', torch.optim.SGD, 'torch.optim.SGD'])
+def test_sgd_may_have_any_of_its_names(kind):
+    groups = groups_of(*_named(kind))
+    assert groups['1.weight'][0] == pytest.approx(1e-3 * GATE**2)
+
+
+def _named(kind):
+    model = net(paper())
+    return model, wrapper(model, type=kind)

@@ -10,6 +10,8 @@ from mmdet.apis import DetInferencer, init_detector
 from mmdet.models import RetinaSepBNHead
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ubn_mmdet import UBN
@@ -62,6 +64,24 @@ def test_in_float64_with_a_feature_pyramid():
         x = detectors.image(2, (72, 88)).double()
         ours, theirs = model(x), before(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    [
+        'centernet/centernet_r18_8xb16-crop512-140e_coco',
+        'dino/dino-4scale_r50_8xb2-12e_coco',
+        'fast_rcnn/fast-rcnn_r50_fpn_1x_coco',
+    ],
+)
+def test_detectors_that_ask_for_more_than_an_image(name):
+    cfg = get_config(f'mmdet::{name}.py')
+    cfg.model.backbone.norm_cfg = detectors.KERNEL
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model).eval()
+    report = fold_detector(model)
+    assert len(report.folds) >= 20
 
 
 def test_what_has_learnt_to_depend_on_its_input_is_left_and_named():

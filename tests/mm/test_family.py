@@ -19,8 +19,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from ubn_mmdet.layers import BGN, FAMILY, L2BN, MABN, MBN, InitBN, JSNorm, PowerNorm
+from ubn_mmdet.layers.replacers import UBNReplacedError
 from ubn_mmdet.mm.members import asks_for_ours
-from ubn_mmdet.mm.replacers import UBNReplacedError
 
 GROUPS = 8
 SETTINGS = {BGN: {'num_groups': GROUPS}}

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.utils import fusion
 
 from ubn_mmdet import UBN
+from ubn_mmdet.layers.replacers import UBNReplacedError
 from ubn_mmdet.mm import guard
-from ubn_mmdet.mm.replacers import UBNReplacedError
 
 # Everything that the loaded modules and the patched classes hold, before the package is
 # imported and after its guard is gone.

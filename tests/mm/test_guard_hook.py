@@ -16,10 +16,10 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from ubn_mmdet import RBN, UBN
+from ubn_mmdet.layers.replacers import UBNReplacedError
 from ubn_mmdet.mm import hooks
 from ubn_mmdet.mm.hooks import UBNGuardHook, report, unheeded_norm_eval, unmerged
 from ubn_mmdet.mm.members import asks_for_ours
-from ubn_mmdet.mm.replacers import UBNReplacedError
 
 
 class TrainsOnNoise(nn.Module):

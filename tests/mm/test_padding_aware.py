@@ -58,9 +58,12 @@ def features(model, data):
     return seen[0], data['inputs'].shape[2:]
 
 
-def test_features_are_those_of_each_image_alone():
-    model = detector(divisor=128).eval()
-    plain = detector(aware=False, divisor=1).eval()
+# With convolutions and maximum pooling; with average pooling beside strided convolutions.
+@pytest.mark.parametrize('backbone', ['ResNet', 'ResNetV1d'])
+def test_features_are_those_of_each_image_alone(backbone):
+    settings = {'model.backbone.type': backbone}
+    model = detector(divisor=128, **settings).eval()
+    plain = detector(aware=False, divisor=1, **settings).eval()
     plain.load_state_dict(model.state_dict())
     data = batch()
     levels, padded = features(model, data)

@@ -20,7 +20,7 @@ from torch.ao.quantization import fuser_method_mappings
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ubn_mmdet import UBN, hide_padding
-from ubn_mmdet.mm.replacers import UBNReplacedError
+from ubn_mmdet.layers.replacers import UBNReplacedError
 
 DEMO = ROOT / 'configs/demo/retinanet_r18-scratch_fpn_ubn_6e_shapes.py'
 

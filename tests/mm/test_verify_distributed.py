@@ -6,7 +6,12 @@ from contextlib import closing
 import pytest
 from helpers.commands import ROOT, run
 
-from ubn_mmdet.mm.verify_distributed import first_differences, verify
+from ubn_mmdet.mm.verify_distributed import (
+    Case,
+    first_differences,
+    verify,
+    write_traces,
+)
 from ubn_mmdet.rank_processes import RankError
 
 TOOL = ROOT / 'tools/verify_distributed.py'
@@ -158,3 +163,17 @@ def test_local_statistics_of_batchnorm_end_the_tool_with_status_1(small):
 def test_what_cannot_be_compared_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         next(verify(DEMO, **settings))
+
+
+@pytest.mark.slow
+def test_heads_and_backbones_out_of_the_ordinary(tmp_path):
+    case = Case('even', (2,), [(64, 64)] * 2)
+    config = tmp_path / 'config.py'
+    base = 'cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py'
+    config.write_text(f"_base_ = 'mmdet::{base}'\n")
+    write_traces(None, tmp_path, config, None, [case])
+    assert list(tmp_path.glob('even*'))
+    base = 'tridentnet/tridentnet_r50-caffe_1x_coco.py'
+    config.write_text(f"_base_ = 'mmdet::{base}'\n")
+    with pytest.raises(ValueError, match='maps of 6 samples from 2 images'):
+        write_traces(None, tmp_path, config, None, [case])

@@ -1,5 +1,6 @@
 """Swaps the batch norms of any PyTorch model for members of the family."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from .checks import check_choice
 from .pipeline import PipelineNorm
+from .replacers import IN_TIMM
 
 FORWARDS = nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward
 # timm's, whose forward applies their children to the result.
@@ -76,6 +78,8 @@ def convert_batchnorm(
                 f'{name or "the module"} is a {type(layer).__name__}, whose forward may do '
                 'more than a BatchNorm; leave it out with skip='
             )
+    if 'timm' in sys.modules:
+        IN_TIMM.install()
     like = next(module.parameters(), None)  # for layers without any tensor
     converted = {id(layer): _convert(layer, kind, settings, like) for _, layer in found}
     for name, layer in found:

@@ -1,30 +1,52 @@
-"""Convolutions that do not see the padding of a batch (docs/compatibility.md)."""
+"""Convolutions and pooling that do not see a batch's padding (docs/compatibility.md)."""
 
-from torch import nn
+import math
+from typing import Any
+
+from torch import Tensor, nn
 
 from ..ops.padding import valid_part
+from ..ops.tensors import over_positions
+
+POOLING = nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d
 
 
 def hide_padding(model: nn.Module) -> None:
-    """Let the convolutions of a model find zeros where a batch is padded.
+    """Let convolutions and pooling of a model treat the padding of a batch as a border.
 
-    That is what they find beyond the border of an image that is not padded. Norm layers
-    of this package write zeros there anyway; pooling, and convolutions with a bias and no
-    norm after them, do not. Nothing changes except within
+    Convolutions find zeros there, as beyond the border of an image that is not padded, and
+    pooling takes the image alone. Norm layers of this package write zeros there anyway; a
+    convolution with a bias and no norm after it does not. Nothing changes except within
     :func:`~ubn_mmdet.padded_images`. A second call has no effect.
 
     Args:
-        model: All ``nn.Conv2d`` in it with a kernel larger than 1 x 1 get a hook.
+        model: All ``nn.Conv2d`` in it with a kernel larger than 1 x 1 get a hook, and all
+            ``nn.MaxPool2d``, ``nn.AvgPool2d`` and ``nn.AdaptiveAvgPool2d``. Of adaptive
+            pooling only that to 1 x 1 leaves padding out.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             if not hides_padding(module):
                 module.register_forward_pre_hook(_zero_padding, with_kwargs=True)
+        if isinstance(module, POOLING):
+            if _pool_image not in module._forward_hooks.values():
+                module.register_forward_hook(_pool_image)
 
 
 def hides_padding(model: nn.Module) -> bool:
     """Whether a convolution of ``model`` has the hook of :func:`hide_padding`."""
     return any(_zero_padding in m._forward_pre_hooks.values() for m in model.modules())
+
+
+def announces_padding(detector: nn.Module) -> bool:
+    """Whether its data preprocessor says what of a batch is padding (PaddingAware)."""
+    preprocessor = getattr(detector, 'data_preprocessor', None)
+    return getattr(preprocessor, 'announces_padding', False)
+
+
+def leaves_padding_out(model: nn.Module) -> bool:
+    """Whether a model, or a part of one, does not see the padding of its batches."""
+    return hides_padding(model) or any(map(announces_padding, model.modules()))
 
 
 def _zero_padding(module: nn.Module, args: tuple, named: dict) -> tuple | None:
@@ -38,3 +60,27 @@ def _zero_padding(module: nn.Module, args: tuple, named: dict) -> tuple | None:
     if args:
         return (valid.fill(x), *args[1:]), named
     return (), named | {first: valid.fill(x)}
+
+
+def _pool_image(module: Any, args: tuple, y: Any) -> Tensor | None:
+    """What pooling makes of the valid part alone, with zeros where there is none of it."""
+    # Not if the input has a name, or if MaxPool2d returns indices.
+    if not args or not isinstance(y, Tensor) or y.dim() != 4:
+        return None
+    x = args[0]
+    valid = valid_part(module, x)
+    if valid is None:
+        return None
+    if isinstance(module, nn.MaxPool2d):
+        y = module.forward(x.masked_fill(~valid.mask, -math.inf))
+        return y.masked_fill(y == -math.inf, 0)
+    y = module.forward(valid.fill(x))
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        if y.shape[2:] != (1, 1):
+            return y
+        return y * (x[0, 0].numel() / over_positions(valid.positions)).to(y.dtype)
+    counts_padding = module.count_include_pad and module.padding not in (0, (0, 0))
+    if counts_padding or module.divisor_override:  # beyond the border as well
+        return y
+    share = module.forward(valid.mask.to(y.dtype))  # of each window
+    return y / share.where(share > 0, 1)

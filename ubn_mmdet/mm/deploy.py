@@ -7,18 +7,21 @@ from typing import Any
 
 import torch
 from mmcv.cnn.bricks.wrappers import Conv2d
+from mmdet.models.detectors import TwoStageDetector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..deploy import FoldReport, fold
 from ..deploy.fold import CONVOLUTIONS
+from ..layers.padding import leaves_padding_out
 from .config_nodes import all_nodes
-from .members import leaves_padding_out
 
-SIZE = 128, 128  # divisible by the strides of feature pyramids
+# Divisible by the strides of feature pyramids, with more positions than a DETR's queries.
+SIZE = 256, 256
 
 
 def fold_detector(model: nn.Module, size: tuple[int, int] = SIZE) -> FoldReport:
@@ -66,8 +69,18 @@ def example(
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, *size, generator=generator).to(like)
     shapes = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
-    metainfo = {'img_id': 0, 'scale_factor': (1.0, 1.0), **dict.fromkeys(shapes, size)}
-    return image, DetDataSample(metainfo=metainfo)
+    metainfo = {
+        'img_id': 0,
+        'scale_factor': (1.0, 1.0),
+        'border': (0, size[0], 0, size[1]),  # for CenterNet
+        **dict.fromkeys(shapes, size),
+    }
+    sample = DetDataSample(metainfo=metainfo)
+    if isinstance(model, TwoStageDetector) and not model.with_rpn:
+        height, width = size
+        boxes = image.new_tensor([[0, 0, width, height]])
+        sample.proposals = InstanceData(bboxes=boxes)
+    return image, sample
 
 
 def fold_checkpoint(

@@ -13,10 +13,10 @@ from torch import nn
 
 from ..layers import MBN, second_forward
 from ..layers.pipeline import PipelineNorm
+from ..layers.replacers import UBNReplacedError, kinds
 from ..ops.recompute import is_in_backward
 from .condensation import has_gate
-from .members import asks_for_ours, kinds, unwrapped, whole_model
-from .replacers import UBNReplacedError
+from .members import asks_for_ours, unwrapped, whole_model
 
 
 @HOOKS.register_module()

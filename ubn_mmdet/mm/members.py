@@ -1,27 +1,13 @@
-"""A run's model, and which modules and configs are this package's norm layers."""
+"""A run's model, and which configs ask for this package's norm layers."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
-from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from ..layers.padding import hides_padding
 from ..layers.pipeline import PipelineNorm
 from .config_nodes import all_nodes
-
-
-def announces_padding(detector: nn.Module) -> bool:
-    """Whether its data preprocessor says what of a batch is padding (PaddingAware)."""
-    preprocessor = getattr(detector, 'data_preprocessor', None)
-    return getattr(preprocessor, 'announces_padding', False)
-
-
-def leaves_padding_out(model: nn.Module) -> bool:
-    """Whether a model, or a part of one, does not see the padding of its batches."""
-    return hides_padding(model) or any(map(announces_padding, model.modules()))
 
 
 def unwrapped(runner: Any) -> Any:
@@ -42,11 +28,6 @@ def whole_model(runner: Any, caller: object) -> Any:
             'parameters: remove the hook, or train with MMDistributedDataParallel'
         )
     return unwrapped(runner)
-
-
-def kinds(layers: Iterable[nn.Module]) -> str:
-    """The names of the layers' classes: ``'UBN'``, ``'RBN and UBN'``."""
-    return ' and '.join(sorted({type(layer).__name__ for layer in layers}))
 
 
 def asks_for_ours(config: object) -> bool:

@@ -5,11 +5,11 @@ from typing import Any
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
-from torch.optim import SGD
 
 from ..layers import UBN, InitBN
 from ..layers.pipeline import PipelineNorm
 from ..layers.stages.affine import AUTHORS_GATE
+from .config_nodes import type_name
 
 LR_MULT = 0.01
 SCALED = 'weight', 'spatial_weight', 'bias'  # what our form divides by the gate
@@ -127,7 +127,7 @@ class UBNOptimWrapperConstructor(NormOptimWrapperConstructor):
             and module.initial_spatial == 'kaiming'
         )
         if name in SCALED and has_authors_start:
-            if self.optimizer_cfg['type'] not in ('SGD', SGD):
+            if type_name(self.optimizer_cfg) != 'SGD':
                 raise ValueError(
                     "UBN with initial_spatial='kaiming' learns at the rates of its "
                     f"authors' SGD, got {self.optimizer_cfg['type']!r}: use SGD, or the "

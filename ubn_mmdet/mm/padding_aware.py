@@ -11,10 +11,9 @@ from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..layers.padding import hide_padding
+from ..layers.padding import announces_padding, hide_padding
 from ..layers.pipeline import PipelineNorm
 from ..ops.padding import padded_images
-from .members import announces_padding
 
 
 class PaddingAware(DetDataPreprocessor):

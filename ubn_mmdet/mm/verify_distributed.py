@@ -30,10 +30,10 @@ from torch.utils._pytree import tree_leaves
 from ..checkpoints.files import write_checkpoint
 from ..layers import UBN, hide_padding
 from ..layers.checks import check_count
+from ..layers.padding import announces_padding
 from ..ops.padding import padded_images
 from ..rank_processes import RankError, rank_processes
 from .config_nodes import read_config
-from .members import announces_padding
 
 STEPS = 2
 LIMIT = 1e-6  # of a relative difference
@@ -326,9 +326,26 @@ def _results(detector: Any, images: Tensor, sizes: list[Size]) -> list[Tensor]:
         announced = padded_images(sizes, images.shape[-2:])
     with announced:
         features = detector.extract_feat(images)
-        heads = (getattr(detector, name, None) for name in ('rpn_head', 'bbox_head'))
-        dense = [head(features) for head in heads if isinstance(head, BaseDenseHead)]
-    return [leaf for leaf in tree_leaves([features, dense]) if leaf is not None]
+        heads: Any = (
+            getattr(detector, name, None) for name in ('rpn_head', 'bbox_head')
+        )
+        dense = [head(features) for head in heads if _is_dense(head)]
+    results = [leaf for leaf in tree_leaves([features, dense]) if leaf is not None]
+    # A single one is for all images.
+    if other := {len(result) for result in results} - {len(images), 1}:
+        raise ValueError(
+            f'{type(detector).__name__} makes maps of {other.pop()} samples from '
+            f'{len(images)} images: its ranks cannot be compared image by image'
+        )
+    return results
+
+
+def _is_dense(head: object) -> bool:
+    """Whether it is a dense head that makes its outputs in ``forward``."""
+    return (
+        isinstance(head, BaseDenseHead)
+        and type(head).forward is not BaseDenseHead.forward
+    )
 
 
 def _loss(results: list[Tensor], part: slice, total: int) -> Tensor:

@@ -6,16 +6,22 @@ folds it into a convolution refuses layers of ours that it would fold wrongly, b
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import nn
 
-from ..layers.pipeline import PipelineNorm
-from .members import kinds, leaves_padding_out
+from ..patching import Patches
+from .padding import leaves_padding_out
+from .pipeline import PipelineNorm
 
 
 class UBNReplacedError(RuntimeError):
     """Layers of ours would be, or have been, replaced by something else."""
+
+
+def kinds(layers: Iterable[nn.Module]) -> str:
+    """The names of the layers' classes: ``'UBN'``, ``'RBN and UBN'``."""
+    return ' and '.join(sorted({type(layer).__name__ for layer in layers}))
 
 
 def refusing(original: Callable) -> Callable:
@@ -74,31 +80,21 @@ def leaving_ours(original: Callable) -> Callable:
 
 # Each function where it is defined. Those that see a whole model find out whether it leaves
 # padding out. torch.ao.quantization looks up fuse_conv_bn_eval in this module, too.
-REPLACERS = (
-    (
-        'torch.nn.modules.batchnorm',
-        'SyncBatchNorm.convert_sync_batchnorm',
-        leaving_ours,
-    ),
-    ('torch.nn.utils.fusion', 'fuse_conv_bn_eval', refusing),
-    ('torch.nn.utils.fusion', 'fuse_linear_bn_eval', refusing),
-    ('mmengine.model.utils', 'convert_sync_batchnorm', leaving_ours),
-    (
-        'mmengine.model.efficient_conv_bn_eval',
-        'turn_on_efficient_conv_bn_eval',
-        refusing,
-    ),
-    (
-        'mmengine.model.efficient_conv_bn_eval',
-        'efficient_conv_bn_eval_graph_transform',
-        refusing,
-    ),
-    (
-        'mmengine.model.efficient_conv_bn_eval',
-        'efficient_conv_bn_eval_forward',
-        refusing,
-    ),
-    ('mmcv.cnn.bricks.conv_module', 'efficient_conv_bn_eval_forward', refusing),
-    ('mmcv.cnn.utils.fuse_conv_bn', 'fuse_conv_bn', refusing),
-    ('mmcv.cnn.utils.fuse_conv_bn', '_fuse_conv_bn', refusing),
+IN_PYTORCH = Patches(
+    [
+        (
+            'torch.nn.modules.batchnorm',
+            'SyncBatchNorm.convert_sync_batchnorm',
+            leaving_ours,
+        ),
+        ('torch.nn.utils.fusion', 'fuse_conv_bn_eval', refusing),
+        ('torch.nn.utils.fusion', 'fuse_linear_bn_eval', refusing),
+    ]
+)
+# Installed when a model of timm's is converted, as it imports timm.
+IN_TIMM = Patches(
+    [
+        ('timm.layers.norm_act', 'convert_sync_batchnorm', leaving_ours),
+        ('timm.layers.split_batchnorm', 'convert_splitbn_model', leaving_ours),
+    ]
 )

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from ubn_mmdet.mm import guard
+from ubn_mmdet.patching import Patches
 
 
 def louder(original):
@@ -56,13 +56,12 @@ def home(monkeypatch):
 
 
 @pytest.fixture
-def patches(home, monkeypatch):
-    """The guard, as if it wrapped what is above and nothing else."""
-    monkeypatch.setattr(guard, '_installed', [])
-    monkeypatch.setattr(guard, 'PATCHES', [('some_home', p, louder) for p in PATHS])
-    guard.install()
-    yield guard
-    guard.uninstall()
+def patches(home):
+    """What is above, wrapped."""
+    patches = Patches(('some_home', path, louder) for path in PATHS)
+    patches.install()
+    yield patches
+    patches.uninstall()
 
 
 def test_each_kind_of_function_stays_what_it_is(patches, home):
@@ -110,13 +109,11 @@ def test_what_others_put_there_since_stays(patches, home, monkeypatch):
     assert Speaker.of_class() == 'Speaker'
 
 
-def test_what_is_not_there_is_passed_over(patches, home, monkeypatch):
+def test_what_is_not_there_is_passed_over(home):
     paths = 'other', 'Speaker.other', 'Other.of_class'
     absent = [('no_such_home', 'speak'), *(('some_home', path) for path in paths)]
-    patches.uninstall()
-    monkeypatch.setattr(guard, 'PATCHES', [(*place, louder) for place in absent])
     before = dict(vars(home))
-    patches.install()
+    Patches((*place, louder) for place in absent).install()
     assert dict(vars(home)) == before
 
 
