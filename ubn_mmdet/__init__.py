@@ -9,7 +9,6 @@ from importlib.util import find_spec
 
 from . import layers
 from .layers import *  # noqa: F403
-from .layers.replacers import IN_PYTORCH
 from .mm.toolbox import mmengine_problem
 from .ops.padding import padded_images
 from .ops.passes import choose_passes, reference_passes
@@ -29,5 +28,5 @@ def _register() -> None:
     from .mm import register  # noqa: F401
 
 
-IN_PYTORCH.install()  # mm/guard.py says what for
+layers.replacers.install()
 _register()

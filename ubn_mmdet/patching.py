@@ -23,9 +23,14 @@ class Patches:
         self.patches = tuple(patches)
         self._installed: list[_Swap] = []
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether they are wrapped."""
+        return bool(self._installed)
+
     def install(self) -> None:
         """Wrap them. A second call has no effect."""
-        if not self._installed:
+        if not self.is_installed:
             found = map(_prepare, self.patches)
             self._installed = [swap for swap in found if swap is not None]
             _swap(self._installed)

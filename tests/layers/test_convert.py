@@ -191,6 +191,12 @@ def test_a_subclass_with_its_own_forward_is_refused_and_nothing_replaced():
     assert isinstance(model[0], UBN)
 
 
+def test_a_parametrized_layer_is_refused():
+    layer = nn.utils.parametrizations.weight_norm(nn.BatchNorm2d(4), dim=None)
+    with pytest.raises(ValueError, match='is a ParametrizedBatchNorm2d'):
+        convert_batchnorm(layer)
+
+
 class SyncBatchNormOfAnyShape(nn.SyncBatchNorm):
     """A subclass in the manner of MMEngine's: its forward is PyTorch's."""
 

@@ -44,8 +44,9 @@ for training in (True, False):
         results.append([y, *(p.grad for n, p in model.named_parameters()
                              if n in dict(before.named_parameters()))])
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-10)
-synced = timm.layers.convert_sync_batchnorm(after)
-assert {type(m) for m in synced.modules() if isinstance(m, _BatchNorm)} == {UBN}
+for replaced in (timm.layers.convert_sync_batchnorm(copy.deepcopy(after)),
+                 timm.layers.convert_splitbn_model(copy.deepcopy(after))):
+    assert {type(m) for m in replaced.modules() if isinstance(m, _BatchNorm)} == {UBN}
 names = [name for name, _ in before.named_buffers()]
 torch.testing.assert_close([after.get_buffer(n) for n in names],
                            [before.get_buffer(n) for n in names])

@@ -436,6 +436,16 @@ def test_pooling_takes_the_images_alone(pooling):
     torch.testing.assert_close(parts(grads, xs), list(wanted), **CLOSE)
 
 
+@pytest.mark.parametrize('pooling', [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2)])
+def test_pooling_keeps_the_memory_format(pooling):
+    pooling = copy.deepcopy(pooling)
+    hide_padding(pooling)
+    x = stack(maps(), fill=7.0).contiguous(memory_format=torch.channels_last)
+    with padded_images(SIZES, PADDED):
+        y = pooling(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_max_pooling_writes_zeros_where_there_is_no_image():
     pooling = nn.MaxPool2d(1, 2)
     hide_padding(pooling)
@@ -444,7 +454,7 @@ def test_max_pooling_writes_zeros_where_there_is_no_image():
     parts(y, maps([(-(-h // 2), -(-w // 2)) for h, w in SIZES]))
 
 
-def test_pooling_that_gives_indices_or_parts_of_a_map_is_left_alone():
+def test_pooling_that_gives_indices_or_gets_a_named_input_is_left_alone():
     x = stack(maps(), fill=7.0)
     for pooling in (nn.MaxPool2d(2, return_indices=True), nn.MaxPool2d(2)):
         want = pooling(x)

@@ -1,6 +1,5 @@
 """Swaps the batch norms of any PyTorch model for members of the family."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +7,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized
 
+from . import replacers
 from .checks import check_choice
 from .pipeline import PipelineNorm
-from .replacers import IN_TIMM
 
 FORWARDS = nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward
 # timm's, whose forward applies their children to the result.
@@ -28,8 +28,9 @@ def convert_batchnorm(
 ) -> nn.Module:
     """Replace every BatchNorm2d and SyncBatchNorm of a model, in place.
 
-    Subclasses that leave ``forward`` alone count as what they are derived from. timm's
-    ``BatchNormAct2d`` is replaced, too: the new layer has the same activation.
+    Subclasses that leave ``forward`` alone count as what they are derived from, and those
+    of ``_BatchNorm`` as 2D. timm's ``BatchNormAct2d`` is replaced, too: the new layer has
+    the same activation.
 
     A converted model computes what it computed before: each new layer takes over the very
     parameters and buffers, ``eps``, ``momentum`` and the training flag, and its stages do
@@ -54,8 +55,8 @@ def convert_batchnorm(
 
     Raises:
         ValueError: For an unknown ``norm``, a lazy layer before its first input, or another
-            subclass with a ``forward`` of its own, which would be lost. Nothing is replaced
-            then.
+            subclass with a ``forward`` of its own or a parametrization, which would be
+            lost. Nothing is replaced then.
     """
     kind = _member(norm)
     places = [  # all of them: a layer may have several
@@ -73,13 +74,14 @@ def convert_batchnorm(
                 f'{name or "the module"} is a {type(layer).__name__} that has not seen any '
                 'input: run the model once, then convert it'
             )
-        if type(layer).forward not in FORWARDS and not _applies_children(layer):
+        has_own_forward = type(layer).forward not in FORWARDS
+        if is_parametrized(layer) or has_own_forward and not _applies_children(layer):
             raise ValueError(
-                f'{name or "the module"} is a {type(layer).__name__}, whose forward may do '
-                'more than a BatchNorm; leave it out with skip='
+                f'{name or "the module"} is a {type(layer).__name__}, which may do more '
+                'than a BatchNorm; leave it out with skip='
             )
-    if 'timm' in sys.modules:
-        IN_TIMM.install()
+    if replacers.IN_PYTORCH.is_installed:
+        replacers.install()  # timm may have been loaded since
     like = next(module.parameters(), None)  # for layers without any tensor
     converted = {id(layer): _convert(layer, kind, settings, like) for _, layer in found}
     for name, layer in found:

@@ -1,6 +1,7 @@
 """Convolutions and pooling that do not see a batch's padding (docs/compatibility.md)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from ..ops.padding import valid_part
 from ..ops.tensors import over_positions
 
-POOLING = nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d
+AVERAGES = nn.AvgPool2d, nn.AdaptiveAvgPool2d  # subclasses may pad by themselves
 
 
 def hide_padding(model: nn.Module) -> None:
@@ -28,14 +29,18 @@ def hide_padding(model: nn.Module) -> None:
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             if not hides_padding(module):
                 module.register_forward_pre_hook(_zero_padding, with_kwargs=True)
-        if isinstance(module, POOLING):
+        if isinstance(module, nn.MaxPool2d) or type(module) in AVERAGES:
             if _pool_image not in module._forward_hooks.values():
-                module.register_forward_hook(_pool_image)
+                module.register_forward_hook(_pool_image, prepend=True)
 
 
 def hides_padding(model: nn.Module) -> bool:
-    """Whether a convolution of ``model`` has the hook of :func:`hide_padding`."""
-    return any(_zero_padding in m._forward_pre_hooks.values() for m in model.modules())
+    """Whether a part of ``model`` has a hook of :func:`hide_padding`."""
+    return any(
+        _zero_padding in module._forward_pre_hooks.values()
+        or _pool_image in module._forward_hooks.values()
+        for module in model.modules()
+    )
 
 
 def announces_padding(detector: nn.Module) -> bool:
@@ -67,20 +72,24 @@ def _pool_image(module: Any, args: tuple, y: Any) -> Tensor | None:
     # Not if the input has a name, or if MaxPool2d returns indices.
     if not args or not isinstance(y, Tensor) or y.dim() != 4:
         return None
+    if not y.is_floating_point():
+        return None
     x = args[0]
     valid = valid_part(module, x)
     if valid is None:
         return None
     if isinstance(module, nn.MaxPool2d):
-        y = module.forward(x.masked_fill(~valid.mask, -math.inf))
-        return y.masked_fill(y == -math.inf, 0)
+        # where() keeps the memory format.
+        y = module.forward(x.where(valid.mask, x.new_full((), -math.inf)))
+        return y.where(y != -math.inf, y.new_zeros(()))
     y = module.forward(valid.fill(x))
     if isinstance(module, nn.AdaptiveAvgPool2d):
         if y.shape[2:] != (1, 1):
             return y
         return y * (x[0, 0].numel() / over_positions(valid.positions)).to(y.dtype)
-    counts_padding = module.count_include_pad and module.padding not in (0, (0, 0))
-    if counts_padding or module.divisor_override:  # beyond the border as well
-        return y
+    padding = module.padding
+    pads = any(padding) if isinstance(padding, Sequence) else bool(padding)
+    if module.count_include_pad and pads or module.divisor_override:
+        return y  # the border counts, where an image is alone as well
     share = module.forward(valid.mask.to(y.dtype))  # of each window
     return y / share.where(share > 0, 1)

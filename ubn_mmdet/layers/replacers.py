@@ -6,6 +6,7 @@ folds it into a convolution refuses layers of ours that it would fold wrongly, b
 """
 
 import functools
+import sys
 from collections.abc import Callable, Iterable
 
 from torch import nn
@@ -91,10 +92,23 @@ IN_PYTORCH = Patches(
         ('torch.nn.utils.fusion', 'fuse_linear_bn_eval', refusing),
     ]
 )
-# Installed when a model of timm's is converted, as it imports timm.
+# Not before timm is loaded: to install them would load it.
 IN_TIMM = Patches(
     [
         ('timm.layers.norm_act', 'convert_sync_batchnorm', leaving_ours),
         ('timm.layers.split_batchnorm', 'convert_splitbn_model', leaving_ours),
     ]
 )
+
+
+def install() -> None:
+    """Guard PyTorch's functions, and timm's if it is loaded."""
+    IN_PYTORCH.install()
+    if 'timm' in sys.modules:
+        IN_TIMM.install()
+
+
+def uninstall() -> None:
+    """Leave PyTorch and timm as they were."""
+    IN_PYTORCH.uninstall()
+    IN_TIMM.uninstall()

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from torch import nn
 
+from ..layers import replacers
 from ..layers.pipeline import PipelineNorm
-from ..layers.replacers import IN_PYTORCH, IN_TIMM, leaving_ours, refusing
+from ..layers.replacers import leaving_ours, refusing
 from ..patching import Patches
 from .condensation_hook import GateHook
 from .flops import COUNTER
@@ -80,11 +81,11 @@ IN_TOOLBOX = Patches(
 
 def install() -> None:
     """Make replacers refuse our layers, and runners report them; again, to no effect."""
-    for patches in (IN_PYTORCH, IN_TOOLBOX):
-        patches.install()
+    replacers.install()
+    IN_TOOLBOX.install()
 
 
 def uninstall() -> None:
-    """Leave PyTorch and the toolbox as they were; the layers stay registered."""
-    for patches in (IN_PYTORCH, IN_TIMM, IN_TOOLBOX):
-        patches.uninstall()
+    """Leave PyTorch, timm and the toolbox as they were; the layers stay registered."""
+    replacers.uninstall()
+    IN_TOOLBOX.uninstall()

@@ -20,9 +20,10 @@ class PaddingAware(DetDataPreprocessor):
     """MMDetection's data preprocessor, for a detector that does not see padding.
 
     In the detector's forward, in training and evaluation, the norm layers of this package
-    leave padded pixels out of their statistics and write zeros there, and convolutions
-    find zeros there. The sizes are the ``img_shape`` of the data samples. Maps of a RoI
-    head are not of images and stay as they are, as does all in a call without samples.
+    leave padded pixels out of their statistics and write zeros there. Convolutions find
+    zeros there, and pooling takes the images alone. The sizes are the ``img_shape`` of the
+    data samples. Maps of a RoI head are not of images and stay as they are, as does all in
+    a call without samples.
 
     Pixels that the data pipeline itself has padded (``Pad``) are part of the image.
 
