@@ -8,7 +8,7 @@ from helpers.layers import OFF, STAGES, images, shake, trained
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from ubn_mmdet import BGN, BNET, UBN, CentralizedConv2d
+from ubn_mmdet import BGN, BNET, UBN, CentralizedConv2d, hide_padding
 from ubn_mmdet.deploy import fold
 from ubn_mmdet.layers import FAMILY, L2BN
 
@@ -287,6 +287,13 @@ def test_training_mode_is_refused():
     with pytest.raises(ValueError, match='the model is a norm layer'):
         fold(trained(4, **OFF).eval(), lambda: None)
     assert kinds(model) == [nn.Conv2d, UBN]
+
+
+def test_a_model_that_hides_padding_is_refused():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), UBN(4), nn.MaxPool2d(2)).eval()
+    hide_padding(model)
+    with pytest.raises(ValueError, match='leaves padding out'):
+        fold(model, lambda: model(torch.randn(1, 3, 4, 4)))
 
 
 def test_the_folded_model_is_for_inference_alone():

@@ -98,7 +98,7 @@ def test_what_has_learnt_to_depend_on_its_input_is_left_and_named():
 def test_a_detector_that_leaves_padding_out_is_refused():
     cfg = detectors.config('retinanet', detectors.KERNEL)
     cfg.model.data_preprocessor.type = 'PaddingAware'
-    with pytest.raises(ValueError, match='PaddingAware cannot be folded'):
+    with pytest.raises(ValueError, match='PaddingAware.* cannot be folded'):
         fold_detector(detectors.detector(cfg))
 
 

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..layers import CentralizedConv2d
+from ..layers.padding import leaves_padding_out
 from ..layers.pipeline import PipelineNorm
 from ..layers.stages.affine import spatial_kernel
 from .neighbours import convolutions_before
@@ -130,8 +131,15 @@ def fold(
         What was done with which layer, to print.
 
     Raises:
-        ValueError: If a norm layer is in training mode, or is the model itself.
+        ValueError: If the model leaves padding out, or a norm layer is in training mode or
+            is the model itself.
     """
+    if leaves_padding_out(model):
+        raise ValueError(
+            'a model that leaves padding out (PaddingAware, hide_padding) cannot be '
+            'folded: its norm layers write zeros where images are padded, and what is '
+            'folded does not. A detector with DetDataPreprocessor can'
+        )
     norms = {module: name for name, module in model.named_modules() if is_norm(module)}
     # Children that a norm layer applies to its result stay as they are.
     inside = {child for norm in norms for child in norm.modules() if child is not norm}

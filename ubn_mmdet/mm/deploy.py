@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ..deploy import FoldReport, fold
 from ..deploy.fold import CONVOLUTIONS
-from ..layers.padding import leaves_padding_out
 from .config_nodes import all_nodes
 
 # Divisible by the strides of feature pyramids, with more positions than a DETR's queries.
@@ -38,14 +37,8 @@ def fold_detector(model: nn.Module, size: tuple[int, int] = SIZE) -> FoldReport:
         What was done with which layer, to print.
 
     Raises:
-        ValueError: If the detector leaves padding out, or a norm layer is in training mode.
+        ValueError: As :func:`ubn_mmdet.deploy.fold`.
     """
-    if leaves_padding_out(model):
-        raise ValueError(
-            'a detector with PaddingAware cannot be folded: its norm layers write zeros '
-            'where images are padded, and what is folded does not. With '
-            'DetDataPreprocessor it can, and then sees the padding of batches'
-        )
     image, sample = example(model, size)
 
     def run() -> object:
