@@ -32,9 +32,8 @@ BASELINE = 'BN'  # that the other norms are compared with
 HEAD = """\
 # Results
 
-Made by `python docs/make_results_page.py` from the files in `docs/results/`: one line per
-run as `tools/compare_norms.py` writes it, and what `tools/report_norms.py` keeps of the
-predictions. For all norms, all curves, costs and settings, run
+`python docs/make_results_page.py` makes this page from the lines in `docs/results/` that
+`tools/compare_norms.py` wrote, one per run; others are in `exploratory/`. For all, run
 `python tools/report_norms.py docs/results/*.jsonl --out FOLDER`."""
 
 
