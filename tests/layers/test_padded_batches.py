@@ -81,6 +81,11 @@ def parts(batch, like):
     for row, x in zip(batch, like, strict=True):
         h, w = x.shape[2:]
         assert not row[:, h:].any() and not row[:, :, w:].any()
+    return cropped(batch, like)
+
+
+def cropped(batch, like):
+    """Each sample of a batch in the size of ``like``, whatever lies beyond."""
     return [
         row[None, :, : x.shape[2], : x.shape[3]]
         for row, x in zip(batch, like, strict=True)
@@ -231,11 +236,7 @@ def test_a_network_computes_what_it_does_on_images_that_are_not_padded(
         ]
     )
     with padded_images(PICTURES, padded):
-        y = net(batch)
-    y = [
-        row[None, :, : x.shape[2], : x.shape[3]]
-        for row, x in zip(y, expected, strict=True)
-    ]
+        y = cropped(net(batch), expected)
     torch.testing.assert_close(y, expected, **CLOSE)
     for norm in net.norms:
         for name, buffer in norm.named_buffers():
@@ -425,11 +426,7 @@ def test_pooling_takes_the_images_alone(pooling):
     expected = [pooling(x) for x in xs]
     batch = stack([x.detach() for x in xs]).requires_grad_()
     with padded_images(SIZES, PADDED):
-        y = pooling(batch)
-    found = [
-        row[None, :, : want.shape[2], : want.shape[3]]
-        for row, want in zip(y, expected, strict=True)
-    ]
+        found = cropped(pooling(batch), expected)
     torch.testing.assert_close(found, expected, **CLOSE)
     grads = torch.autograd.grad(sum(part.square().sum() for part in found), batch)[0]
     wanted = torch.autograd.grad(sum(part.square().sum() for part in expected), xs)

@@ -117,10 +117,6 @@ def test_another_optimizer_is_refused():
 
 @pytest.mark.parametrize('kind', ['SGD', torch.optim.SGD, 'torch.optim.SGD'])
 def test_sgd_may_have_any_of_its_names(kind):
-    groups = groups_of(*_named(kind))
-    assert groups['1.weight'][0] == pytest.approx(1e-3 * GATE**2)
-
-
-def _named(kind):
     model = net(paper())
-    return model, wrapper(model, type=kind)
+    groups = groups_of(model, wrapper(model, type=kind))
+    assert groups['1.weight'][0] == pytest.approx(1e-3 * GATE**2)

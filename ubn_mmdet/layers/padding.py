@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..ops.padding import valid_part
-from ..ops.tensors import over_positions
 
 AVERAGES = nn.AvgPool2d, nn.AdaptiveAvgPool2d  # subclasses may pad by themselves
 
@@ -27,7 +26,7 @@ def hide_padding(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
-            if not hides_padding(module):
+            if _zero_padding not in module._forward_pre_hooks.values():
                 module.register_forward_pre_hook(_zero_padding, with_kwargs=True)
         if isinstance(module, nn.MaxPool2d) or type(module) in AVERAGES:
             if _pool_image not in module._forward_hooks.values():
@@ -72,10 +71,8 @@ def _pool_image(module: Any, args: tuple, y: Any) -> Tensor | None:
     # Not if the input has a name, or if MaxPool2d returns indices.
     if not args or not isinstance(y, Tensor) or y.dim() != 4:
         return None
-    if not y.is_floating_point():
-        return None
     x = args[0]
-    valid = valid_part(module, x)
+    valid = valid_part(module, x) if y.is_floating_point() else None
     if valid is None:
         return None
     if isinstance(module, nn.MaxPool2d):
@@ -83,13 +80,17 @@ def _pool_image(module: Any, args: tuple, y: Any) -> Tensor | None:
         y = module.forward(x.where(valid.mask, x.new_full((), -math.inf)))
         return y.where(y != -math.inf, y.new_zeros(()))
     y = module.forward(valid.fill(x))
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        if y.shape[2:] != (1, 1):
-            return y
-        return y * (x[0, 0].numel() / over_positions(valid.positions)).to(y.dtype)
-    padding = module.padding
-    pads = any(padding) if isinstance(padding, Sequence) else bool(padding)
-    if module.count_include_pad and pads or module.divisor_override:
-        return y  # the border counts, where an image is alone as well
+    if _counts_padding(module, y):
+        return y
     share = module.forward(valid.mask.to(y.dtype))  # of each window
     return y / share.where(share > 0, 1)
+
+
+def _counts_padding(module: Any, y: Tensor) -> bool:
+    """Whether average pooling to ``y`` divides by more than the image in a window."""
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return y.shape[2:] != (1, 1)
+    padding = module.padding
+    pads = any(padding) if isinstance(padding, Sequence) else bool(padding)
+    # Then it does so at the border of an image that is alone, too.
+    return bool(module.count_include_pad and pads or module.divisor_override)
